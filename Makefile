@@ -1,0 +1,34 @@
+# `make demo` sets everything up and runs the main job; `make test` sets up and passes the tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-torch lint clean
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: Python 3.11 or newer is needed, {sys.executable} is {v[0]}.{v[1]}; run make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-torch: $(VENV)/installed
+	$(RUN) -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN) scripts/demo.py
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -q -m "not torch"
+
+test-torch: $(VENV)/installed-torch
+	$(RUN) -m pytest -q -m torch
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) demo_output

@@ -1,0 +1,1 @@
+"""Survival tables, splits, feature readers and batches; knows nothing of models."""

@@ -1,0 +1,25 @@
+"""Strict JAX settings for every test, and the reference data where they are at hand."""
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of reference arrays and real patients beside the checkout."""
+    if not (SHARED / "parity").is_dir():
+        pytest.skip(f"reference data are not distributed with the code (no {SHARED.name}/ beside it)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def parity(shared: pathlib.Path) -> pathlib.Path:
+    """Arrays and checkpoints written by the published PyTorch program."""
+    return shared / "parity"
