@@ -1,0 +1,303 @@
+"""The base model: attention-based multiple-instance learning (ABMIL, Ilse et al. 2018).
+
+    h_n    = relu(W_f x_n + b_f)
+    a_n    = w_c . (drop(tanh(W_a h_n + b_a)) * drop(sigmoid(W_b h_n + b_b))) + b_c
+    z      = sum_n softmax(a)_n h_n
+    logits = W_p z + b_p
+
+Variants: plain attention `a_n = w_c . drop(tanh(W_a h_n + b_a)) + b_c`; `mean` and `max` pooling of
+h; a projection of several linear layers, each followed by relu, with dropout after all but the
+last.
+
+The patches of a bag may arrive in pieces (`steph_jax.program`), so the model is split where a sum
+over patches stands: `Abmil.instances` works patch by patch, `summarize` turns the patches of one
+piece into a `Summary`, `combine` merges the summaries of all pieces of a bag into z, and
+`Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one whole bag.
+"""
+
+from typing import Any, NamedTuple
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+POOLINGS = ("gated", "plain", "mean", "max")
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Dimensions and variant of an ABMIL model; what two models must share to be merged.
+
+    Attributes:
+        feature_dim: D, size of a patch feature.
+        embed_dim: E, size of a patch embedding.
+        attention_dim: A, size of the attention branches; 0 for mean and max pooling.
+        num_bins: T, outputs of pred_head.
+        pooling: one of `POOLINGS`; "gated" and "plain" are the two kinds of attention.
+        num_layers: linear layers of the feature projection.
+        dropout: rate, in training only.
+    """
+
+    feature_dim: int = 1536
+    embed_dim: int = 512
+    attention_dim: int = 384
+    num_bins: int = 32
+    pooling: str = "gated"
+    num_layers: int = 1
+    dropout: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is one of {', '.join(POOLINGS)}, not {self.pooling!r}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is a rate in [0, 1), not {self.dropout}")
+        if self.pooling in ("mean", "max") and self.attention_dim:
+            object.__setattr__(self, "attention_dim", 0)
+        for name in ("feature_dim", "embed_dim", "num_bins", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+
+    @property
+    def has_attention(self) -> bool:
+        return self.pooling in ("gated", "plain")
+
+
+def dropout(x: jax.Array, key: jax.Array | None, rate: float) -> jax.Array:
+    """Zeroes entries of `x` with probability `rate` and scales the rest by 1 / (1 - rate).
+
+    A rate that is a multiple of 1/256 (the default 0.25 is) takes one random byte an entry, a
+    quarter of what float draws cost; others are drawn as usual. Without a key, `x` as it is.
+    """
+    if key is None or rate == 0.0:
+        return x
+    threshold = rate * 256
+    if threshold == int(threshold):
+        keep = jax.random.bits(key, x.shape, jnp.uint8) >= jnp.uint8(threshold)
+    else:
+        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], fan_in: int, dtype: Any) -> jax.Array:
+    """torch's default start of a linear layer: uniform in +-1/sqrt(fan_in)."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Linear(nn.Module):
+    """`x W + b`, started as torch starts its linear layers (weights and bias alike).
+
+    Attributes:
+        features: size of the output.
+        compute_dtype: of the operands of the matrix product (None: as they come). Products are
+            accumulated, and returned, in the parameters' own type.
+    """
+
+    features: int
+    compute_dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        fan_in = x.shape[-1]
+        kernel = self.param(
+            "kernel", lambda k: uniform_fan_in(k, (fan_in, self.features), fan_in, jnp.float32)
+        )
+        bias = self.param(
+            "bias", lambda k: uniform_fan_in(k, (self.features,), fan_in, jnp.float32)
+        )
+        return matmul(x, kernel, self.compute_dtype) + jnp.broadcast_to(
+            bias, (*x.shape[:-1], self.features)
+        )
+
+
+def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
+    """`x @ kernel` with operands of `compute_dtype`, accumulated in the kernel's own type."""
+    dtype = kernel.dtype if compute_dtype is None else compute_dtype
+    # Without it a GPU would quietly round float32 operands to ten bits of mantissa (TF32).
+    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
+    return lax.dot_general(
+        x.astype(dtype),
+        kernel.astype(dtype),
+        (((x.ndim - 1,), (0,)), ((), ())),
+        precision=precision,
+        preferred_element_type=kernel.dtype,
+    )
+
+
+class FeatureProjection(nn.Module):
+    """Linear layers, each followed by relu, with dropout after every one but the last."""
+
+    embed_dim: int
+    num_layers: int
+    dropout: float
+    compute_dtype: Any = None
+
+    def setup(self) -> None:
+        self.layers = [Linear(self.embed_dim, self.compute_dtype) for _ in range(self.num_layers)]
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for i, layer in enumerate(self.layers):
+            x = nn.relu(layer(x))
+            if train and i + 1 < self.num_layers:
+                x = dropout(x, self.make_rng("dropout"), self.dropout)
+        return x
+
+
+class AttentionNet(nn.Module):
+    """Scores of instances before the softmax: gated or plain attention."""
+
+    attention_dim: int
+    gated: bool
+    dropout: float
+    compute_dtype: Any = None
+
+    def setup(self) -> None:
+        self.attention_a = Linear(self.attention_dim, self.compute_dtype)
+        if self.gated:
+            self.attention_b = Linear(self.attention_dim, self.compute_dtype)
+        self.attention_c = Linear(1, self.compute_dtype)
+
+    def __call__(self, h: jax.Array, train: bool) -> jax.Array:
+        def drop(x: jax.Array) -> jax.Array:
+            return dropout(x, self.make_rng("dropout"), self.dropout) if train else x
+
+        activations = drop(jnp.tanh(self.attention_a(h)))
+        if self.gated:
+            activations = activations * drop(jax.nn.sigmoid(self.attention_b(h)))
+        return self.attention_c(activations)[..., 0]
+
+
+class Summary(NamedTuple):
+    """What pooling needs to know of some patches of a bag; summaries of pieces can be combined.
+
+    Attributes:
+        peak: [...] the largest attention score (0 without attention; no gradient flows here).
+        mass: [...] sum of exp(score - peak), or the number of patches without attention.
+        embedding: [..., E] sum of exp(score - peak) h; the plain sum, or the maximum, of h
+            without attention.
+    """
+
+    peak: jax.Array
+    mass: jax.Array
+    embedding: jax.Array
+
+
+def summarize(pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Array) -> Summary:
+    """Summary of one piece of a bag.
+
+    Args:
+        pooling: one of `POOLINGS`.
+        h: [N, E] embeddings.
+        scores: [N] attention scores; None for mean and max pooling.
+        mask: [N] True where there is a patch, False on padding.
+    """
+    zero = jnp.zeros((), h.dtype)
+    if pooling == "max":
+        lowest = jnp.asarray(-jnp.inf, h.dtype)
+        embedding = jnp.max(h, axis=0, where=mask[:, None], initial=lowest)
+        return Summary(zero, jnp.sum(mask, dtype=h.dtype), embedding)
+    if scores is None:
+        weights = mask.astype(h.dtype)
+        peak = zero
+    else:
+        # An all-padding piece keeps a finite peak, so that no inf - inf appears below.
+        lowest = jnp.asarray(jnp.finfo(h.dtype).min, h.dtype)
+        peak = lax.stop_gradient(jnp.max(scores, where=mask, initial=lowest))
+        weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - peak, zero)), zero)
+    return Summary(peak, jnp.sum(weights), matmul(weights, h))
+
+
+def combine(pooling: str, pieces: Summary, owner: jax.Array, num_bags: int) -> jax.Array:
+    """Pooled embeddings z of the bags that own the pieces.
+
+    Args:
+        pooling: one of `POOLINGS`.
+        pieces: summaries of P pieces, with shapes [P], [P] and [P, E].
+        owner: [P] index of the bag of each piece, in [0, num_bags).
+        num_bags: B.
+
+    Returns:
+        z [B, E]; zeros for a bag without pieces.
+    """
+    if pooling == "max":
+        z = jax.ops.segment_max(pieces.embedding, owner, num_bags)
+        return jnp.where(jnp.isfinite(z), z, jnp.zeros((), z.dtype))
+    if pooling in ("gated", "plain"):
+        peak = jax.ops.segment_max(pieces.peak, owner, num_bags)
+        scale = jnp.exp(pieces.peak - peak[owner])
+    else:
+        scale = jnp.ones_like(pieces.mass)
+    mass = jax.ops.segment_sum(scale * pieces.mass, owner, num_bags)
+    embedding = jax.ops.segment_sum(scale[:, None] * pieces.embedding, owner, num_bags)
+    return embedding / jnp.where(mass > 0, mass, jnp.ones((), mass.dtype))[:, None]
+
+
+class Abmil(nn.Module):
+    """ABMIL over one bag of patches; SPEC names the equations at the head of this module.
+
+    Attributes:
+        architecture: dimensions and variant.
+        compute_dtype: of the operands of matrix products (None: the parameters' type).
+    """
+
+    architecture: Architecture
+    compute_dtype: Any = None
+
+    def setup(self) -> None:
+        a = self.architecture
+        self.feat_proj = FeatureProjection(a.embed_dim, a.num_layers, a.dropout, self.compute_dtype)
+        if a.has_attention:
+            self.attention_net = AttentionNet(
+                a.attention_dim, a.pooling == "gated", a.dropout, self.compute_dtype
+            )
+        self.pred_head = Linear(a.num_bins)
+
+    def instances(self, features: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
+        """Embeddings [N, E] and attention scores [N] (None without attention) of patches [N, D]."""
+        h = self.feat_proj(features, train)
+        return h, self.attention_net(h, train) if self.architecture.has_attention else None
+
+    def head(self, z: jax.Array) -> jax.Array:
+        """Logits [..., T] of pooled embeddings [..., E]."""
+        return self.pred_head(z)
+
+    def __call__(
+        self, features: jax.Array, mask: jax.Array, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """Logits and attention of one bag.
+
+        Args:
+            features: [N, D] patch features.
+            mask: [N] True where there is a patch, False on padding.
+            train: with dropout (needs the "dropout" random stream).
+
+        Returns:
+            logits [T], and attention [N] (softmax over the patches, 0 on padding; uniform for mean
+            pooling, and for max pooling, where no weight is defined).
+        """
+        pooling = self.architecture.pooling
+        h, scores = self.instances(features, train)
+        summary = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
+        z = combine(pooling, summary, jnp.zeros(1, jnp.int32), 1)[0]
+        flat = jnp.zeros(h.shape[0], h.dtype) if scores is None else scores
+        return self.head(z), jax.nn.softmax(flat, where=mask)
+
+
+def init(key: jax.Array, architecture: Architecture) -> Params:
+    """Random float32 parameters of an ABMIL model, as torch would start it.
+
+    Args:
+        key: random key.
+        architecture: dimensions and variant.
+
+    Returns:
+        nested dict of float32 arrays.
+    """
+    features = jnp.zeros((1, architecture.feature_dim), jnp.float32)
+    return Abmil(architecture).init(key, features, jnp.ones(1, bool))["params"]
