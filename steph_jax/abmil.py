@@ -11,14 +11,13 @@ last.
 
 The patches of a bag may arrive in pieces (`steph_jax.program`), so the model is split where a sum
 over patches stands: `Abmil.instances` works patch by patch, `summarize` turns the patches of one
-piece into a `Summary`, `combine` merges the summaries of all pieces of a bag into z, and
-`Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one whole bag.
+piece into a `Summary`, `join` adds the summaries of pieces to those of their bags, `pooled` ends in
+z, and `Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one whole bag.
 """
-
-from typing import Any, NamedTuple
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -213,29 +212,56 @@ def summarize(pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Ar
     return Summary(peak, jnp.sum(weights), matmul(weights, h))
 
 
-def combine(pooling: str, pieces: Summary, owner: jax.Array, num_bags: int) -> jax.Array:
-    """Pooled embeddings z of the bags that own the pieces.
+def empty_summary(pooling: str, num_bags: int, embed_dim: int, dtype: Any) -> Summary:
+    """Summaries of bags of which no piece was seen yet: shapes [B], [B], [B, E]."""
+    lowest = -jnp.inf if pooling == "max" else 0.0
+    peak = jnp.finfo(dtype).min if pooling in ("gated", "plain") else 0.0
+    return Summary(
+        jnp.full(num_bags, peak, dtype),
+        jnp.zeros(num_bags, dtype),
+        jnp.full((num_bags, embed_dim), lowest, dtype),
+    )
+
+
+def join(pooling: str, bags: Summary, pieces: Summary, owner: jax.Array) -> Summary:
+    """Adds the summaries of pieces to those of the bags that own them.
 
     Args:
         pooling: one of `POOLINGS`.
+        bags: summaries of B bags so far.
         pieces: summaries of P pieces, with shapes [P], [P] and [P, E].
-        owner: [P] index of the bag of each piece, in [0, num_bags).
-        num_bags: B.
-
-    Returns:
-        z [B, E]; zeros for a bag without pieces.
+        owner: [P] index of the bag of each piece, in [0, B).
     """
+    num_bags = bags.peak.shape[0]
+    mass, embedding = pieces.mass, pieces.embedding
     if pooling == "max":
-        z = jax.ops.segment_max(pieces.embedding, owner, num_bags)
-        return jnp.where(jnp.isfinite(z), z, jnp.zeros((), z.dtype))
+        return Summary(
+            bags.peak,
+            bags.mass + jax.ops.segment_sum(mass, owner, num_bags),
+            jnp.maximum(bags.embedding, jax.ops.segment_max(embedding, owner, num_bags)),
+        )
+    old_mass, old_embedding, peak = bags.mass, bags.embedding, bags.peak
     if pooling in ("gated", "plain"):
-        peak = jax.ops.segment_max(pieces.peak, owner, num_bags)
-        scale = jnp.exp(pieces.peak - peak[owner])
-    else:
-        scale = jnp.ones_like(pieces.mass)
-    mass = jax.ops.segment_sum(scale * pieces.mass, owner, num_bags)
-    embedding = jax.ops.segment_sum(scale[:, None] * pieces.embedding, owner, num_bags)
-    return embedding / jnp.where(mass > 0, mass, jnp.ones((), mass.dtype))[:, None]
+        # The peak only keeps exp in range; it cancels in z, so no gradient flows through it.
+        peak = jnp.maximum(bags.peak, jax.ops.segment_max(pieces.peak, owner, num_bags))
+        peak = lax.stop_gradient(peak)
+        shrink = jnp.exp(lax.stop_gradient(bags.peak) - peak)
+        scale = jnp.exp(lax.stop_gradient(pieces.peak) - peak[owner])
+        old_mass, old_embedding = shrink * old_mass, shrink[:, None] * old_embedding
+        mass, embedding = scale * mass, scale[:, None] * embedding
+    return Summary(
+        peak,
+        old_mass + jax.ops.segment_sum(mass, owner, num_bags),
+        old_embedding + jax.ops.segment_sum(embedding, owner, num_bags),
+    )
+
+
+def pooled(pooling: str, bags: Summary) -> jax.Array:
+    """z [B, E] of bags of which all pieces were joined; zeros for a bag without patches."""
+    seen = bags.mass > 0
+    if pooling == "max":
+        return jnp.where(seen[:, None], bags.embedding, jnp.zeros((), bags.embedding.dtype))
+    return bags.embedding / jnp.where(seen, bags.mass, jnp.ones((), bags.mass.dtype))[:, None]
 
 
 class Abmil(nn.Module):
@@ -283,8 +309,8 @@ class Abmil(nn.Module):
         """
         pooling = self.architecture.pooling
         h, scores = self.instances(features, train)
-        summary = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
-        z = combine(pooling, summary, jnp.zeros(1, jnp.int32), 1)[0]
+        piece = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
+        z = pooled(pooling, piece)[0]
         flat = jnp.zeros(h.shape[0], h.dtype) if scores is None else scores
         return self.head(z), jax.nn.softmax(flat, where=mask)
 

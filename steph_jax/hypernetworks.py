@@ -1,0 +1,126 @@
+"""The hypernetworks of STEPH: from a bag to a weight and a mixing ratio for every source.
+
+    g      = mean_n relu(W_e x_n + b_e)
+    w      = out(MLP_w(g)),  MLP = Linear relu dropout(0.25) Linear,  out = relu by default
+    r      = relu(MLP_m(g)),  lambda = 1 / (1 + r)
+
+`Hypernetworks.embed` is the part that sees patches; its mean over the bag is taken by the caller,
+who may hold the bag in pieces.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from steph_jax.abmil import Linear, dropout
+
+#: Functions of MLP_w's output, by their names in `steph.Options.weight_output`.
+WEIGHT_OUTPUTS = {"relu": nn.relu, "softplus": nn.softplus, "sigmoid": nn.sigmoid}
+MIXINGS = ("nn", "fnn", "param", "fix")
+
+
+class Mlp(nn.Module):
+    """Linear, relu, dropout, Linear."""
+
+    hidden_dim: int
+    num_outputs: int
+    rate: float
+
+    def setup(self) -> None:
+        self.hidden = Linear(self.hidden_dim)
+        self.output = Linear(self.num_outputs)
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        h = nn.relu(self.hidden(x))
+        return self.output(dropout(h, self.make_rng("dropout") if train else None, self.rate))
+
+
+class Hypernetworks(nn.Module):
+    """Weights w [S] and mixing ratios lambda [S] of one bag.
+
+    Attributes:
+        num_sources: S.
+        weight_output: name in `WEIGHT_OUTPUTS`.
+        mixing: "nn" (a second MLP on the shared projection), "fnn" (a second MLP on a projection
+            of its own), "param" (one learned r per source, used as it is, started at 0), "fix"
+            (ratios given), or "" for weights alone.
+        fixed_mixing: lambda [S] for "fix".
+        hidden_dim: of the projection and of the MLPs.
+        rate: dropout rate within the MLPs.
+        compute_dtype: of the operands of the projection's product.
+    """
+
+    num_sources: int
+    weight_output: str = "relu"
+    mixing: str = "nn"
+    fixed_mixing: tuple[float, ...] = ()
+    hidden_dim: int = 512
+    rate: float = 0.25
+    compute_dtype: Any = None
+
+    def setup(self) -> None:
+        self.embedding = Linear(self.hidden_dim, self.compute_dtype)
+        self.weights = Mlp(self.hidden_dim, self.num_sources, self.rate)
+        if self.mixing in ("nn", "fnn"):
+            self.mixing_mlp = Mlp(self.hidden_dim, self.num_sources, self.rate, name="mixing")
+        if self.mixing == "fnn":
+            self.mixing_embedding = Linear(self.hidden_dim, self.compute_dtype)
+        if self.mixing == "param":
+            self.mixing_ratio = self.param(
+                "mixing_ratio", nn.initializers.zeros, (self.num_sources,), jnp.float32
+            )
+
+    def embed(self, features: jax.Array) -> dict[str, jax.Array]:
+        """relu(W_e x_n + b_e) of patches [N, D]: {"weights": [N, 512]}, with "fnn" also "mixing"."""
+        embedded = {"weights": nn.relu(self.embedding(features))}
+        if self.mixing == "fnn":
+            embedded["mixing"] = nn.relu(self.mixing_embedding(features))
+        return embedded
+
+    def __call__(
+        self, summary: dict[str, jax.Array], train: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """From the means g of `embed` over a bag ([512] each) to w [S] and lambda [S].
+
+        lambda is None where there is no mixing. With "param", lambda = 1 / (1 + r) with r of any
+        sign, so it may leave (0, 1], as in the published program.
+        """
+        g = summary["weights"]
+        w = WEIGHT_OUTPUTS[self.weight_output](self.weights(g, train))
+        if self.mixing == "":
+            return w, None
+        if self.mixing == "fix":
+            return w, jnp.asarray(self.fixed_mixing, w.dtype)
+        if self.mixing == "param":
+            r = self.mixing_ratio
+        else:
+            r = nn.relu(self.mixing_mlp(summary.get("mixing", g), train))
+        return w, 1 / (1 + r)
+
+    def initial(self, features: jax.Array) -> jax.Array | None:
+        """Touches every layer once; what `init` runs to create the parameters."""
+        summary = jax.tree.map(lambda x: jnp.mean(x, axis=0), self.embed(features))
+        return self(summary, train=False)[0]
+
+
+def init(
+    key: jax.Array,
+    feature_dim: int,
+    num_sources: int,
+    weight_output: str = "relu",
+    mixing: str = "nn",
+    fixed_mixing: tuple[float, ...] = (),
+) -> dict[str, Any]:
+    """Random float32 parameters of the hypernetworks (torch's default start).
+
+    Args:
+        key: random key.
+        feature_dim: D.
+        num_sources: S.
+        weight_output, mixing, fixed_mixing: as in `Hypernetworks`.
+    """
+    module = Hypernetworks(num_sources, weight_output, mixing, fixed_mixing)
+    features = jnp.zeros((1, feature_dim), jnp.float32)
+    return module.init(key, features, method="initial")["params"]
