@@ -19,6 +19,8 @@ from steph_jax.abmil import Linear, dropout
 #: Functions of MLP_w's output, by their names in `steph.Options.weight_output`.
 WEIGHT_OUTPUTS = {"relu": nn.relu, "softplus": nn.softplus, "sigmoid": nn.sigmoid}
 MIXINGS = ("nn", "fnn", "param", "fix")
+#: Size of the projection and of the hidden layers.
+HIDDEN_DIM = 512
 
 
 class Mlp(nn.Module):
@@ -56,7 +58,7 @@ class Hypernetworks(nn.Module):
     weight_output: str = "relu"
     mixing: str = "nn"
     fixed_mixing: tuple[float, ...] = ()
-    hidden_dim: int = 512
+    hidden_dim: int = HIDDEN_DIM
     rate: float = 0.25
     compute_dtype: Any = None
 

@@ -140,23 +140,6 @@ def merge(stacked: Params, sources: SourceWeights, options: Options) -> Params:
     return task_vectors.weighted_sum(stacked, coefficients)
 
 
-def regularizers(sources: SourceWeights) -> dict[str, jax.Array]:
-    """The two regularizers of STEPH, per bag.
-
-        merge = logsumexp(w)^2 + mean_{s in K} w_s
-        mix   = mean_{s in K} lambda_s^2
-
-    Returns:
-        {"merge": [B], "mix": [B]}.
-    """
-    w, ratios, kept = sources.weights, sources.ratios, sources.selected
-    mean_weight = jnp.mean(w, axis=-1, where=kept)
-    return {
-        "merge": jnp.square(jax.nn.logsumexp(w, axis=-1)) + mean_weight,
-        "mix": jnp.mean(jnp.square(ratios), axis=-1, where=kept),
-    }
-
-
 def as_dict(options: Options) -> dict[str, Any]:
     """JSON-able form of the options, for the record beside a model."""
     return dataclasses.asdict(options) | {"fixed_mixing": list(options.fixed_mixing)}

@@ -1,0 +1,331 @@
+"""Batches of bags of any lengths, in a few fixed shapes.
+
+A bag of N patches is cut into *pieces* of a few fixed lengths (a `Layout`), and pieces of one
+length are stacked into *groups* of a fixed size: arrays [G, L, D] that a compiled program takes
+without padding whole bags to a common length. Which bag a piece belongs to travels with it
+(`Group.owner`), so short bags share a group and long ones span several. All shapes of a run come
+from its layout, three at most, whatever the lengths.
+
+Over several devices each bag goes to one device, the fullest bags first and each to the device
+with the fewest patches so far; every device gets groups of the same shapes.
+"""
+
+import dataclasses
+import heapq
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+# What a piece costs beside its patches, in patches, where it is weighed against padding: a piece of
+# a merged model reads and writes the parameters of its bag. A group costs a few calls, GROUP_COST of
+# the largest group.
+PIECE_COST = 96
+GROUP_COST = 1 / 32
+
+
+class Group(NamedTuple):
+    """Pieces of one length, stacked; on several devices one share after the other.
+
+    Attributes:
+        features: [G, L, D] patch features; beyond `length` of a piece anything finite may stand.
+        length: [G] int32, patches of each piece; 0 for a piece that only fills the group.
+        owner: [G] int32, slot of the bag of each piece on its device.
+        serial: [G] int32, number of the piece within its bag (random streams are named by it).
+    """
+
+    features: Any
+    length: Any
+    owner: Any
+    serial: Any
+
+
+class Slots(NamedTuple):
+    """The bags of a batch; on several devices one share after the other.
+
+    Attributes:
+        index: [B] int32, bag number in the store; -1 for a slot without a bag.
+        rank: [B] int32, place of the bag in the batch, which names its random streams.
+        num_patches: [B] int32.
+        labels: dict of arrays [B, ...], what the caller gave for every bag, zeros in empty slots.
+    """
+
+    index: Any
+    rank: Any
+    num_patches: Any
+    labels: dict[str, Any]
+
+
+class Batch(NamedTuple):
+    """Some bags: their slots, and their patches in groups that can be gone through repeatedly."""
+
+    slots: Slots
+    groups: Sequence[Group]
+
+
+class BagStore(Protocol):
+    """Where bags are read from.
+
+    Attributes:
+        num_patches: [n] patches of every bag.
+        feature_dim: D.
+        dtype: float type of the features.
+    """
+
+    num_patches: np.ndarray
+    feature_dim: int
+    dtype: np.dtype
+
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Lengths of pieces, longest first, and how many make a group.
+
+    Attributes:
+        shapes: pairs (pieces per group G, patches per piece L).
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        lengths = [length for _, length in self.shapes]
+        if not lengths or lengths != sorted(set(lengths), reverse=True) or lengths[-1] < 1:
+            raise ValueError(f"a layout has distinct lengths, longest first, not {self.shapes}")
+
+    def pieces(self, num_patches: int) -> list[tuple[int, int, int]]:
+        """How one bag is cut: (shape number, first patch, patches) per piece, in order."""
+        lengths = np.array([length for _, length in self.shapes])
+        counts = _piece_counts(np.array([num_patches]), lengths)[:, 0]
+        cut, start = [], 0
+        for shape, count in enumerate(counts):
+            for _ in range(count):
+                taken = min(int(lengths[shape]), num_patches - start)
+                cut.append((shape, start, taken))
+                start += taken
+        return cut
+
+
+def _piece_counts(num_patches: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[shapes, n] pieces of each length for bags of the given sizes.
+
+    As many whole pieces of each length as fit, longest first; the rest goes into one piece of the
+    length whose padding is cheaper than cutting the rest further.
+    """
+    rest = np.asarray(num_patches, np.int64).copy()
+    counts = np.zeros((len(lengths), len(rest)), np.int64)
+    for i, length in enumerate(lengths):
+        counts[i], rest = rest // length, rest % length
+    counts[-1] += rest > 0
+    for i in range(len(lengths) - 2, -1, -1):
+        finer = counts[i + 1 :].T @ (lengths[i + 1 :] + PIECE_COST)
+        rounded_up = (finer > 0) & (finer >= lengths[i] + PIECE_COST)
+        counts[i] += rounded_up
+        counts[i + 1 :, rounded_up] = 0
+    return counts
+
+
+def choose_layout(num_patches: np.ndarray, batch_size: int, patches_per_group: int) -> Layout:
+    """The layout of at most three lengths that wastes least on batches of these bags.
+
+    Waste is counted on random batches: padded patches, plus what pieces and groups cost beside
+    their patches.
+
+    Args:
+        num_patches: [n] patches of the bags.
+        batch_size: bags in a batch.
+        patches_per_group: size of a group at most, but for one piece.
+    """
+    sizes = np.asarray(num_patches, np.int64)
+    sizes = sizes[sizes > 0]
+    if not len(sizes):
+        raise ValueError("no bag has any patch")
+    rng = np.random.default_rng(0)
+    batches = rng.choice(sizes, (64, batch_size))
+    longest = int(sizes.max())
+    usual = [int(q) for q in np.quantile(sizes, [0.1, 0.5, 0.9])]
+    equal_parts = [-(-longest // parts) for parts in range(1, 65)]
+    sizes_tried = {_multiple_of_8(n) if n < longest else n for n in usual}
+    sizes_tried |= set([n for n in equal_parts if n <= patches_per_group][:1])
+    sizes_tried |= {2**i for i in range(5, 20)}
+    candidates = sorted(n for n in sizes_tried if n <= min(longest, patches_per_group))
+    best: tuple[float, Layout] | None = None
+    for number in (1, 2, 3):
+        for chosen in itertools.combinations(reversed(candidates), number):
+            lengths = np.array(chosen)
+            counts = _piece_counts(batches.ravel(), lengths).reshape(number, *batches.shape).sum(2)
+            fitted = [
+                _fit_group(count, int(length), patches_per_group)
+                for count, length in zip(counts, lengths, strict=True)
+            ]
+            cost = sum(c for c, _ in fitted)
+            if best is None or cost < best[0]:
+                shapes = tuple((g, int(n)) for (_, g), n in zip(fitted, lengths, strict=True))
+                best = cost, Layout(shapes)
+    assert best is not None
+    return best[1]
+
+
+def _multiple_of_8(number: int) -> int:
+    return -(-number // 8) * 8
+
+
+def _fit_group(counts: np.ndarray, length: int, patches_per_group: int) -> tuple[float, int]:
+    """(mean cost, pieces per group) of the best group size for pieces counted per batch."""
+    most = max(1, patches_per_group // length)
+    mean = max(1.0, float(counts.mean()))
+    sizes = {min(most, max(1, round(mean / parts))) for parts in (0.75, 1, 1.5, 2, 3, 4, 6, 8)}
+    fits = []
+    for per_group in sorted(sizes | {most if most <= mean else 1}):
+        groups = -(-counts // per_group)
+        cost = groups * (per_group * (length + PIECE_COST) + GROUP_COST * patches_per_group)
+        fits.append((float(cost.mean()), per_group))
+    return min(fits)
+
+
+def assign(num_patches: Sequence[int], num_devices: int, slots_per_device: int) -> list[list[int]]:
+    """Which bags each device takes: largest first, each to the device with the fewest patches.
+
+    Args:
+        num_patches: patches of the bags of a batch.
+        num_devices: devices that share the batch.
+        slots_per_device: bags a device can take at most.
+
+    Returns:
+        for each device, positions in `num_patches`, in their order there.
+    """
+    if len(num_patches) > num_devices * slots_per_device:
+        raise ValueError(
+            f"{len(num_patches)} bags do not fit {num_devices} devices of {slots_per_device} slots"
+        )
+    load = [(0, device) for device in range(num_devices)]
+    shares: list[list[int]] = [[] for _ in range(num_devices)]
+    for bag in sorted(range(len(num_patches)), key=lambda i: -num_patches[i]):
+        patches, device = heapq.heappop(load)
+        shares[device].append(bag)
+        if len(shares[device]) < slots_per_device:
+            heapq.heappush(load, (patches + num_patches[bag], device))
+    return [sorted(share) for share in shares]
+
+
+def slots_for(batch_size: int, num_devices: int) -> int:
+    """Slots per device: the even share, half as many again where devices even out their patches."""
+    if num_devices == 1:
+        return batch_size
+    return min(batch_size, -(-3 * batch_size // (2 * num_devices)))
+
+
+class Groups(Sequence[Group]):
+    """The groups of a batch, read from a store as they are asked for.
+
+    Args:
+        store: where the patches are.
+        layout: the shapes.
+        shares: for each device, the store's bag numbers in the order of its slots.
+        place: called with each group of numpy arrays; what it returns is handed out (a transfer
+            to devices, say).
+    """
+
+    def __init__(
+        self,
+        store: BagStore,
+        layout: Layout,
+        shares: Sequence[Sequence[int]],
+        place: Callable[[Group], Group] = lambda group: group,
+    ):
+        self._store = store
+        self._layout = layout
+        self._place = place
+        self._bags = [list(share) for share in shares]
+        # pieces[shape][device]: (slot, first patch, patches, serial)
+        pieces: list[list[list[tuple[int, int, int, int]]]]
+        pieces = [[[] for _ in shares] for _ in layout.shapes]
+        for device, share in enumerate(shares):
+            for slot, bag in enumerate(share):
+                cut = layout.pieces(int(store.num_patches[bag]))
+                for serial, (shape, start, taken) in enumerate(cut):
+                    pieces[shape][device].append((slot, start, taken, serial))
+        self._plan = []
+        for (per_group, length), of_shape in zip(layout.shapes, pieces, strict=True):
+            most = max(len(p) for p in of_shape)
+            for first in range(0, most, per_group):
+                chosen = [p[first : first + per_group] for p in of_shape]
+                self._plan.append((per_group, length, chosen))
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, number):  # type: ignore[no-untyped-def]
+        per_group, length, chosen = self._plan[number]
+        size = per_group * len(chosen)
+        features = np.empty((size, length, self._store.feature_dim), self._store.dtype)
+        meta = np.zeros((3, size), np.int32)
+        for device, pieces in enumerate(chosen):
+            for i in range(per_group):
+                row = device * per_group + i
+                if i >= len(pieces):
+                    features[row] = 0
+                    continue
+                slot, start, taken, serial = pieces[i]
+                self._store.read(self._bags[device][slot], start, features[row, :taken])
+                features[row, taken:] = 0
+                meta[:, row] = taken, slot, serial
+        return self._place(Group(features, meta[0], meta[1], meta[2]))
+
+    @property
+    def padded_patches(self) -> int:
+        """Patches in all groups, padding included."""
+        return sum(n * length * len(chosen) for n, length, chosen in self._plan)
+
+
+def make_batch(
+    store: BagStore,
+    layout: Layout,
+    bags: Sequence[int],
+    labels: dict[str, np.ndarray],
+    num_slots: int,
+    num_devices: int = 1,
+    place: Callable[[Group], Group] = lambda group: group,
+) -> Batch:
+    """A batch of some bags of a store.
+
+    Args:
+        store: where the patches are.
+        layout: shapes of the groups.
+        bags: numbers of the bags in the store, in the order of the batch.
+        labels: arrays [n, ...] over all bags of the store, of which the batch takes its rows.
+        num_slots: slots per device.
+        num_devices: devices that share the batch.
+        place: what is done with every group before it is handed out.
+    """
+    sizes = [int(store.num_patches[bag]) for bag in bags]
+    shares = assign(sizes, num_devices, num_slots)
+    index = np.full(num_devices * num_slots, -1, np.int32)
+    rank = np.zeros_like(index)
+    for device, share in enumerate(shares):
+        at = slice(device * num_slots, device * num_slots + len(share))
+        index[at] = [bags[i] for i in share]
+        rank[at] = share
+    filled = index >= 0
+    rows = {
+        name: np.where(
+            filled.reshape(-1, *[1] * (values.ndim - 1)), values[index], np.zeros((), values.dtype)
+        )
+        for name, values in labels.items()
+    }
+    patches = np.where(filled, store.num_patches[index], 0).astype(np.int32)
+    groups = Groups(store, layout, [[bags[i] for i in share] for share in shares], place)
+    return Batch(Slots(index, rank, patches, rows), groups)
+
+
+def epoch_order(bags: Sequence[int], batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+    """The batches of one training epoch: drawn without replacement, an incomplete one dropped.
+
+    The order depends on the seed and the epoch alone, so an interrupted run finds it again.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(np.asarray(bags))
+    for first in range(0, len(order) - batch_size + 1, batch_size):
+        yield order[first : first + batch_size].tolist()

@@ -1,0 +1,1 @@
+"""One small file per method: what differs between methods, and nothing else."""
