@@ -1,0 +1,221 @@
+"""Losses by name: what each needs of a model, and sums of them, for programs that choose by config.
+
+A model's outputs mean something else under each loss; `Output` says what, and how risk (higher =
+worse under every loss) and a survival curve follow from them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from steph_jax import losses
+
+
+class Labels(NamedTuple):
+    """What is known of the patients of a batch.
+
+    Attributes:
+        time_bin: [B] integers in [0, T), the bin that holds `time`.
+        time: [B] time to the event or to the end of follow-up, at least 0. A model that predicts
+            times (`rank`, `recon`) predicts them in this unit.
+        event: [B] True or 1 where death was seen.
+    """
+
+    time_bin: jax.Array
+    time: jax.Array
+    event: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What the outputs of a model mean.
+
+    Attributes:
+        name: of this meaning.
+        per_bin: True for an output per time bin, False for a single one.
+        risk: outputs [B, O] -> risk [B], higher = worse.
+        survival: outputs [B, T] -> survival curve [B, T]; None where the outputs give none (a Cox
+            model's curve comes from `metrics.breslow_baseline`).
+    """
+
+    name: str
+    per_bin: bool
+    risk: Callable[[jax.Array], jax.Array]
+    survival: Callable[[jax.Array], jax.Array] | None
+
+    def num_outputs(self, num_bins: int) -> int:
+        """O: outputs of a model for `num_bins` time bins."""
+        return num_bins if self.per_bin else 1
+
+
+def _survival_of_hazard_logits(logits: jax.Array) -> jax.Array:
+    return losses.survival_from_hazards(losses.hazards(logits))
+
+
+def _survival_of_incidence_logits(logits: jax.Array) -> jax.Array:
+    return losses.survival_from_incidence(jax.nn.softmax(logits, axis=-1))
+
+
+HAZARD = Output(
+    "hazard",
+    True,
+    lambda logits: losses.risk_from_survival(_survival_of_hazard_logits(logits)),
+    _survival_of_hazard_logits,
+)
+INCIDENCE = Output(
+    "incidence",
+    True,
+    lambda logits: losses.risk_from_survival(_survival_of_incidence_logits(logits)),
+    _survival_of_incidence_logits,
+)
+LOG_RISK = Output("log_risk", False, lambda outputs: losses.log_risk(outputs[..., 0]), None)
+TIME = Output("time", False, lambda outputs: -outputs[..., 0], None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss by name, for programs that choose one by config.
+
+    Attributes:
+        name: key in `LOSSES`.
+        output: what the loss takes the outputs of a model for.
+        value: (outputs [B, O], labels, objective, mask [B] or None) -> the loss of the batch.
+    """
+
+    name: str
+    output: Output
+    value: Callable[[jax.Array, Labels, "Objective", jax.Array | None], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A weighted sum of losses that read the outputs of a model the same way.
+
+    Attributes:
+        terms: pairs of a name in `LOSSES` and its weight.
+        alpha: of `nll`, `incidence_nll` and `recon`.
+        scale: of `emd`.
+
+    Raises:
+        ValueError: for unknown names, one named twice, weights that are negative or not finite,
+            alpha outside [0, 1], or losses that need different outputs.
+    """
+
+    terms: tuple[tuple[str, float], ...] = (("nll", 1.0),)
+    alpha: float = 0.5
+    scale: float = 10.0
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.terms]
+        unknown = [name for name in names if name not in LOSSES]
+        if unknown or not names:
+            found = ", ".join(map(repr, unknown)) or "none"
+            raise ValueError(f"losses are {', '.join(LOSSES)}; found {found}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"each loss is named once, found {', '.join(names)}")
+        if not all(math.isfinite(weight) and weight >= 0 for _, weight in self.terms):
+            raise ValueError(f"weights of losses are finite and at least 0, found {self.terms}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is in [0, 1], not {self.alpha}")
+        if len({LOSSES[name].output.name for name in names}) > 1:
+            kinds = ", ".join(f"{name} ({LOSSES[name].output.name})" for name in names)
+            raise ValueError(
+                f"losses of a sum must read the model's outputs the same way; found {kinds}"
+            )
+
+    @property
+    def output(self) -> Output:
+        """What all of its losses take the outputs of a model for."""
+        return LOSSES[self.terms[0][0]].output
+
+    def values(
+        self, outputs: jax.Array, labels: Labels, mask: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Each loss of the batch by name, without its weight.
+
+        Args:
+            outputs: [B, O] of the model.
+            labels: of the patients.
+            mask: [B] False for slots without a patient.
+        """
+        return {name: LOSSES[name].value(outputs, labels, self, mask) for name, _ in self.terms}
+
+    def __call__(
+        self, outputs: jax.Array, labels: Labels, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """The weighted sum, a scalar; arguments as of `values`."""
+        values = self.values(outputs, labels, mask)
+        total = jnp.zeros((), outputs.dtype)
+        for name, weight in self.terms:
+            total = total + weight * values[name]
+        return total
+
+
+def _single(outputs: jax.Array) -> jax.Array:
+    """[B] of outputs [B, 1]."""
+    if outputs.ndim != 2 or outputs.shape[1] != 1:
+        raise ValueError(f"expected one output per patient, [B, 1]; found {outputs.shape}")
+    return outputs[:, 0]
+
+
+def _nll(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    values = losses.nll(outputs, labels.time_bin, labels.event, alpha=objective.alpha, mask=mask)
+    return losses.mean(values, mask)
+
+
+def _incidence_nll(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    values = losses.incidence_nll(
+        outputs, labels.time_bin, labels.event, alpha=objective.alpha, mask=mask
+    )
+    return losses.mean(values, mask)
+
+
+def _cox(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    return losses.cox(_single(outputs), labels.time, labels.event, mask=mask)
+
+
+def _emd(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    values = losses.earth_mover(
+        outputs, labels.time_bin, labels.event, scale=objective.scale, mask=mask
+    )
+    return losses.mean(values, mask)
+
+
+def _rank(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    return losses.ranking(_single(outputs), labels.time, labels.event, mask=mask)
+
+
+def _recon(
+    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+) -> jax.Array:
+    values = losses.reconstruction(
+        _single(outputs), labels.time, labels.event, alpha=objective.alpha, mask=mask
+    )
+    return losses.mean(values, mask)
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("nll", HAZARD, _nll),
+        Loss("incidence_nll", INCIDENCE, _incidence_nll),
+        Loss("cox", LOG_RISK, _cox),
+        Loss("emd", INCIDENCE, _emd),
+        Loss("rank", TIME, _rank),
+        Loss("recon", TIME, _recon),
+    )
+}
