@@ -6,7 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from steph_jax.abmil import Abmil, Architecture, Params
+from steph_jax import abmil
+from steph_jax.abmil import Architecture, Linear, Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
+from steph_jax.pool import Pool
 from steph_jax.program import Headed, Merged
 
 
@@ -48,10 +52,54 @@ class AbmilMethod:
         z: jax.Array,
         labels: dict[str, jax.Array],
     ) -> Headed:
-        logits = apply_head(self.architecture, trainable["pred_head"], z)
+        logits = apply_head(trainable["pred_head"], z)
         return Headed(logits, jnp.zeros(len(z), z.dtype), {})
 
 
-def apply_head(architecture: Architecture, head: Params, z: jax.Array) -> jax.Array:
+def apply_head(head: Params, z: jax.Array) -> jax.Array:
     """Logits [..., T] of pooled embeddings [..., E] by one pred_head."""
-    return Abmil(architecture).apply({"params": {"pred_head": head}}, z, method="head")
+    return Linear(head["bias"].shape[-1]).apply({"params": head}, z)
+
+
+def new_head(seed: int, architecture: Architecture, num_outputs: int) -> Params:
+    """A pred_head of torch's default start with some number of outputs."""
+    narrow = dataclasses.replace(architecture, feature_dim=1, num_bins=num_outputs)
+    return as_numpy(abmil.init(jax.random.key(seed), narrow)["pred_head"])
+
+
+def null_model(pool: Pool, architecture: Architecture, seed: int) -> SavedModel:
+    """theta_0: the pool's, or a new one from the seed where the pool has none."""
+    if pool.has_null():
+        return pool.null()
+    params = as_numpy(abmil.init(jax.random.key(seed), architecture))
+    return SavedModel("abmil", architecture, {"role": "null", "seed": seed}, params)
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """The untrained model: theta_0, with a head of the right size."""
+    null = null_model(pool, spec.architecture, spec.seed)
+    return with_outputs(null, spec)
+
+
+def with_outputs(model: SavedModel, spec: Spec) -> SavedModel:
+    """An ABMIL model for a target and fold; a head of another size than asked for is a new one."""
+    params = model.params
+    architecture = model.architecture
+    if architecture.num_bins != spec.num_outputs:
+        params = params | {"pred_head": new_head(spec.seed, architecture, spec.num_outputs)}
+        architecture = dataclasses.replace(architecture, num_bins=spec.num_outputs)
+    settings = {"dataset": spec.dataset, "fold": spec.fold}
+    return SavedModel("abmil", architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """Every tensor is trainable."""
+    return Ready(AbmilMethod(model.architecture, compute_dtype), model.params, {})
+
+
+RECIPE = Recipe(
+    "abmil",
+    start,
+    restore,
+    lambda model, trainable: dataclasses.replace(model, params=as_numpy(trainable)),
+)

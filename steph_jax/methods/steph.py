@@ -1,17 +1,20 @@
 """STEPH as a method: hypernetworks embed, their weights merge, a new head predicts (SPEC 2)."""
 
 import dataclasses
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from steph_jax import hypernetworks, steph, task_vectors
 from steph_jax.abmil import Architecture, Params
+from steph_jax.checkpoints import SavedModel
 from steph_jax.hypernetworks import Hypernetworks
 from steph_jax.losses import merge_regularizer, mix_regularizer
-from steph_jax.methods.abmil import apply_head
+from steph_jax.methods.abmil import apply_head, new_head
+from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.pool import Pool
 from steph_jax.program import Headed, Merged
 
 
@@ -118,56 +121,106 @@ class StephMethod:
         z: jax.Array,
         labels: dict[str, jax.Array],
     ) -> Headed:
-        apply = partial(apply_head, self.architecture)
         if "pred_head" in trainable:
-            logits = apply(trainable["pred_head"], z)
+            logits = apply_head(trainable["pred_head"], z)
         elif "pred_head" in merged_head:
-            logits = jax.vmap(apply)(merged_head["pred_head"], z)
+            logits = jax.vmap(apply_head)(merged_head["pred_head"], z)
         else:
-            logits = apply(frozen["target"]["pred_head"], z)
+            logits = apply_head(frozen["target"]["pred_head"], z)
         return Headed(logits, jnp.zeros(len(z), z.dtype), {})
 
-    def init(self, key: jax.Array, target: Params) -> Params:
-        """Trainable parameters to start from.
 
-        Args:
-            key: random key.
-            target: theta_t, whose head is taken for `head_init = "target"`.
-        """
-        options = self.options
-        trainable = hypernetworks.init(
-            key,
-            self.architecture.feature_dim,
-            self.num_sources,
-            options.weight_output,
-            options.mixing,
-            options.fixed_mixing,
-        )
-        if options.retrained == "pred_head":
-            if options.head_init == "target":
-                trainable["pred_head"] = target["pred_head"]
-            else:
-                trainable["pred_head"] = new_head(jax.random.fold_in(key, 1), self.architecture)
-        return trainable
-
-
-def new_head(key: jax.Array, architecture: Architecture) -> Params:
-    """A pred_head of torch's default start."""
-    from steph_jax import abmil
-
-    return abmil.init(key, dataclasses.replace(architecture, feature_dim=1))["pred_head"]
-
-
-def freeze(null: Params, target: Params, sources: list[Params], options: steph.Options) -> Params:
-    """The frozen tree of STEPH, as `StephMethod` reads it, from whole models.
+def freeze(models: Params, options: steph.Options) -> Params:
+    """The frozen tree as `StephMethod` reads it, from the one that is stored.
 
     Args:
-        null: theta_0.
-        target: theta_t.
-        sources: theta_s, in the order of the weights.
+        models: "null" (theta_0), "target" (theta_t), "target_task_vector" (tau_t) and
+            "task_vectors" (tau_s, leaves [S, ...]): ABMIL trees.
         options: which tensors are merged, onto which base.
     """
-    taus = task_vectors.stack([task_vectors.task_vector(s, null) for s in sources])
-    tau_t = task_vectors.task_vector(target, null)
-    base = null if options.base == "null" else target
-    return {"stack": steph.merge_stack(base, tau_t, taus, options.merged), "target": target}
+    base = models["null" if options.base == "null" else "target"]
+    tau_t, taus = models["target_task_vector"], models["task_vectors"]
+    return {
+        "stack": steph.merge_stack(base, tau_t, taus, options.merged),
+        "target": models["target"],
+    }
+
+
+def sources_of(spec: Spec, pool: Pool) -> tuple[str, ...]:
+    """The sources of a target: those asked for, or all of the pool; the target last or not at all.
+
+    Raises:
+        ValueError: where none is left.
+    """
+    named = spec.sources or pool.datasets()
+    others = tuple(name for name in named if name != spec.dataset)
+    return (*others, spec.dataset) if spec.steph.include_target else others
+
+
+def gather(spec: Spec, pool: Pool) -> tuple[Architecture, tuple[str, ...], Params]:
+    """The models that are merged, as they are stored: (architecture, sources, frozen tree).
+
+    Sources are fold-0 models; the target is the fold-f model wherever it is used, for its fold-0
+    model has seen fold f's test patients.
+    """
+    null = pool.null()
+    target = pool.member(spec.dataset, spec.fold)
+    sources = sources_of(spec, pool)
+    spec.steph.check_sources(len(sources))
+    vectors = []
+    for name in sources:
+        model = target if name == spec.dataset else pool.member(name, 0)
+        vectors.append(task_vectors.task_vector(model.params, null.params))
+    frozen = {
+        "null": null.params,
+        "target": target.params,
+        "target_task_vector": task_vectors.task_vector(target.params, null.params),
+        "task_vectors": jax.tree.map(lambda *leaves: np.stack(leaves), *vectors),
+    }
+    return null.architecture, sources, frozen
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """Hypernetworks and a head of torch's default start, over the models of the pool."""
+    architecture, sources, frozen = gather(spec, pool)
+    options = spec.steph
+    trainable = hypernetworks.init(
+        jax.random.key(spec.seed),
+        architecture.feature_dim,
+        len(sources),
+        options.weight_output,
+        options.mixing,
+        options.fixed_mixing,
+    )
+    if options.retrained == "pred_head":
+        if options.head_init == "target":
+            trainable["pred_head"] = frozen["target"]["pred_head"]
+        else:
+            trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
+    settings = {
+        "dataset": spec.dataset,
+        "fold": spec.fold,
+        "sources": list(sources),
+        "options": steph.as_dict(options),
+        "merge_weight": spec.merge_weight,
+        "mix_weight": spec.mix_weight,
+    }
+    params = {"trainable": as_numpy(trainable), "frozen": frozen}
+    return SavedModel("steph", architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """The method with the stack of task vectors that its options ask for."""
+    options = steph.Options(**model.settings["options"])
+    method = StephMethod(
+        model.architecture,
+        len(model.settings["sources"]),
+        options,
+        model.settings.get("merge_weight", 0.0),
+        model.settings.get("mix_weight", 0.0),
+        compute_dtype,
+    )
+    return Ready(method, model.params["trainable"], freeze(model.params["frozen"], options))
+
+
+RECIPE = Recipe("steph", start, restore, with_trainable)

@@ -1,0 +1,14 @@
+"""STEPH for cervical carcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/cesc.py --workdir runs/cesc
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_cesc"
+    return config

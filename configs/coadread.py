@@ -1,0 +1,14 @@
+"""STEPH for colorectal adenocarcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/coadread.py --workdir runs/coadread
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_coadread"
+    return config

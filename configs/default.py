@@ -1,0 +1,84 @@
+"""STEPH with the settings of the paper, for any dataset.
+
+    python -m steph_jax.train --config configs/default.py --config.dataset=NAME --workdir runs/NAME
+
+Every field can be overridden on the command line (`--config.epochs=5`,
+`--config.sources="('tcga_blca','tcga_brca')"`); a misspelt one is refused.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    # --- what is fitted ---
+    config.dataset = "tcga_brca"  # the target: a folder of data.root
+    config.method = "steph"  # see steph_jax/methods/registry.py
+    config.folds = (0, 1, 2, 3, 4)  # each is trained and tested; they share one load of the data
+    config.seed = 42  # of initial parameters, batches and dropout
+    config.sources = ()  # datasets whose fold-0 models are merged; () = all others of the pool
+
+    # --- training protocol ---
+    config.epochs = 20
+    config.batch_size = 16  # patients a step
+    config.learning_rate = 1e-4  # peak; warmed up linearly, then half a cosine to 0
+    config.warmup_epochs = 1
+    config.weight_decay = 1e-5  # on tensors of two or more dimensions
+    config.eval_every = 1  # epochs between evaluations on the test patients
+    config.compute_dtype = "float32"  # or bfloat16: operands of products over patches
+
+    # --- data ---
+    config.data = ConfigDict()
+    config.data.root = "data"  # {root}/{dataset}/{dataset}_survival.csv and splits_{fold}.csv
+    config.data.features = "data/features/{dataset}"  # folder, .lmdb or packed store
+    config.data.hdf5_dataset = "features"  # name of the array in HDF5 and .npz files
+    config.data.time_unit = "days"  # of the table: days, months or years
+    config.data.event_coding = "event"  # "event": 1 = death seen; "censorship": 1 = censored
+    config.data.columns = ConfigDict()  # names of the table's columns
+    config.data.columns.patient = "patient_id"
+    config.data.columns.slide = "pathology_id"
+    config.data.columns.time = "t"
+    config.data.columns.event = "e"
+
+    # --- time bins ---
+    config.bins = ConfigDict()
+    config.bins.kind = "uniform"  # uniform, quantile (of training events) or sqrt_events
+    config.bins.number = 32  # not used by sqrt_events
+    config.bins.width_days = 365.0  # uniform only
+
+    # --- the pool of models ---
+    config.pool = ConfigDict()
+    config.pool.root = "pool"  # {root}/null, {root}/{dataset}-fold_{fold}
+    config.pool.save = False  # method "abmil": add the fitted models to the pool
+
+    # --- the base model, where the pool has no null model to take it from ---
+    config.model = ConfigDict()
+    config.model.feature_dim = 1536
+    config.model.embed_dim = 512
+    config.model.attention_dim = 384
+    config.model.pooling = "gated"  # gated or plain attention, mean, max
+    config.model.num_layers = 1  # of the feature projection
+    config.model.dropout = 0.25
+
+    # --- STEPH (steph_jax/steph.py, Options) ---
+    config.steph = ConfigDict()
+    config.steph.top_k = 5  # sources kept; 0 = all
+    config.steph.weight_output = "relu"  # relu, softplus, sigmoid
+    config.steph.clamp = False  # weights to [0, 1]
+    config.steph.mixing = "nn"  # nn, fnn, param, fix
+    config.steph.fixed_mixing = ()  # lambda per source, for mixing = "fix"
+    config.steph.base = "null"  # null, target
+    config.steph.include_target = False  # the target as one of the sources
+    config.steph.merged = "mil_encoder"  # mil_encoder, pred_head, all
+    config.steph.retrained = "pred_head"  # pred_head, none
+    config.steph.head_init = "new"  # new, target
+
+    # --- loss ---
+    config.loss = ConfigDict()
+    config.loss.terms = (("nll", 1.0),)  # names in steph_jax/objectives.py with their weights
+    config.loss.alpha = 0.5  # weight of the uncensored term, beside the whole likelihood
+    config.loss.scale = 10.0  # of the earth-mover loss
+    config.loss.merge_weight = 0.005  # 0.05 for some cancers of the paper
+    config.loss.mix_weight = 0.05
+    return config

@@ -1,0 +1,14 @@
+"""STEPH for head and neck squamous cell carcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/hnsc.py --workdir runs/hnsc
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_hnsc"
+    return config

@@ -1,0 +1,14 @@
+"""STEPH for kidney carcinoma (pan-kidney) (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/kipan.py --workdir runs/kipan
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_kipan"
+    return config

@@ -1,0 +1,14 @@
+"""STEPH for liver hepatocellular carcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/lihc.py --workdir runs/lihc
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_lihc"
+    return config

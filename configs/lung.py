@@ -1,0 +1,14 @@
+"""STEPH for lung adenocarcinoma and squamous cell carcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/lung.py --workdir runs/lung
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_lung"
+    return config

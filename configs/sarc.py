@@ -1,0 +1,14 @@
+"""STEPH for sarcoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/sarc.py --workdir runs/sarc
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_sarc"
+    return config

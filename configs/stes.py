@@ -1,0 +1,14 @@
+"""STEPH for stomach and esophageal carcinoma (TCGA), with the settings of the paper.
+
+    python -m steph_jax.train --config configs/stes.py --workdir runs/stes
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "tcga_stes"
+    return config

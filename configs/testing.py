@@ -1,0 +1,19 @@
+"""A model small enough to be trained within a test: 24-d features, a few epochs."""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config = default.get_config()
+    config.dataset = "sim_a"
+    config.folds = (0, 1)
+    config.epochs = 3
+    config.batch_size = 4
+    config.learning_rate = 1e-3
+    config.model.feature_dim = 24
+    config.model.embed_dim = 16
+    config.model.attention_dim = 8
+    config.steph.top_k = 1
+    return config

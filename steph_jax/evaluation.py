@@ -1,0 +1,135 @@
+"""From a model to predictions, numbers and tables of some patients."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from steph_jax import metrics
+from steph_jax.abmil import Params
+from steph_jax.data.batches import Batch, BagStore, Layout, make_batch
+from steph_jax.objectives import Labels, Objective
+from steph_jax.program import Outputs, Program
+
+
+class Predictions(NamedTuple):
+    """What a model says of n patients.
+
+    Attributes:
+        patients: ids.
+        outputs: [n, T] of the model (logits).
+        risk: [n], higher = worse.
+        survival: [n, T] survival curve, or None where the loss gives none.
+        record: arrays [n, ...] that the method reports ("weight", "lambda", "selected", ...).
+    """
+
+    patients: list[str]
+    outputs: np.ndarray
+    risk: np.ndarray
+    survival: np.ndarray | None
+    record: dict[str, np.ndarray]
+
+
+def collect(batches: Sequence[Batch], outputs: Sequence[Outputs], num_bags: int) -> Any:
+    """Rows of the bags of some batches, in the order of the store: (seen [m], outputs, record)."""
+    fetched = jax.device_get([(o.logits, o.record) for o in outputs])
+    index = np.concatenate([np.asarray(b.slots.index) for b in batches])
+    trees = jax.tree.map(lambda *rows: np.concatenate(rows), *fetched)
+    filled = index >= 0
+    place = np.full(num_bags, -1)
+    place[index[filled]] = np.flatnonzero(filled)
+    seen = np.flatnonzero(place >= 0)
+    logits, record = jax.tree.map(lambda rows: rows[place[seen]], trees)
+    return seen, logits, record
+
+
+def run(
+    program: Program,
+    trainable: Params,
+    frozen: Params,
+    store: BagStore,
+    bags: Sequence[int],
+    layout: Layout,
+    labels: dict[str, np.ndarray],
+    progress: Callable[[Iterator[Any], int], Iterator[Any]] = lambda batches, total: batches,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Outputs [n, T] and record of some bags, in the order given; dropout off.
+
+    Args:
+        program: the compiled method.
+        trainable, frozen: its parameters.
+        store: where the bags are.
+        bags: numbers of the bags in the store.
+        layout: shapes of the groups.
+        labels: arrays [all bags, ...] that the method's head reads.
+        progress: wraps the iteration over (batches, their number).
+    """
+    size = program.num_slots if program.mesh.size == 1 else program.num_slots * program.mesh.size // 2
+    chunks = [list(bags[i : i + size]) for i in range(0, len(bags), size)]
+    batches, outputs = [], []
+    for chunk in progress(iter(chunks), len(chunks)):
+        batch = make_batch(
+            store, layout, chunk, labels, program.num_slots, program.mesh.size, program.place
+        )
+        outputs.append(program.evaluate(trainable, frozen, batch))
+        batches.append(batch)
+    seen, logits, record = collect(batches, outputs, len(store.num_patches))
+    order = np.searchsorted(seen, bags)
+    return logits[order], {name: rows[order] for name, rows in record.items()}
+
+
+def predictions(
+    patients: Sequence[str],
+    outputs: np.ndarray,
+    record: dict[str, np.ndarray],
+    objective: Objective,
+) -> Predictions:
+    """Risk and survival curves from a model's outputs [n, T]."""
+    output = objective.output
+    risk = np.asarray(output.risk(outputs))
+    survival = None if output.survival is None else np.asarray(output.survival(outputs))
+    return Predictions(list(patients), outputs, risk, survival, record)
+
+
+def score(predicted: Predictions, labels: Labels, objective: Objective) -> dict[str, float]:
+    """{"c_index", "nll"}: Harrell's C on days, and the loss without regularizers.
+
+    The C-index is NaN where no two patients can be compared. The key "nll" names the loss whatever
+    its terms, so that tables of several losses line up.
+    """
+    return {
+        "c_index": metrics.concordance_index(labels.time, labels.event, predicted.risk),
+        "nll": float(objective(predicted.outputs, labels)),
+    }
+
+
+def predictions_table(
+    predicted: Predictions, time: np.ndarray | None = None, event: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Columns patient_id, t and e (where known), risk (higher = worse), surv_1 .. surv_T."""
+    columns: dict[str, Any] = {"patient_id": predicted.patients}
+    if time is not None and event is not None:
+        columns |= {"t": time, "e": np.asarray(event, int)}
+    columns["risk"] = predicted.risk
+    if predicted.survival is not None:
+        curve = predicted.survival
+        columns |= {f"surv_{t + 1}": curve[:, t] for t in range(curve.shape[1])}
+    return pd.DataFrame(columns)
+
+
+def merge_weights_table(predicted: Predictions, sources: Sequence[str]) -> pd.DataFrame:
+    """One row per patient and source: weight (w as it is), lambda, selected (0/1)."""
+    record = predicted.record
+    n, s = record["weight"].shape
+    table = {
+        "patient_id": np.repeat(predicted.patients, s),
+        "source": np.tile(np.asarray(sources), n),
+        "weight": record["weight"].ravel(),
+    }
+    if "lambda" in record:
+        table["lambda"] = record["lambda"].ravel()
+    if "selected" in record:
+        table["selected"] = record["selected"].ravel().astype(int)
+    return pd.DataFrame(table)

@@ -1,0 +1,173 @@
+"""One fold's training: AdamW, the schedule, and epochs that can be resumed (SPEC 4)."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from steph_jax.abmil import Params
+from steph_jax.data.batches import Batch
+from steph_jax.program import Outputs, Program
+
+
+class State(NamedTuple):
+    """What training changes.
+
+    Attributes:
+        trainable: parameters.
+        optimizer: optax's state.
+        step: updates so far.
+    """
+
+    trainable: Params
+    optimizer: Any
+    step: jax.Array
+
+
+class Epoch(NamedTuple):
+    """What one epoch of training went through.
+
+    Attributes:
+        batches: in order.
+        outputs: of the training passes over them, dropout on.
+        seconds: wall time.
+        waited: seconds of it spent waiting for data.
+    """
+
+    batches: list[Batch]
+    outputs: list[Outputs]
+    seconds: float
+    waited: float
+
+
+def learning_rates(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` over the warm-up, then half a cosine to 0; one value per update."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW (betas 0.9, 0.999; eps 1e-8) whose decay leaves biases and other vectors alone."""
+    return optax.adamw(
+        schedule,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=weight_decay,
+        mask=lambda params: jax.tree.map(lambda x: x.ndim >= 2, params),
+    )
+
+
+def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first update."""
+    trainable = jax.tree.map(jnp.asarray, trainable)
+    return State(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def update(optimizer: optax.GradientTransformation, state: State, gradient: Params) -> State:
+    """One step of the optimizer."""
+    updates, inner = optimizer.update(gradient, state.optimizer, state.trainable)
+    return State(optax.apply_updates(state.trainable, updates), inner, state.step + 1)
+
+
+def train_epoch(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    frozen: Params,
+    batches: Iterable[Batch],
+    key: jax.Array,
+    step: int,
+    progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+) -> tuple[State, Epoch]:
+    """One epoch.
+
+    Args:
+        program: the compiled method.
+        optimizer: made by `adamw`.
+        state: before the epoch; its buffers are reused.
+        frozen: parameters that are not trained.
+        batches: of this epoch, read ahead by one.
+        key: of the fold; the dropout of update i comes from fold_in(key, i), so that an
+            interrupted run goes on with the same numbers.
+        step: updates before this epoch.
+        progress: wraps the iteration.
+
+    Returns:
+        the state after the epoch, and what was seen.
+    """
+    began = time.perf_counter()
+    seen, outputs = [], []
+    ahead = ReadAhead(batches, depth=1)
+    for batch in progress(iter(ahead)):
+        gradient, out = program.gradients(
+            state.trainable, frozen, batch, jax.random.fold_in(key, step + len(seen))
+        )
+        state = update(optimizer, state, gradient)
+        seen.append(batch._replace(groups=()))
+        outputs.append(out)
+        # One step may be under way while the next is prepared; more would only hold memory.
+        if len(outputs) > 1:
+            jax.block_until_ready(outputs[-2].loss)
+    jax.block_until_ready(state)
+    return state, Epoch(seen, outputs, time.perf_counter() - began, ahead.waited)
+
+
+class ReadAhead:
+    """Iterates over batches whose groups a thread reads and places ahead of time.
+
+    Attributes:
+        waited: seconds that the consumer has waited for the thread, but for the first batch.
+    """
+
+    def __init__(self, batches: Iterable[Batch], depth: int) -> None:
+        self._batches = batches
+        self._depth = depth
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._depth)
+        stopped = threading.Event()
+
+        def put(item: Batch | BaseException | None) -> bool:
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        def read() -> None:
+            try:
+                for batch in self._batches:
+                    if not put(batch._replace(groups=list(batch.groups))):
+                        return
+                put(None)
+            except BaseException as error:  # handed to the consumer, which raises it
+                put(error)
+
+        thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+        thread.start()
+        try:
+            first = True
+            while True:
+                began = time.perf_counter()
+                item = ready.get()
+                if not first:
+                    self.waited += time.perf_counter() - began
+                first = False
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()

@@ -1,0 +1,97 @@
+"""A run's working directory: one run at a time, its settings, what is finished."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steph_jax import files
+
+SETTINGS = "config.json"
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Holds a working directory, made if need be; the lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: another run holds it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{workdir}: another run is at work here; wait for it, or choose another --workdir"
+            ) from None
+        yield
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {"a.b": value}."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Stores the settings of a run, or checks that a resumed run has those of its start.
+
+    Args:
+        workdir: of the run.
+        settings: JSON-able.
+        free: names of settings that may change between the parts of a run.
+
+    Raises:
+        ValueError: a setting differs from the stored one; names all that do.
+    """
+    path = workdir / SETTINGS
+    wanted = flatten(json.loads(json.dumps(settings)))
+    if path.exists():
+        stored = flatten(load(workdir))
+        differences = [
+            f"{name}: {stored.get(name, 'absent')!r} at the start, {wanted.get(name, 'absent')!r} now"
+            for name in sorted(stored.keys() | wanted.keys())
+            if name not in free and stored.get(name) != wanted.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"{workdir} holds a run with other settings; use them, or another --workdir\n  "
+                + "\n  ".join(differences)
+            )
+    files.write_json(path, settings)
+
+
+def load(workdir: pathlib.Path) -> dict[str, Any]:
+    """The settings of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file cannot be read.
+    """
+    path = workdir / SETTINGS
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{workdir}: no run here (no {SETTINGS}); expected the --workdir of steph_jax.train"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected the settings of a run as JSON; {error}") from None
+
+
+def fold_directory(workdir: pathlib.Path, fold: int) -> pathlib.Path:
+    """Where a fold keeps its files."""
+    return workdir / f"fold_{fold}"
+
+
+def is_finished(directory: pathlib.Path) -> bool:
+    """Whether a fold is done: its metrics are written last."""
+    return (directory / "metrics.json").is_file()
