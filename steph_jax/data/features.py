@@ -1,0 +1,317 @@
+"""Patch features of slides, from whatever files hold them.
+
+    source = open_features("features/tcga_brca")       a folder, files, a .lmdb or a packed store
+    source.num_patches(slide_id)                       from the header where the format has one
+    source.read(slide_id, out=buffer)                  [N, D]
+    read_bag(source, patient_slides)                   a patient's slides joined along patches
+
+Formats are told by extensions, and a folder may mix them. Slide ids are file names without the
+extension (they may hold dots themselves). See `patches` for what a file may hold.
+"""
+
+import abc
+import os
+import pathlib
+import warnings
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import numpy.typing as npt
+
+from steph_jax.data import feature_files
+from steph_jax.data.patches import BadFeatures, Layout, Patches, refuse_nonfinite
+
+Location = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+class EmptyBag(ValueError):
+    """A patient without a single patch in any slide."""
+
+
+class FeatureSource(abc.ABC):
+    """Features of a set of slides. Reading is safe from several threads at once.
+
+    A kind of source says which slides it has, where each is, and how to open one.
+    """
+
+    def __init__(self, location: str, dataset_name: str, feature_dim: int | None) -> None:
+        self.location = location
+        self.dataset_name = dataset_name
+        self.feature_dim = feature_dim
+        self._layouts: dict[str, Layout] = {}
+
+    @property
+    @abc.abstractmethod
+    def slide_ids(self) -> Collection[str]:
+        """Ids of all slides, in sorted order."""
+
+    @abc.abstractmethod
+    def path_of(self, slide_id: str) -> str:
+        """Where the slide is, for messages."""
+
+    @abc.abstractmethod
+    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+        """Opens one of `slide_ids`."""
+
+    def layout(self, slide_id: str) -> Layout:
+        """N, D and the type of a slide, without reading it where its format has a header.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+            BadFeatures: the file cannot be used; see `patches`.
+        """
+        known = self._layouts.get(slide_id)
+        if known is None:
+            self.require([slide_id])
+            with self._open(slide_id) as patches:
+                known = self._layouts[slide_id] = patches.layout
+        return known
+
+    def num_patches(self, slide_id: str) -> int:
+        """N of a slide; see `layout`."""
+        return self.layout(slide_id).num_patches
+
+    def dim(self, slide_id: str) -> int:
+        """D of a slide, 0 where a file without patches does not tell it; see `layout`."""
+        return self.layout(slide_id).dim
+
+    def read(
+        self,
+        slide_id: str,
+        out: np.ndarray | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        check_finite: bool = False,
+    ) -> np.ndarray:
+        """Reads all patches of a slide.
+
+        Args:
+            slide_id: one of `slide_ids`.
+            out: a C-contiguous buffer [at least N, D] of any float type to read into.
+            dtype: float type of the result without `out`; by default that of the file.
+            check_finite: refuse NaN and infinity.
+
+        Returns:
+            [N, D]; with `out`, its first N rows.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+            BadFeatures: the file cannot be used, or is not finite where that is asked for.
+            ValueError: `out` does not fit.
+        """
+        self.require([slide_id])
+        with self._open(slide_id) as patches:
+            stop = patches.layout.num_patches
+            return self._rows(slide_id, patches, 0, stop, out, dtype, check_finite)
+
+    def read_rows(
+        self,
+        slide_id: str,
+        start: int,
+        stop: int,
+        out: np.ndarray | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        check_finite: bool = False,
+    ) -> np.ndarray:
+        """Reads patches start .. stop - 1 of a slide; see `read`.
+
+        HDF5 and .npy files read nothing else, .npz files what comes before; .pt files and LMDBs
+        are read wholly.
+
+        Raises:
+            ValueError: not 0 <= start <= stop <= N; else as `read`.
+        """
+        self.require([slide_id])
+        with self._open(slide_id) as patches:
+            if not 0 <= start <= stop <= patches.layout.num_patches:
+                raise ValueError(
+                    f"{self.path_of(slide_id)}: expected rows within 0 .. "
+                    f"{patches.layout.num_patches}, found {start} .. {stop}"
+                )
+            return self._rows(slide_id, patches, start, stop, out, dtype, check_finite)
+
+    def missing(self, slide_ids: Iterable[str]) -> list[str]:
+        """Those of `slide_ids` that the source lacks, in their order."""
+        return [slide_id for slide_id in slide_ids if slide_id not in self.slide_ids]
+
+    def require(self, slide_ids: Iterable[str]) -> None:
+        """Raises FileNotFoundError that lists every one of `slide_ids` the source lacks."""
+        missing = self.missing(slide_ids)
+        if missing:
+            raise FileNotFoundError(
+                f"{self.location}: no features of {len(missing)} slide(s), "
+                f"of {len(self.slide_ids)} that it has: {', '.join(missing)}"
+            )
+
+    def _rows(
+        self,
+        slide_id: str,
+        patches: Patches,
+        start: int,
+        stop: int,
+        out: np.ndarray | None,
+        dtype: npt.DTypeLike | None,
+        check_finite: bool,
+    ) -> np.ndarray:
+        layout = self._layouts[slide_id] = patches.layout
+        where = self.path_of(slide_id)
+        rows = _buffer(stop - start, layout, out, dtype, where)
+        if rows.size:
+            patches.copy(start, stop, rows)
+        if check_finite:
+            refuse_nonfinite(rows, where, start)
+        return rows
+
+
+class FileSource(FeatureSource):
+    """A file for each slide."""
+
+    def __init__(
+        self,
+        location: str,
+        files: Iterable[pathlib.Path],
+        dataset_name: str,
+        feature_dim: int | None,
+    ) -> None:
+        super().__init__(location, dataset_name, feature_dim)
+        self._files: dict[str, pathlib.Path] = {}
+        twice = []
+        for path in sorted(files):
+            if path.stem in self._files:
+                twice.append(f"{self._files[path.stem]} and {path.name}")
+            self._files[path.stem] = path
+        if twice:
+            raise ValueError(
+                f"{location}: {len(twice)} slide(s) are there more than once, keep one file of "
+                f"each: {', '.join(twice[:10])}"
+            )
+
+    @property
+    def slide_ids(self) -> Collection[str]:
+        return self._files.keys()
+
+    def path_of(self, slide_id: str) -> str:
+        return str(self._files[slide_id])
+
+    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+        return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
+
+
+def open_features(
+    location: Location, *, dataset_name: str = "features", feature_dim: int | None = None
+) -> FeatureSource:
+    """Opens features wherever they are.
+
+    Args:
+        location: a folder of files (any mixture of `feature_files.EXTENSIONS`, hidden files are
+            passed over), one such file, a list of them, a .lmdb (a folder or one file), or a
+            packed store.
+        dataset_name: the HDF5 dataset, the member of an .npz or the key of a dict that holds the
+            features.
+        feature_dim: D that every slide must have, checked as each is opened; None takes any.
+
+    Raises:
+        FileNotFoundError: there is nothing, or nothing of a known kind.
+        ValueError: a slide that two files claim; a .lmdb that is damaged, or the package lmdb
+            is not installed.
+    """
+    if not isinstance(location, str | os.PathLike):
+        files = [pathlib.Path(path) for path in location]
+        for path in files:
+            feature_files.require_file(path)
+        return FileSource(f"{len(files)} files", files, dataset_name, feature_dim)
+    path = pathlib.Path(location)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: no such file or folder; expected a folder of feature files "
+            f"({', '.join(feature_files.EXTENSIONS)}), a .lmdb or a packed store"
+        )
+    if path.suffix.lower() == ".lmdb" or (path / "data.mdb").is_file():
+        from steph_jax.data import lmdb_files
+
+        return lmdb_files.LmdbSource(path, dataset_name, feature_dim)
+    if path.is_file():
+        feature_files.require_file(path)
+        return FileSource(str(path), [path], dataset_name, feature_dim)
+    return FileSource(str(path), feature_files.in_folder(path), dataset_name, feature_dim)
+
+
+def read_bag(
+    source: FeatureSource,
+    slide_ids: Sequence[str],
+    out: np.ndarray | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    check_finite: bool = False,
+) -> np.ndarray:
+    """Joins a patient's slides along patches, in the order given.
+
+    Args:
+        source: where the slides are.
+        slide_ids: the patient's slides; one without patches beside others is a warning.
+        out: a C-contiguous buffer [at least the sum of N, D] to read into.
+        dtype: float type of the result without `out`; by default that of the slides, or float32
+            where they differ.
+        check_finite: refuse NaN and infinity.
+
+    Returns:
+        [sum of N, D]; with `out`, its first rows.
+
+    Raises:
+        EmptyBag: no slide has a patch.
+        FileNotFoundError: slides that the source lacks, all of them listed.
+        BadFeatures: a file that cannot be used, or slides of different D.
+    """
+    source.require(slide_ids)
+    layouts = {slide_id: source.layout(slide_id) for slide_id in slide_ids}
+    filled = {slide_id: layout for slide_id, layout in layouts.items() if layout.num_patches}
+    if not filled:
+        paths = ", ".join(source.path_of(slide_id) for slide_id in slide_ids)
+        raise EmptyBag(f"a patient without any patch: {paths or 'no slides'}")
+    dims = {layout.dim for layout in filled.values()}
+    if len(dims) > 1:
+        found = ", ".join(f"{source.path_of(s)} has {layouts[s].dim}" for s in filled)
+        raise BadFeatures(f"slides of one patient differ in their dimensions: {found}")
+    if dtype is None and out is None:
+        dtypes = {layout.dtype.newbyteorder("=") for layout in filled.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
+    total = sum(layout.num_patches for layout in filled.values())
+    bag = _buffer(total, next(iter(filled.values())), out, dtype, " + ".join(filled))
+    start = 0
+    for slide_id, layout in layouts.items():
+        if layout.num_patches:
+            rows = bag[start : start + layout.num_patches]
+            if len(source.read(slide_id, rows, check_finite=check_finite)) != len(rows):
+                raise BadFeatures(f"{source.path_of(slide_id)}: changed while it was being read")
+            start += layout.num_patches
+        else:
+            warnings.warn(
+                f"{source.path_of(slide_id)}: no patches in this slide; "
+                f"the patient's other {len(filled)} slide(s) are used",
+                stacklevel=2,
+            )
+    return bag
+
+
+def _buffer(
+    num_patches: int,
+    layout: Layout,
+    out: np.ndarray | None,
+    dtype: npt.DTypeLike | None,
+    where: str,
+) -> np.ndarray:
+    """Rows to read into: the first of `out`, or new ones."""
+    if out is None:
+        wanted = layout.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+        return np.empty((num_patches, layout.dim), wanted)
+    if dtype is not None and np.dtype(dtype) != out.dtype:
+        raise ValueError(f"{where}: expected a buffer of {np.dtype(dtype)}, found {out.dtype}")
+    fits = out.ndim == 2 and len(out) >= num_patches and out.shape[1] == layout.dim
+    if num_patches and not (fits and out.flags.c_contiguous):
+        raise ValueError(
+            f"{where}: expected a C-contiguous buffer of at least {num_patches} x {layout.dim}, "
+            f"found {list(out.shape)} with strides {list(out.strides)}"
+        )
+    return out[:num_patches]

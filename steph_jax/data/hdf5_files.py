@@ -1,0 +1,110 @@
+"""Patch features in HDF5, as TRIDENT, CLAM and the UNI2-h release write them.
+
+This is the only home of h5py.
+"""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from steph_jax.data.patches import BLOCK, BadFeatures, Layout, Patches, check_size, convert, damage
+
+
+@contextlib.contextmanager
+def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+    """Opens the dataset `name`, any chunking and compression; see `features.open_file`."""
+    with contextlib.ExitStack() as stack:
+        with damage(path, "an HDF5 file"):
+            # One pass over the chunks: caching them only costs. No lock: the folder may be
+            # read-only, or on a network drive that has none.
+            file = stack.enter_context(h5py.File(path, "r", locking=False, rdcc_nbytes=0))
+            dataset = _hdf5_dataset(file, name, path)
+            shape = (0,) if dataset.shape is None else dataset.shape
+            layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
+            chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+            check_size(max(layout.nbytes, chunk_bytes), path.stat().st_size, str(path))
+
+        def copy(start: int, stop: int, out: np.ndarray) -> None:
+            with damage(path, "an HDF5 file"):
+                _check_written(dataset, path)
+                _copy_hdf5(dataset, layout, start, stop, out, str(path))
+
+        yield Patches(layout, copy)
+
+
+def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise BadFeatures(
+            f"{path}: expected a dataset {name!r}, found {_hdf5_names(file) or 'none at all'}; "
+            "name it by data.dataset_name"
+        )
+    elsewhere = dataset.file.filename != file.filename
+    if elsewhere or dataset.is_virtual or dataset.external:
+        raise BadFeatures(f"{path}: {name!r} keeps its values in other files; copy them in")
+    return dataset
+
+
+def _copy_hdf5(
+    dataset: Any, layout: Layout, start: int, stop: int, out: np.ndarray, where: str
+) -> None:
+    """Copies rows; numpy converts them, piece by piece: HDF5 is slower at that."""
+
+    def rows(first: int, last: int) -> tuple[int | slice, ...]:
+        return (0, slice(first, last)) if layout.leading else (slice(first, last),)
+
+    if dataset.dtype == out.dtype:
+        dataset.read_direct(out, rows(start, stop))
+        return
+    step = max(1, BLOCK // layout.row_bytes)
+    if dataset.chunks:
+        chunk_rows = dataset.chunks[-2]
+        step = math.ceil(step / chunk_rows) * chunk_rows
+    raw = np.empty((min(step, stop - start), layout.dim), dataset.dtype)
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        piece = raw[: last - first]
+        dataset.read_direct(piece, rows(first, last))
+        convert(piece.view(layout.dtype), out[first - start : last - start], where)
+
+
+def _hdf5_names(file: h5py.File) -> str:
+    names = []
+
+    def visit(name: str, item: Any) -> bool | None:
+        if isinstance(item, h5py.Dataset):
+            names.append(f"{name!r} {list(item.shape or ())}")
+        return True if len(names) == 20 else None
+
+    file.visititems(visit)
+    return ", ".join(names)
+
+
+def _check_written(dataset: Any, path: pathlib.Path) -> None:
+    """Refuses a dataset that was laid out and never filled: HDF5 would read it as zeros."""
+    if not dataset.size:
+        return
+    if dataset.chunks is None:
+        expected, found = dataset.nbytes, dataset.id.get_storage_size()
+    else:
+        pairs = zip(dataset.shape, dataset.chunks, strict=True)
+        expected = math.prod(math.ceil(size / chunk) for size, chunk in pairs)
+        found = dataset.id.get_num_chunks()
+    if found < expected:
+        raise BadFeatures(
+            f"{path}: expected {expected} written {'chunks' if dataset.chunks else 'bytes'}, "
+            f"found {found}; the program that wrote it was interrupted: extract the slide again"
+        )
+
+
+def write_hdf5(path: pathlib.Path, features: np.ndarray, coords: np.ndarray) -> None:
+    """Writes `features` [N, D] and `coords` [N, 2] as CLAM lays them out, 32 rows to a chunk."""
+    with h5py.File(path, "w") as file:
+        for name, array in (("features", features), ("coords", coords)):
+            chunks = (min(32, len(array)), array.shape[1]) if len(array) else None
+            file.create_dataset(name, data=array, chunks=chunks)
