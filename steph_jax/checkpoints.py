@@ -6,6 +6,7 @@ loading gives numpy arrays, wherever the model was saved.
 """
 
 import dataclasses
+import glob
 import json
 import logging
 import os
@@ -151,10 +152,12 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
 
 def remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers of the model `path` left behind when they were killed."""
-    for leftover in path.parent.glob(f".{path.name}.new-*"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
         process = leftover.name.rpartition("-")[2]
         if process.isdigit() and not _is_running(int(process)):
             shutil.rmtree(leftover, ignore_errors=True)
+    if path.exists():
+        shutil.rmtree(_replaced(path), ignore_errors=True)
 
 
 def _is_running(process: int) -> bool:

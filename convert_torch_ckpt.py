@@ -1,0 +1,14 @@
+"""Imports released PyTorch checkpoints into a pool of models, without PyTorch.
+
+    python convert_torch_ckpt.py RELEASED_FOLDER --out POOL
+    python convert_torch_ckpt.py FILE.pth --out POOL --name NAME [--sources a,b,c --top-k 5 ...]
+
+Files are read by a restricted reader that builds tensors and plain containers only.
+"""
+
+import sys
+
+from steph_jax import convert_cli
+
+if __name__ == "__main__":
+    sys.exit(convert_cli.main())

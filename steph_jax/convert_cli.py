@@ -1,0 +1,142 @@
+"""Command line of `convert_torch_ckpt.py`."""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from steph_jax import cli, convert, steph
+from steph_jax.convert import Outcome, Unsaid
+from steph_jax.hypernetworks import MIXINGS, WEIGHT_OUTPUTS
+from steph_jax.pool import Pool
+from steph_jax.task_vectors import PARTS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    flags = argparse.ArgumentParser(
+        prog="convert_torch_ckpt.py",
+        description="Imports released PyTorch checkpoints into a pool of models, without PyTorch.",
+    )
+    flags.add_argument(
+        "sources_of_models",
+        metavar="SRC",
+        nargs="+",
+        type=pathlib.Path,
+        help="a .pth or .pt file, or a directory tree as released",
+    )
+    flags.add_argument("--out", required=True, type=pathlib.Path, help="directory of the pool")
+    flags.add_argument("--name", help="name in the pool of a file whose own name says nothing")
+    flags.add_argument(
+        "--pooling",
+        choices=("mean", "max"),
+        help="of models without attention (default: the null model's, or mean)",
+    )
+    defaults = steph.Options()
+    group = flags.add_argument_group("trained STEPH models", "what their files do not say")
+    group.add_argument(
+        "--sources",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        default=(),
+        help="names of the sources, in order, as a,b,c (default: source_0,source_1,...)",
+    )
+    group.add_argument("--dataset", default="unknown", help="the target (default: %(default)s)")
+    group.add_argument("--fold", type=int, default=0, help="its fold (default: %(default)s)")
+    group.add_argument(
+        "--top-k",
+        type=int,
+        default=defaults.top_k,
+        help="sources kept per slide, 0 for all (default: %(default)s)",
+    )
+    group.add_argument(
+        "--weight-output",
+        choices=tuple(WEIGHT_OUTPUTS),
+        default=defaults.weight_output,
+        help="output function of the weights (default: %(default)s)",
+    )
+    group.add_argument("--clamp", action="store_true", help="weights are clamped to [0, 1]")
+    group.add_argument(
+        "--mixing",
+        choices=MIXINGS,
+        default=defaults.mixing,
+        help="where the ratios come from; told by the file, but for param and fix (then: param)",
+    )
+    group.add_argument(
+        "--base",
+        choices=("null", "target"),
+        default=defaults.base,
+        help="what the sum is added to (default: %(default)s)",
+    )
+    group.add_argument(
+        "--merged",
+        choices=tuple(PARTS),
+        default=defaults.merged,
+        help="tensors that are merged (default: %(default)s)",
+    )
+    return flags
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    return cli.guarded(lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Converts what the flags ask for.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing to convert, or files that could not be; all of them
+            are named once the others are done.
+    """
+    options = steph.Options(
+        top_k=arguments.top_k,
+        weight_output=arguments.weight_output,
+        clamp=arguments.clamp,
+        mixing=arguments.mixing,
+        base=arguments.base,
+        merged=arguments.merged,
+    )
+    unsaid = Unsaid(
+        arguments.sources, options, arguments.dataset, arguments.fold, arguments.pooling
+    )
+    files, rejected = convert.find(arguments.sources_of_models, arguments.name)
+    pool = Pool(arguments.out)
+    is_terminal = sys.stderr.isatty()
+    with tqdm(total=len(files), unit="file", disable=not is_terminal) as bar:
+
+        def report(outcome: Outcome) -> None:
+            for warning in outcome.warnings:
+                bar.write(f"warning: {outcome.file}: {warning}", file=sys.stderr)
+            bar.set_postfix_str(outcome.name)
+            bar.update()
+            if not is_terminal:
+                print(f"{outcome.name}: {outcome.status}", flush=True)
+
+        outcomes = convert.convert_all(files, pool, unsaid, report) + rejected
+    print(table(outcomes))
+    counts = [f"{sum(o.status == s for o in outcomes)} {s}" for s in _STATUSES]
+    print(f"{arguments.out}: {', '.join(counts)}")
+    failed = [outcome.note for outcome in outcomes if outcome.status == "failed"]
+    if len(failed) == 1:
+        raise ValueError(failed[0])
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(outcomes)} files could not be converted\n" + "\n".join(failed)
+        )
+    if not files:
+        raise ValueError("\n".join(outcome.note for outcome in rejected))
+
+
+_STATUSES = ("written", "replaced", "unchanged", "skipped", "failed")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes, one a line."""
+    rows = [(o.name, o.status, "see below" if o.status == "failed" else o.note) for o in outcomes]
+    widths = [max(len(row[i]) for row in (("model", "status", ""), *rows)) for i in range(2)]
+    lines = [f"{'model':{widths[0]}}  {'status':{widths[1]}}  what it is"]
+    lines += [f"{name:{widths[0]}}  {status:{widths[1]}}  {note}" for name, status, note in rows]
+    return "\n".join(lines)
