@@ -1,6 +1,6 @@
 """STEPH for bladder urothelial carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/blca.py --workdir runs/blca
+python -m steph_jax.train --config configs/blca.py --workdir runs/blca
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for breast invasive carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/brca.py --workdir runs/brca
+python -m steph_jax.train --config configs/brca.py --workdir runs/brca
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for cervical carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/cesc.py --workdir runs/cesc
+python -m steph_jax.train --config configs/cesc.py --workdir runs/cesc
 """
 
 from ml_collections import ConfigDict

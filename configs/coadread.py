@@ -1,6 +1,6 @@
 """STEPH for colorectal adenocarcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/coadread.py --workdir runs/coadread
+python -m steph_jax.train --config configs/coadread.py --workdir runs/coadread
 """
 
 from ml_collections import ConfigDict

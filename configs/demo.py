@@ -1,6 +1,6 @@
 """The embedded default: a simulated cohort of the demo (`make demo`, scripts/demo.py).
 
-    python scripts/demo.py
+python scripts/demo.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for glioma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/gbmlgg.py --workdir runs/gbmlgg
+python -m steph_jax.train --config configs/gbmlgg.py --workdir runs/gbmlgg
 """
 
 from ml_collections import ConfigDict

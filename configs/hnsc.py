@@ -1,6 +1,6 @@
 """STEPH for head and neck squamous cell carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/hnsc.py --workdir runs/hnsc
+python -m steph_jax.train --config configs/hnsc.py --workdir runs/hnsc
 """
 
 from ml_collections import ConfigDict

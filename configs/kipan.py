@@ -1,6 +1,6 @@
 """STEPH for kidney carcinoma (pan-kidney) (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/kipan.py --workdir runs/kipan
+python -m steph_jax.train --config configs/kipan.py --workdir runs/kipan
 """
 
 from ml_collections import ConfigDict

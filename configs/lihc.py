@@ -1,6 +1,6 @@
 """STEPH for liver hepatocellular carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/lihc.py --workdir runs/lihc
+python -m steph_jax.train --config configs/lihc.py --workdir runs/lihc
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for lung adenocarcinoma and squamous cell carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/lung.py --workdir runs/lung
+python -m steph_jax.train --config configs/lung.py --workdir runs/lung
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for sarcoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/sarc.py --workdir runs/sarc
+python -m steph_jax.train --config configs/sarc.py --workdir runs/sarc
 """
 
 from ml_collections import ConfigDict

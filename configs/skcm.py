@@ -1,6 +1,6 @@
 """STEPH for skin cutaneous melanoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/skcm.py --workdir runs/skcm
+python -m steph_jax.train --config configs/skcm.py --workdir runs/skcm
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for stomach and esophageal carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/stes.py --workdir runs/stes
+python -m steph_jax.train --config configs/stes.py --workdir runs/stes
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """STEPH for uterine corpus endometrial carcinoma (TCGA), with the settings of the paper.
 
-    python -m steph_jax.train --config configs/ucec.py --workdir runs/ucec
+python -m steph_jax.train --config configs/ucec.py --workdir runs/ucec
 """
 
 from ml_collections import ConfigDict

@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from steph_jax import metrics
 from steph_jax.abmil import Params
-from steph_jax.data.batches import Batch, BagStore, Layout, make_batch
+from steph_jax.data.batches import BagStore, Batch, Layout, make_batch
 from steph_jax.objectives import Labels, Objective
 from steph_jax.program import Outputs, Program
 
@@ -66,7 +67,9 @@ def run(
         labels: arrays [all bags, ...] that the method's head reads.
         progress: wraps the iteration over (batches, their number).
     """
-    size = program.num_slots if program.mesh.size == 1 else program.num_slots * program.mesh.size // 2
+    size = (
+        program.num_slots if program.mesh.size == 1 else program.num_slots * program.mesh.size // 2
+    )
     chunks = [list(bags[i : i + size]) for i in range(0, len(bags), size)]
     batches, outputs = [], []
     for chunk in progress(iter(chunks), len(chunks)):
@@ -88,20 +91,28 @@ def predictions(
 ) -> Predictions:
     """Risk and survival curves from a model's outputs [n, T]."""
     output = objective.output
-    risk = np.asarray(output.risk(outputs))
-    survival = None if output.survival is None else np.asarray(output.survival(outputs))
+    risk = np.asarray(output.risk(jnp.asarray(outputs)))
+    survival = (
+        None if output.survival is None else np.asarray(output.survival(jnp.asarray(outputs)))
+    )
     return Predictions(list(patients), outputs, risk, survival, record)
 
 
-def score(predicted: Predictions, labels: Labels, objective: Objective) -> dict[str, float]:
+def score(
+    predicted: Predictions,
+    time: np.ndarray,
+    event: np.ndarray,
+    labels: Labels,
+    objective: Objective,
+) -> dict[str, float]:
     """{"c_index", "nll"}: Harrell's C on days, and the loss without regularizers.
 
     The C-index is NaN where no two patients can be compared. The key "nll" names the loss whatever
     its terms, so that tables of several losses line up.
     """
     return {
-        "c_index": metrics.concordance_index(labels.time, labels.event, predicted.risk),
-        "nll": float(objective(predicted.outputs, labels)),
+        "c_index": metrics.concordance_index(time, event, predicted.risk),
+        "nll": float(objective(jnp.asarray(predicted.outputs), labels)),
     }
 
 

@@ -48,6 +48,8 @@ class Epoch(NamedTuple):
 
 def learning_rates(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
     """Linear from 0 to `peak` over the warm-up, then half a cosine to 0; one value per update."""
+    if total_steps <= warmup_steps:
+        return optax.linear_schedule(0.0, peak, warmup_steps)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
 
 

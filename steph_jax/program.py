@@ -34,10 +34,11 @@ AXIS = "devices"
 
 
 class Merged(NamedTuple):
-    """Parameters of the bags of a batch, and what was said of the sources.
+    """What the parameters of the bags of a batch follow from.
 
     Attributes:
-        encoder: feat_proj and attention_net; leaves [B, ...] if `Method.encoder_per_bag`.
+        encoder: what `Method.encoder` makes feat_proj and attention_net of; leaves [B, ...] if
+            `Method.encoder_per_bag`.
         head: whatever `Method.head` wants of it; leaves [B, ...] where they differ by bag.
         penalty: [B] regularizers to be added to the loss, weighted.
         record: arrays [B, ...] to be reported (weights, regularizers), without gradient.
@@ -63,7 +64,7 @@ class Method(Protocol):
     Attributes:
         architecture: of the ABMIL that encodes a bag.
         compute_dtype: of the operands of matrix products over patches; None for float32.
-        encoder_per_bag: whether `merge` gives every bag an encoder of its own.
+        encoder_per_bag: whether every bag has an encoder of its own.
         embed_parts: names in the trainable tree of what `embed` uses; () if there is no embedding.
         embed_dims: sizes of what `embed` returns, by name.
     """
@@ -86,6 +87,12 @@ class Method(Protocol):
         keys: jax.Array | None,
     ) -> Merged:
         """Parameters of B bags from their mean embeddings; `keys` [B] switch dropout on."""
+
+    def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
+        """feat_proj and attention_net from rows of `Merged.encoder`; leaves [rows, ...] per bag.
+
+        It is called for the pieces of a group, so that no more encoders than that are ever held.
+        """
 
     def head(
         self,
@@ -138,7 +145,7 @@ def _attend_group(
 ) -> Summary:
     """Joins the summaries of the pieces of a group to those of their bags.
 
-    `encoder` has a leading axis [G] where every bag has an encoder of its own.
+    `encoder` has a leading axis [G] where every bag has one of its own.
     """
     model = Abmil(method.architecture, method.compute_dtype)
     pooling = method.architecture.pooling
@@ -165,8 +172,11 @@ def _piece_keys(key: jax.Array | None, rank: jax.Array, group: Group) -> jax.Arr
     return jax.vmap(jax.random.fold_in)(bag_keys(key, rank[group.owner]), group.serial)
 
 
-def _take(encoder: Params, owner: jax.Array, per_bag: bool) -> Params:
-    return jax.tree.map(lambda x: x[owner], encoder) if per_bag else encoder
+def _encoders(method: Method, frozen: Params, merged: Params, owner: jax.Array) -> Params:
+    """The encoders of the pieces of a group, or the one of all bags."""
+    if method.encoder_per_bag:
+        merged = jax.tree.map(lambda x: x[owner], merged)
+    return method.encoder(frozen, merged)
 
 
 class Outputs(NamedTuple):
@@ -225,9 +235,9 @@ class Program:
         self._merge = jax.jit(self._merge_bags, out_shardings=merged)
         self._merge_vjp = jax.jit(self._merge_with_vjp, out_shardings=(merged, None))
         self._merge_back = jax.jit(lambda pull, cotangent: pull(cotangent))
-        self._attend = share(self._attend_forward, encoder, split, split, donate=(1,))
-        self._attend_vjp = share(self._attend_with_vjp, encoder, split, split, split, whole)
-        self._attend_back = share(self._attend_backward, split, split, split, split, donate=(0,))
+        self._attend = share(self._attend_forward, whole, encoder, split, split, donate=(2,))
+        self._attend_vjp = share(self._attend_with_vjp, whole, encoder, split, split, split, whole)
+        self._attend_back = share(self._attend_backward, split, split, split, donate=(0,))
         self._head = jax.jit(self._head_outputs)
         self._head_grad = jax.jit(self._head_gradients)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -281,29 +291,37 @@ class Program:
         (more,) = jax.tree.map(lambda x: x[0], pull)(cotangent)
         return jax.tree.map(lambda g, m: g + m[None], gradient, more)
 
-    def _attend_forward(self, encoder: Params, bags: Summary, group: Group) -> Summary:
-        encoders = _take(encoder, group.owner, self.method.encoder_per_bag)
+    def _attend_forward(
+        self, frozen: Params, encoder: Params, bags: Summary, group: Group
+    ) -> Summary:
+        encoders = _encoders(self.method, frozen, encoder, group.owner)
         return _attend_group(self.method, encoders, bags, group, None)
 
     def _attend_with_vjp(
-        self, encoder: Params, bags: Summary, group: Group, slots: Slots, key: jax.Array | None
+        self,
+        frozen: Params,
+        encoder: Params,
+        bags: Summary,
+        group: Group,
+        slots: Slots,
+        key: jax.Array | None,
     ) -> tuple[Summary, Any]:
         keys = _piece_keys(key, slots.rank, group)
-        encoders = _take(encoder, group.owner, self.method.encoder_per_bag)
-        bags, pull = jax.vjp(
-            lambda e, b: _attend_group(self.method, e, b, group, keys), encoders, bags
-        )
+
+        def attend(encoder: Params, bags: Summary) -> Summary:
+            encoders = _encoders(self.method, frozen, encoder, group.owner)
+            return _attend_group(self.method, encoders, bags, group, keys)
+
+        bags, pull = jax.vjp(attend, encoder, bags)
         return bags, jax.tree.map(lambda x: x[None], pull)
 
     def _attend_backward(
-        self, gradient: Params, pull: Any, owner: jax.Array, cotangent: Summary
+        self, gradient: Params, pull: Any, cotangent: Summary
     ) -> tuple[Params, Summary]:
         more, cotangent = jax.tree.map(lambda x: x[0], pull)(cotangent)
-        if self.method.encoder_per_bag:
-            gradient = jax.tree.map(lambda g, m: g.at[owner].add(m), gradient, more)
-        else:
-            gradient = jax.tree.map(lambda g, m: g + m[None], gradient, more)
-        return gradient, cotangent
+        if not self.method.encoder_per_bag:
+            more = jax.tree.map(lambda m: m[None], more)
+        return jax.tree.map(jnp.add, gradient, more), cotangent
 
     # --- the phases over the whole batch ------------------------------------------------------
 
@@ -373,7 +391,7 @@ class Program:
                 totals = self._embed(parts, totals, group)
         merged = self._merge(trainable, frozen, totals, slots, None)
         for group in batch.groups:
-            bags = self._attend(merged.encoder, bags, group)
+            bags = self._attend(frozen, merged.encoder, bags, group)
         out = self._head(trainable, frozen, merged, bags, slots)
         return Outputs(out.logits, merged.record | out.record, None)
 
@@ -401,7 +419,7 @@ class Program:
                 embed_pulls.append(pull)
         merged, merge_pull = self._merge_vjp(trainable, frozen, totals, slots, key)
         for group in groups:
-            bags, pull = self._attend_vjp(merged.encoder, bags, group, slots, key)
+            bags, pull = self._attend_vjp(frozen, merged.encoder, bags, group, slots, key)
             attend_pulls.append(pull)
         (loss, out), (direct, head_bar, penalty_bar, bags_bar) = self._head_grad(
             trainable, frozen, merged, bags, slots
@@ -409,10 +427,8 @@ class Program:
 
         shared = not method.encoder_per_bag
         encoder_bar = self._zeros(merged.encoder, shared)
-        for group in reversed(groups):
-            encoder_bar, bags_bar = self._attend_back(
-                encoder_bar, attend_pulls.pop(), group.owner, bags_bar
-            )
+        while attend_pulls:
+            encoder_bar, bags_bar = self._attend_back(encoder_bar, attend_pulls.pop(), bags_bar)
         if shared:
             encoder_bar = self._average(encoder_bar)
         through_merge, totals_bar = self._merge_back(

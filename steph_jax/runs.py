@@ -92,6 +92,12 @@ def fold_directory(workdir: pathlib.Path, fold: int) -> pathlib.Path:
     return workdir / f"fold_{fold}"
 
 
+def model_directory(path: pathlib.Path) -> pathlib.Path:
+    """Where the model of `path` is: a fold's directory keeps it in model/, a pool's is the model."""
+    inner = path / "model"
+    return inner if inner.is_dir() else path
+
+
 def is_finished(directory: pathlib.Path) -> bool:
     """Whether a fold is done: its metrics are written last."""
     return (directory / "metrics.json").is_file()

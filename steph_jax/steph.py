@@ -122,22 +122,18 @@ def select(weights: jax.Array, ratios: jax.Array, options: Options) -> SourceWei
     return SourceWeights(weights, jnp.broadcast_to(ratios, weights.shape), selected)
 
 
-def merge(stacked: Params, sources: SourceWeights, options: Options) -> Params:
-    """theta(X) of B bags (equation of the module) for the tensors in the stack.
+def coefficients(sources: SourceWeights, options: Options) -> jax.Array:
+    """[1, c_t, c] of B bags, over the stack that `merge_stack` returns: [B, S + 2].
+
+    theta(X) (equation of the module) is `task_vectors.weighted_sum` of stack and coefficients.
 
     Args:
-        stacked: what `merge_stack` returns, leaves [S + 2, ...].
         sources: weights, ratios and selection of B bags.
         options: whether weights are clamped.
-
-    Returns:
-        leaves [B, ...].
     """
     weights = jnp.clip(sources.weights, 0, 1) if options.clamp else sources.weights
     c_target, c = task_vectors.mixup_coefficients(weights, sources.ratios, sources.selected)
-    one = jnp.ones_like(c_target)
-    coefficients = jnp.concatenate([one[:, None], c_target[:, None], c], axis=1)
-    return task_vectors.weighted_sum(stacked, coefficients)
+    return jnp.concatenate([jnp.ones_like(c_target)[:, None], c_target[:, None], c], axis=1)
 
 
 def as_dict(options: Options) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from steph_jax import abmil
 from steph_jax.abmil import Architecture, Linear, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
-from steph_jax.pool import Pool
+from steph_jax.pool import Pool, member_name
 from steph_jax.program import Headed, Merged
 
 
@@ -41,8 +41,10 @@ class AbmilMethod:
         keys: jax.Array | None,
     ) -> Merged:
         head = trainable["pred_head"]
-        encoder = {name: tree for name, tree in trainable.items() if name != "pred_head"}
-        return Merged(encoder, {}, jnp.zeros(num_bags, head["bias"].dtype), {})
+        return Merged(without_head(trainable), {}, jnp.zeros(num_bags, head["bias"].dtype), {})
+
+    def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
+        return merged_encoder
 
     def head(
         self,
@@ -54,6 +56,11 @@ class AbmilMethod:
     ) -> Headed:
         logits = apply_head(trainable["pred_head"], z)
         return Headed(logits, jnp.zeros(len(z), z.dtype), {})
+
+
+def without_head(theta: Params) -> Params:
+    """feat_proj and attention_net of an ABMIL tree."""
+    return {name: tree for name, tree in theta.items() if name != "pred_head"}
 
 
 def apply_head(head: Params, z: jax.Array) -> jax.Array:
@@ -90,6 +97,14 @@ def with_outputs(model: SavedModel, spec: Spec) -> SavedModel:
         architecture = dataclasses.replace(architecture, num_bins=spec.num_outputs)
     settings = {"dataset": spec.dataset, "fold": spec.fold}
     return SavedModel("abmil", architecture, settings, params)
+
+
+def add_to_pool(pool: Pool, model: SavedModel, seed: int) -> None:
+    """Adds a fitted model to the pool, and the null model it was trained from if that is new."""
+    if not pool.has_null():
+        pool.add("null", null_model(pool, model.architecture, seed))
+    settings = model.settings
+    pool.add(member_name(settings["dataset"], settings["fold"]), model)
 
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:

@@ -76,6 +76,11 @@ def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:
     return dataclasses.replace(model, params=params)
 
 
+def with_settings(model: SavedModel, **more: Any) -> SavedModel:
+    """`model` with more entries in its settings."""
+    return dataclasses.replace(model, settings=model.settings | more)
+
+
 def as_numpy(tree: Mapping[str, Any]) -> Params:
     """The tree with numpy leaves."""
     return {

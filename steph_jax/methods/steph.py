@@ -12,7 +12,7 @@ from steph_jax.abmil import Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.hypernetworks import Hypernetworks
 from steph_jax.losses import merge_regularizer, mix_regularizer
-from steph_jax.methods.abmil import apply_head, new_head
+from steph_jax.methods.abmil import apply_head, new_head, without_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
 from steph_jax.pool import Pool
 from steph_jax.program import Headed, Merged
@@ -97,10 +97,10 @@ class StephMethod:
         keys: jax.Array | None,
     ) -> Merged:
         sources = self.source_weights(trainable, means, keys)
-        merged = steph.merge(frozen["stack"], sources, self.options)
-        target = frozen["target"]
-        encoder = {name: merged.get(name, target[name]) for name in target if name != "pred_head"}
-        head = {name: tree for name, tree in merged.items() if name == "pred_head"}
+        coefficients = steph.coefficients(sources, self.options)
+        encoder = {"coefficients": coefficients} if self.encoder_per_bag else {}
+        merged_head = {name: x for name, x in frozen["stack"].items() if name == "pred_head"}
+        head = task_vectors.weighted_sum(merged_head, coefficients)
         merge = merge_regularizer(sources.weights, sources.selected)
         mix = mix_regularizer(sources.ratios, sources.selected)
         record = {
@@ -112,6 +112,12 @@ class StephMethod:
         }
         penalty = self.merge_weight * merge + self.mix_weight * mix
         return Merged(encoder, head, penalty, record)
+
+    def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
+        if not self.encoder_per_bag:
+            return without_head(frozen["target"])
+        stacked = without_head(frozen["stack"])
+        return task_vectors.weighted_sum(stacked, merged_encoder["coefficients"])
 
     def head(
         self,

@@ -1,0 +1,144 @@
+"""STEPH and ABMIL on real patients, beside the numbers of the published program.
+
+    python scripts/run_tcga_rna.py --shared ../shared --out runs/tcga_rna
+
+Builds the bags of RNA-seq of two TCGA cohorts, imports the pool of PyTorch checkpoints, trains both
+methods on five folds with three seeds, and writes OUT/results.csv and OUT/results.md. Interrupted,
+it goes on where it was. Several cohorts can be run side by side, each in a process of its own
+(`--cohorts`); a last call without it writes the table of all.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pandas as pd
+from absl import flags, logging
+
+from steph_jax import cli, convert_cli, files, metrics, runs, settings, train
+
+SHARED = flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
+OUT = flags.DEFINE_string("out", "runs/tcga_rna", "Where everything is written.")
+COHORTS = flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
+METHODS = flags.DEFINE_list("methods", ["steph", "abmil"], "Methods.")
+SEEDS = flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds.")
+
+
+def main() -> int:
+    """The entry point."""
+    shared, out = pathlib.Path(SHARED.value), pathlib.Path(OUT.value)
+    if not (shared / "tcga_rna" / "make_bags.py").is_file():
+        raise ValueError(
+            f"{shared}: expected tcga_rna/ and parity/ there; name the folder by --shared"
+        )
+    prepare(shared, out)
+    for cohort in COHORTS.value:
+        for method in METHODS.value:
+            for seed in SEEDS.value:
+                config = config_of(cohort, method, int(seed), shared, out)
+                train.train(config, workdir_of(out, cohort, method, int(seed)))
+    write_results(shared, out)
+    return 0
+
+
+def prepare(shared: pathlib.Path, out: pathlib.Path) -> None:
+    """Bags and pool, made once."""
+    for cohort in COHORTS.value:
+        done = out / "features" / cohort / ".complete"
+        if not done.is_file():
+            script = shared / "tcga_rna" / "make_bags.py"
+            subprocess.run([sys.executable, script, out / "features", cohort], check=True)
+            done.touch()
+    if convert_cli.main([str(shared / "parity" / "result"), "--out", str(out / "pool")]):
+        raise ValueError("the pool could not be imported; see above")
+
+
+def config_of(cohort: str, method: str, seed: int, shared: pathlib.Path, out: pathlib.Path) -> dict:
+    """Settings of the paper for a cohort, a method and a seed."""
+    from configs import default
+
+    config = default.get_config()
+    config.dataset, config.method, config.seed = cohort, method, seed
+    config.data.root = str(shared / "tcga_rna")
+    config.data.features = str(out / "features" / "{dataset}")
+    config.pool.root = str(out / "pool")
+    return settings.as_dict(config)
+
+
+def workdir_of(out: pathlib.Path, cohort: str, method: str, seed: int) -> pathlib.Path:
+    """Where a run keeps its files."""
+    return out / f"{cohort}-{method}-seed_{seed}"
+
+
+def write_results(shared: pathlib.Path, out: pathlib.Path) -> None:
+    """The table of all finished runs beside the published program's numbers."""
+    reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
+    rows = []
+    for summary in sorted(out.glob("*/summary.json")):
+        run = json.loads(summary.read_text(encoding="utf-8"))
+        for fold, c_index in zip(run["fold_numbers"], run["c_index"]["folds"], strict=True):
+            seconds = json.loads(
+                (runs.fold_directory(summary.parent, fold) / "metrics.json").read_text()
+            )["train_seconds"]
+            keys = {name: run[name] for name in ("dataset", "method", "seed")}
+            rows.append(keys | {"fold": fold, "c_index": c_index, "train_seconds": seconds})
+    table = pd.DataFrame(rows)
+    files.write_table(out / "results.csv", table)
+    files.write_text(out / "results.md", markdown(table, reference))
+    print((out / "results.md").read_text(encoding="utf-8"))
+
+
+def markdown(table: pd.DataFrame, reference: dict) -> str:
+    """Folds, means and differences to the published program, as a table."""
+    lines = [
+        "| cohort | program | seed | "
+        + " | ".join(f"fold {k}" for k in range(5))
+        + " | mean | sd |",
+        "| --- | --- | --- |" + " --- |" * 7,
+    ]
+    means: dict[tuple[str, str, str], float] = {}
+
+    def add(cohort: str, program: str, seed: object, folds: list[float]) -> None:
+        mean, sd = metrics.mean_sd(folds)
+        values = " | ".join(f"{value:.4f}" for value in folds)
+        lines.append(f"| {cohort} | {program} | {seed} | {values} | {mean:.4f} | {sd:.4f} |")
+
+    for (cohort, method), runs_ in table.groupby(["dataset", "method"]):
+        published = {
+            42: reference.get(method, {}).get(cohort),
+            43: reference.get(f"{method}_seed_43", {}).get(cohort),
+        }
+        for seed, folds in published.items():
+            if folds:
+                add(cohort, f"{method}, published", seed, folds)
+                means.setdefault((cohort, method, "published"), metrics.mean_sd(folds)[0])
+        per_seed = []
+        for seed, run in runs_.groupby("seed"):
+            folds = run.sort_values("fold")["c_index"].tolist()
+            add(cohort, f"{method}, ours", seed, folds)
+            per_seed.append(metrics.mean_sd(folds)[0])
+        means[cohort, method, "ours"] = sum(per_seed) / len(per_seed)
+    lines += [
+        "",
+        "| cohort | what | ours, mean of seeds | published, seed 42 | difference |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for cohort in table["dataset"].unique():
+        for what in ("abmil", "steph", "steph - abmil"):
+            pair = []
+            for program in ("ours", "published"):
+                terms = [means.get((cohort, m, program)) for m in what.split(" - ")]
+                if None in terms:
+                    break
+                pair.append(terms[0] - (terms[1] if len(terms) > 1 else 0))
+            else:
+                shown = " | ".join(f"{value:.4f}" for value in (*pair, pair[0] - pair[1]))
+                lines.append(f"| {cohort} | {what} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    logging.set_verbosity(logging.INFO)
+    cli.app_run(main)

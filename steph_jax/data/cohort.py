@@ -1,0 +1,79 @@
+"""A cohort: its patients, their slides, what became of them, and the folds."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from steph_jax.data import survival
+from steph_jax.data.survival import Columns, SurvivalTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """Numbers of patients in the cohort: [n] int arrays.
+
+    Attributes:
+        train, test, validation: of each part of the split; validation may be empty.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    validation: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """The patients that the folds of a run name.
+
+    Attributes:
+        dataset: name.
+        table: of these patients, in the order that numbers them.
+        folds: by number of the split.
+    """
+
+    dataset: str
+    table: SurvivalTable
+    folds: dict[int, Fold]
+
+
+def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns: Columns) -> Cohort:
+    """Reads the table and the splits of a dataset (SPEC 5) and checks them against each other.
+
+    Args:
+        root: folder of datasets.
+        dataset: name of one.
+        folds: numbers of the splits.
+        columns: how the table is written.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a table or split that cannot be used, or that disagree.
+    """
+    table = survival.read_table(survival.table_path(root, dataset), columns)
+    splits = {fold: survival.read_split(survival.split_path(root, dataset, fold)) for fold in folds}
+    for split in splits.values():
+        survival.check_split(split, table)
+    named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
+    table = take(table, [i for i, patient in enumerate(table.patients) if patient in named])
+    return Cohort(
+        dataset,
+        table,
+        {
+            fold: Fold(*(table.rows(part) for part in (split.train, split.test, split.validation)))
+            for fold, split in splits.items()
+        },
+    )
+
+
+def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:
+    """The table of some of its patients."""
+    chosen = list(rows)
+    return dataclasses.replace(
+        table,
+        patients=tuple(table.patients[i] for i in chosen),
+        time=table.time[chosen],
+        event=table.event[chosen],
+        slides=tuple(table.slides[i] for i in chosen),
+    )

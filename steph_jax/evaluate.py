@@ -1,0 +1,79 @@
+"""Writes the metrics, predictions and pictures of a finished run anew, from its directories alone.
+
+    python -m steph_jax.evaluate --workdir W
+
+A fold's directory holds its model (task vectors included), its patients and what became of them;
+only the features are read from elsewhere: from where training found them, or from `--features`.
+"""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from steph_jax import checkpoints, cli, report, runs, settings
+from steph_jax.data import features
+from steph_jax.data.bags import load_bags
+from steph_jax.data.batches import choose_layout, slots_for
+from steph_jax.data.bins import TimeBins
+from steph_jax.methods.registry import recipe
+from steph_jax.program import Program, device_mesh
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Of a run of steph_jax.train.")
+FEATURES = flags.DEFINE_string("features", None, "Features, if not where training found them.")
+
+
+def main() -> int:
+    """The entry point."""
+    workdir = pathlib.Path(WORKDIR.value)
+    with runs.locked(workdir):
+        config = runs.load(workdir)
+        done = [f for f in config["folds"] if runs.is_finished(runs.fold_directory(workdir, f))]
+        if not done:
+            raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
+        for fold in done:
+            evaluate_fold(runs.fold_directory(workdir, fold), config, FEATURES.value)
+        report.summarize(workdir, config | {"folds": done})
+    return 0
+
+
+def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None = None) -> None:
+    """Evaluates the model of one fold on its training and test patients.
+
+    Args:
+        directory: of the fold.
+        config: settings of the run.
+        features_at: where the features are, if not where training found them.
+    """
+    numbers = report.read_metrics(directory)
+    model = checkpoints.load_model(directory / "model")
+    table, split = report.read_patients(directory)
+    data = config["data"]
+    location = features_at or settings.features_location(data, config["dataset"])
+    source = features.open_features(location, dataset_name=data["hdf5_dataset"])
+    bags = load_bags(
+        source, table.patients, table.slides, settings.feature_dtype(config["compute_dtype"])
+    )
+    objective = settings.stored_objective(model)
+    bins = TimeBins.from_json(model.settings["bins"])
+    labels = report.cohort_labels(table, bins)
+    mesh = device_mesh()
+    size = config["batch_size"]
+    layout = choose_layout(
+        bags.num_patches, size, settings.patches_per_group(mesh.devices.flat[0].platform)
+    )
+    ready = recipe(model.kind).restore(model, settings.compute_dtype(config["compute_dtype"]))
+    program = Program(ready.method, None, mesh, slots_for(size, mesh.size))
+    trainable, frozen = jax.tree.map(jnp.asarray, (ready.trainable, ready.frozen))
+    parts = {
+        part: report.evaluate(
+            program, trainable, frozen, bags, rows, layout, labels, table, objective
+        )
+        for part, rows in (("train", split.train), ("test", split.test))
+    }
+    report.write_fold(directory, parts, table, model, numbers)
+
+
+if __name__ == "__main__":
+    cli.app_run(main, required=("workdir",))

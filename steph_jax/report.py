@@ -1,0 +1,272 @@
+"""What a fold leaves behind: tables, numbers and pictures, the same from training and `evaluate`."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from steph_jax import evaluation, files, metrics, plots, runs
+from steph_jax.abmil import Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.data.batches import BagStore, Layout
+from steph_jax.data.bins import TimeBins
+from steph_jax.data.cohort import Fold
+from steph_jax.data.survival import SurvivalTable
+from steph_jax.evaluation import Predictions
+from steph_jax.fitting import Epoch
+from steph_jax.objectives import Labels, Objective
+from steph_jax.program import LossFunction, Program
+
+
+class Part(NamedTuple):
+    """A model on some patients of a cohort: predictions, and {"c_index", "nll"}."""
+
+    rows: np.ndarray
+    predicted: Predictions
+    scores: dict[str, float]
+
+
+def batch_labels(labels: dict[str, Any]) -> Labels:
+    """The labels that losses read, of the labels of a batch."""
+    return Labels(labels["time_bin"], labels["time"], labels["event"])
+
+
+def loss_function(objective: Objective) -> LossFunction:
+    """The loss of a batch as `program.Program` calls it."""
+
+    def loss(logits: jax.Array, labels: dict[str, jax.Array], mask: jax.Array) -> jax.Array:
+        return objective(logits, batch_labels(labels), mask)
+
+    return loss
+
+
+def label_rows(labels: dict[str, np.ndarray], rows: np.ndarray) -> Labels:
+    """The labels of some patients."""
+    return batch_labels({name: jnp.asarray(values[rows]) for name, values in labels.items()})
+
+
+def evaluate(
+    program: Program,
+    trainable: Params,
+    frozen: Params,
+    bags: BagStore,
+    rows: np.ndarray,
+    layout: Layout,
+    labels: dict[str, np.ndarray],
+    table: SurvivalTable,
+    objective: Objective,
+) -> Part:
+    """A model on some patients, dropout off.
+
+    Args:
+        program: the compiled method.
+        trainable, frozen: its parameters.
+        bags: of the cohort.
+        rows: numbers of the patients in the cohort.
+        layout: shapes of the groups.
+        labels: of all patients of the cohort.
+        table: of the cohort.
+        objective: the loss.
+    """
+    outputs, record = evaluation.run(
+        program, trainable, frozen, bags, rows.tolist(), layout, labels
+    )
+    return scored(rows, outputs, record, labels, table, objective)
+
+
+def scored(
+    rows: np.ndarray,
+    outputs: np.ndarray,
+    record: dict[str, np.ndarray],
+    labels: dict[str, np.ndarray],
+    table: SurvivalTable,
+    objective: Objective,
+) -> Part:
+    """Predictions and numbers from the outputs of a model on some patients."""
+    predicted = evaluation.predictions(
+        [table.patients[i] for i in rows], outputs, record, objective
+    )
+    scores = evaluation.score(
+        predicted, table.time[rows], table.event[rows], label_rows(labels, rows), objective
+    )
+    return Part(rows, predicted, scores)
+
+
+def epoch_row(
+    passed: Epoch,
+    table: SurvivalTable,
+    bags: BagStore,
+    labels: dict[str, np.ndarray],
+    objective: Objective,
+    sources: Sequence[str],
+) -> dict[str, float]:
+    """What a training epoch says of itself: losses, C-index and weights of its own passes."""
+    rows, outputs, record = evaluation.collect(passed.batches, passed.outputs, len(table.patients))
+    part = scored(rows, outputs, record, labels, table, objective)
+    row = {f"train_{name}": value for name, value in part.scores.items()}
+    row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
+    patches = int(bags.num_patches[rows].sum())
+    row |= {
+        "seconds": passed.seconds,
+        "slides_per_second": len(rows) / passed.seconds,
+        "patches_per_second": patches / passed.seconds,
+        "waiting_share": passed.waited / passed.seconds,
+    }
+    for name, column in (("weight", "weight"), ("selected", "selected")):
+        if name in record:
+            means = np.asarray(record[name], np.float64).mean(axis=0)
+            row |= {f"{column}_{s}": float(m) for s, m in zip(sources, means, strict=True)}
+    return row
+
+
+def epoch_line(row: dict[str, float]) -> str:
+    """An epoch in one line of a log."""
+    text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
+    if "test_c_index" in row:
+        text += f", test C {row['test_c_index']:.4f}"
+    return (
+        f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "
+        f"patches/s, {100 * row['waiting_share']:.0f}% waiting for data"
+    )
+
+
+def median_speed(history: pd.DataFrame) -> float:
+    """Slides per second of the median epoch, the first (which compiles) left out if there is more."""
+    speeds = history["slides_per_second"].iloc[1 if len(history) > 1 else 0 :]
+    return float(speeds.median())
+
+
+PATIENTS = "patients.csv"
+
+
+def write_patients(directory: pathlib.Path, table: SurvivalTable, fold: Fold) -> None:
+    """Who the fold's patients are, so that the fold can be evaluated from its directory alone."""
+    parts = {"train": fold.train, "test": fold.test, "validation": fold.validation}
+    frames = [
+        pd.DataFrame(
+            {
+                "patient_id": [table.patients[i] for i in rows],
+                "part": part,
+                "t": table.time[rows],
+                "e": table.event[rows].astype(int),
+                "slides": ["|".join(table.slides[i]) for i in rows],
+            }
+        )
+        for part, rows in parts.items()
+    ]
+    files.write_table(directory / PATIENTS, pd.concat(frames))
+
+
+def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
+    """What `write_patients` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged.
+    """
+    path = directory / PATIENTS
+    try:
+        rows = pd.read_csv(path, dtype={"patient_id": str, "part": str, "slides": str})
+        table = SurvivalTable(
+            path=path,
+            patients=tuple(rows["patient_id"]),
+            time=rows["t"].to_numpy(np.float64),
+            event=rows["e"].to_numpy() > 0,
+            slides=tuple(tuple(slides.split("|")) for slides in rows["slides"]),
+        )
+        part = rows["part"].to_numpy()
+    except (KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path}: expected the patients of a fold; {error}") from None
+    return table, Fold(*(np.flatnonzero(part == p) for p in ("train", "test", "validation")))
+
+
+def cohort_labels(table: SurvivalTable, bins: TimeBins) -> dict[str, np.ndarray]:
+    """What losses need of every patient: time_bin, time and event."""
+    return {
+        "time_bin": bins.index(table.time).astype(np.int32),
+        "time": table.time.astype(np.float32),
+        "event": table.event.astype(np.int32),
+    }
+
+
+def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
+    """metrics.json of a finished fold.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    path = directory / "metrics.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: expected the metrics of a finished fold; {error}") from None
+
+
+def write_fold(
+    directory: pathlib.Path,
+    parts: dict[str, Part],
+    table: SurvivalTable,
+    model: SavedModel,
+    numbers: dict[str, Any],
+) -> None:
+    """Predictions, weights and metrics of a fold; metrics.json last.
+
+    Args:
+        directory: of the fold.
+        parts: "train" and "test".
+        table: of the cohort.
+        model: the trained model.
+        numbers: further entries of metrics.json.
+    """
+    test = parts["test"]
+    time, event = table.time[test.rows], table.event[test.rows]
+    shown = evaluation.predictions_table(test.predicted, time, event)
+    files.write_table(directory / "predictions_test.csv", shown)
+    title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}, test patients"
+    plots.risk_groups(shown, directory / "risk_groups_test.png", title)
+    if test.predicted.survival is not None:
+        widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges)
+        plots.survival_curves(shown, directory / "survival_curves_test.png", title, widths)
+    history_path = directory / "history.csv"
+    history = pd.read_csv(history_path) if history_path.is_file() else None
+    if history is not None and len(history):
+        plots.training_curves(history, directory / "training_curves.png", title)
+    if "weight" in test.predicted.record:
+        weights = evaluation.merge_weights_table(test.predicted, model.settings["sources"])
+        files.write_table(directory / "merge_weights_test.csv", weights)
+        plots.source_weights(history, weights, directory / "source_weights.png", title)
+    scores = {part: of.scores for part, of in parts.items()}
+    files.write_json(directory / "metrics.json", scores | numbers)
+
+
+def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Writes, draws and prints the C-index over the folds of a run."""
+    directories = [runs.fold_directory(workdir, fold) for fold in config["folds"]]
+    scores = [read_metrics(directory)["test"]["c_index"] for directory in directories]
+    values = [math.nan if score is None else float(score) for score in scores]
+    mean, sd = metrics.mean_sd(values)
+    summary = {
+        "method": config["method"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "fold_numbers": list(config["folds"]),
+        "c_index": {"folds": values, "mean": mean, "sd": sd},
+    }
+    files.write_json(workdir / "summary.json", summary)
+    title = f"{config['dataset']}, {config['method']}"
+    plots.folds({config["method"]: values}, workdir / "c_index.png", title)
+    tables = [
+        pd.read_csv(directory / "predictions_test.csv").assign(fold=fold)
+        for fold, directory in zip(config["folds"], directories, strict=True)
+    ]
+    plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
+    print(f"\n{title}: test C-index")
+    for fold, value in zip(config["folds"], values, strict=True):
+        print(f"  fold {fold}  {value:.4f}")
+    print(f"  mean    {mean:.4f}   sd {sd:.4f}\nwritten to {workdir}")
+    return summary

@@ -1,0 +1,132 @@
+"""From a config to the typed settings that the rest of the package takes."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from steph_jax import steph
+from steph_jax.abmil import Architecture
+from steph_jax.checkpoints import SavedModel
+from steph_jax.data.bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
+from steph_jax.data.survival import Columns
+from steph_jax.methods.recipe import Spec
+from steph_jax.objectives import Objective
+
+#: Settings that may differ between the parts of one run: they change nothing that is computed.
+FREE = ("folds",)
+
+
+def as_dict(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON would give it back (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def columns(data: dict[str, Any]) -> Columns:
+    """How the survival table is to be read, from the section `data`."""
+    return Columns(
+        **data["columns"], time_unit=data["time_unit"], event_coding=data["event_coding"]
+    )
+
+
+def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:
+    """Where the features of a dataset are: `data.features` with {dataset} and {root} filled in.
+
+    Raises:
+        ValueError: for another name in braces.
+    """
+    try:
+        return pathlib.Path(data["features"].format(dataset=dataset, root=data["root"]))
+    except (KeyError, IndexError) as error:
+        raise ValueError(
+            f"data.features may hold {{dataset}} and {{root}}; found {data['features']!r} ({error})"
+        ) from None
+
+
+def objective(loss: dict[str, Any]) -> Objective:
+    """The training loss, from the section `loss`."""
+    terms = tuple((str(name), float(weight)) for name, weight in loss["terms"])
+    return Objective(terms, float(loss["alpha"]), float(loss["scale"]))
+
+
+def time_bins(bins: dict[str, Any], time: np.ndarray, event: np.ndarray) -> TimeBins:
+    """The time bins of a fold, from the section `bins` and the fold's training patients."""
+    kind = bins["kind"]
+    if kind == "uniform":
+        return uniform_bins(bins["number"], bins["width_days"])
+    if kind == "quantile":
+        return quantile_bins(time, event, bins["number"])
+    if kind == "sqrt_events":
+        return sqrt_event_bins(time, event)
+    raise ValueError(f"bins.kind is one of uniform, quantile, sqrt_events; found {kind!r}")
+
+
+def compute_dtype(name: str) -> Any:
+    """dtype of the operands of products over patches; None for float32.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "float32":
+        return None
+    if name == "bfloat16":
+        return jnp.bfloat16
+    raise ValueError(f"compute_dtype is float32 or bfloat16; found {name!r}")
+
+
+def feature_dtype(name: str) -> np.dtype:
+    """dtype that features are kept in for a `compute_dtype`."""
+    return np.dtype(np.float32 if compute_dtype(name) is None else jnp.bfloat16)
+
+
+def patches_per_group(platform: str) -> int:
+    """Patches that one compiled call takes at most: enough to keep the device busy."""
+    return 4096 if platform == "cpu" else 65536
+
+
+def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
+    """What a fold asks of its method."""
+    architecture = Architecture(**settings["model"], num_bins=num_outputs)
+    return Spec(
+        dataset=settings["dataset"],
+        fold=fold,
+        seed=settings["seed"],
+        architecture=architecture,
+        num_outputs=num_outputs,
+        sources=tuple(settings["sources"]),
+        steph=steph.Options(**settings["steph"]),
+        merge_weight=float(settings["loss"]["merge_weight"]),
+        mix_weight=float(settings["loss"]["mix_weight"]),
+    )
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raises ValueError for values that no run can use, before anything is read."""
+    for name in ("epochs", "batch_size", "eval_every"):
+        value = settings[name]
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a whole number, 1 or more; found {value!r}")
+    if settings["warmup_epochs"] < 0:
+        raise ValueError(f"warmup_epochs is 0 or more; found {settings['warmup_epochs']}")
+    folds = settings["folds"]
+    if not folds or any(not isinstance(f, int) or f < 0 for f in folds):
+        raise ValueError(f"folds are numbers of splits files, as (0, 1); found {folds!r}")
+    if len(set(folds)) < len(folds):
+        raise ValueError(f"a fold is named twice: {folds}")
+    compute_dtype(settings["compute_dtype"])
+    objective(settings["loss"])
+    steph.Options(**settings["steph"])
+
+
+def stored_objective(model: SavedModel) -> Objective:
+    """The loss a model was trained with; the default one where its file does not say."""
+    return objective(model.settings["objective"]) if "objective" in model.settings else Objective()
+
+
+def objective_record(of: Objective) -> dict[str, Any]:
+    """JSON-able form of a loss, for the record beside a model."""
+    return dataclasses.asdict(of) | {"terms": [list(term) for term in of.terms]}
