@@ -18,24 +18,18 @@ from absl import flags, logging
 
 from steph_jax import cli, convert_cli, files, metrics, runs, settings, train
 
-SHARED = flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
-OUT = flags.DEFINE_string("out", "runs/tcga_rna", "Where everything is written.")
-COHORTS = flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
-METHODS = flags.DEFINE_list("methods", ["steph", "abmil"], "Methods.")
-SEEDS = flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds.")
-
 
 def main() -> int:
     """The entry point."""
-    shared, out = pathlib.Path(SHARED.value), pathlib.Path(OUT.value)
+    shared, out = pathlib.Path(flags.FLAGS.shared), pathlib.Path(flags.FLAGS.out)
     if not (shared / "tcga_rna" / "make_bags.py").is_file():
         raise ValueError(
             f"{shared}: expected tcga_rna/ and parity/ there; name the folder by --shared"
         )
     prepare(shared, out)
-    for cohort in COHORTS.value:
-        for method in METHODS.value:
-            for seed in SEEDS.value:
+    for cohort in flags.FLAGS.cohorts:
+        for method in flags.FLAGS.methods:
+            for seed in flags.FLAGS.seeds:
                 config = config_of(cohort, method, int(seed), shared, out)
                 train.train(config, workdir_of(out, cohort, method, int(seed)))
     write_results(shared, out)
@@ -44,7 +38,7 @@ def main() -> int:
 
 def prepare(shared: pathlib.Path, out: pathlib.Path) -> None:
     """Bags and pool, made once."""
-    for cohort in COHORTS.value:
+    for cohort in flags.FLAGS.cohorts:
         done = out / "features" / cohort / ".complete"
         if not done.is_file():
             script = shared / "tcga_rna" / "make_bags.py"
@@ -139,6 +133,11 @@ def markdown(table: pd.DataFrame, reference: dict) -> str:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
+    flags.DEFINE_string("out", "runs/tcga_rna", "Where everything is written.")
+    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
+    flags.DEFINE_list("methods", ["steph", "abmil"], "Methods.")
+    flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds.")
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
     logging.set_verbosity(logging.INFO)
     cli.app_run(main)

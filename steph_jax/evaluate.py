@@ -20,20 +20,17 @@ from steph_jax.data.bins import TimeBins
 from steph_jax.methods.registry import recipe
 from steph_jax.program import Program, device_mesh
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Of a run of steph_jax.train.")
-FEATURES = flags.DEFINE_string("features", None, "Features, if not where training found them.")
-
 
 def main() -> int:
     """The entry point."""
-    workdir = pathlib.Path(WORKDIR.value)
+    workdir = pathlib.Path(flags.FLAGS.workdir)
     with runs.locked(workdir):
         config = runs.load(workdir)
         done = [f for f in config["folds"] if runs.is_finished(runs.fold_directory(workdir, f))]
         if not done:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
         for fold in done:
-            evaluate_fold(runs.fold_directory(workdir, fold), config, FEATURES.value)
+            evaluate_fold(runs.fold_directory(workdir, fold), config, flags.FLAGS.features)
         report.summarize(workdir, config | {"folds": done})
     return 0
 
@@ -66,14 +63,15 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     ready = recipe(model.kind).restore(model, settings.compute_dtype(config["compute_dtype"]))
     program = Program(ready.method, None, mesh, slots_for(size, mesh.size))
     trainable, frozen = jax.tree.map(jnp.asarray, (ready.trainable, ready.frozen))
+    evaluate = report.Evaluator(program, frozen, bags, layout, labels, table, objective)
     parts = {
-        part: report.evaluate(
-            program, trainable, frozen, bags, rows, layout, labels, table, objective
-        )
-        for part, rows in (("train", split.train), ("test", split.test))
+        "train": evaluate(trainable, split.train),
+        "test": evaluate(trainable, split.test),
     }
     report.write_fold(directory, parts, table, model, numbers)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Of a run of steph_jax.train.")
+    flags.DEFINE_string("features", None, "Features, if not where training found them.")
     cli.app_run(main, required=("workdir",))

@@ -105,7 +105,8 @@ def train_epoch(
         the state after the epoch, and what was seen.
     """
     began = time.perf_counter()
-    seen, outputs = [], []
+    seen: list[Batch] = []
+    outputs: list[Outputs] = []
     ahead = ReadAhead(batches, depth=1)
     for batch in progress(iter(ahead)):
         gradient, out = program.gradients(

@@ -75,7 +75,7 @@ class Hypernetworks(nn.Module):
             )
 
     def embed(self, features: jax.Array) -> dict[str, jax.Array]:
-        """relu(W_e x_n + b_e) of patches [N, D]: {"weights": [N, 512]}, with "fnn" also "mixing"."""
+        """relu(W_e x_n + b_e) of patches [N, D]: "weights" [N, 512] and, for "fnn", "mixing"."""
         embedded = {"weights": nn.relu(self.embedding(features))}
         if self.mixing == "fnn":
             embedded["mixing"] = nn.relu(self.mixing_embedding(features))

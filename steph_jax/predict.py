@@ -1,13 +1,13 @@
 """Risk and survival curves of new patients, from a trained or imported model.
 
-    python -m steph_jax.predict --checkpoint W/fold_0 --features DIR_OR_FILES [--table CSV] --out p.csv
+    python -m steph_jax.predict --checkpoint W/fold_0 --features DIR [--table CSV] --out preds.csv
 
 `--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported.
 `--features` is what training takes (a directory, a .lmdb, a packed store), or files, as many as
 there are. A patient is a patient of the table (columns patient_id and pathology_id), or else a
-slide. The output has patient_id, risk (higher = shorter life) and the survival curve surv_1 .. surv_T;
-`--merge_weights` writes what STEPH gave each source. Patients without any patch are listed and left
-out. Slides are read as they are needed: memory does not grow with the length of a slide.
+slide. The output has patient_id, risk (higher = shorter life) and the survival curve surv_1 ..
+surv_T; `--merge_weights` writes what STEPH gave each source. Patients without any patch are listed
+and left out. Slides are read as they are needed: memory does not grow with the length of a slide.
 """
 
 import pathlib
@@ -30,42 +30,31 @@ from steph_jax.evaluation import Predictions
 from steph_jax.methods.registry import recipe
 from steph_jax.program import Program, device_mesh
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A fold's directory or an imported model.")
-FEATURES = flags.DEFINE_multi_string("features", None, "A directory, .lmdb, store, or files.")
-TABLE = flags.DEFINE_string("table", None, "CSV of patient_id and pathology_id.")
-OUT = flags.DEFINE_string("out", None, "CSV to write.")
-MERGE_WEIGHTS = flags.DEFINE_string("merge_weights", None, "CSV of weights per source (STEPH).")
-HDF5_DATASET = flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Patients at a time.", lower_bound=1)
-COMPUTE_DTYPE = flags.DEFINE_enum(
-    "compute_dtype", "float32", ["float32", "bfloat16"], "Operands of products over patches."
-)
-
 
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
-    model = checkpoints.load_model(runs.model_directory(pathlib.Path(CHECKPOINT.value)))
-    given = [*FEATURES.value, *more_files]
+    model = checkpoints.load_model(runs.model_directory(pathlib.Path(flags.FLAGS.checkpoint)))
+    given = [*flags.FLAGS.features, *more_files]
     source = features.open_features(
         given if len(given) > 1 else given[0],
-        dataset_name=HDF5_DATASET.value,
+        dataset_name=flags.FLAGS.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
-    if TABLE.value:
-        slides_of = survival.read_slides(pathlib.Path(TABLE.value))
+    if flags.FLAGS.table:
+        slides_of = survival.read_slides(pathlib.Path(flags.FLAGS.table))
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
-    predicted = predict(model, source, slides_of, BATCH_SIZE.value, COMPUTE_DTYPE.value)
-    out = pathlib.Path(OUT.value)
+    predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
+    out = pathlib.Path(flags.FLAGS.out)
     files.write_table(out, evaluation.predictions_table(predicted))
     print(f"{len(predicted.patients)} patients written to {out}")
-    if MERGE_WEIGHTS.value:
+    if flags.FLAGS.merge_weights:
         if "weight" not in predicted.record:
             raise ValueError(
-                f"{CHECKPOINT.value}: a model of kind {model.kind} has no source weights"
+                f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} has no source weights"
             )
         weights = evaluation.merge_weights_table(predicted, model.settings["sources"])
-        files.write_table(pathlib.Path(MERGE_WEIGHTS.value), weights)
+        files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
     return 0
 
 
@@ -123,4 +112,14 @@ def predict(
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "A fold's directory or an imported model.")
+    flags.DEFINE_multi_string("features", None, "A directory, .lmdb, store, or files.")
+    flags.DEFINE_string("table", None, "CSV of patient_id and pathology_id.")
+    flags.DEFINE_string("out", None, "CSV to write.")
+    flags.DEFINE_string("merge_weights", None, "CSV of weights per source (STEPH).")
+    flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files.")
+    flags.DEFINE_integer("batch_size", 16, "Patients at a time.", lower_bound=1)
+    flags.DEFINE_enum(
+        "compute_dtype", "float32", ["float32", "bfloat16"], "Operands of products over patches."
+    )
     cli.app_run(main, required=("checkpoint", "features", "out"), takes_arguments=True)

@@ -19,7 +19,7 @@ of one axis by `jax.shard_map`; each device sees whole bags, and gradients are a
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +69,20 @@ class Method(Protocol):
         embed_dims: sizes of what `embed` returns, by name.
     """
 
-    architecture: Architecture
-    compute_dtype: Any
-    encoder_per_bag: bool
-    embed_parts: tuple[str, ...]
-    embed_dims: dict[str, int]
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def compute_dtype(self) -> Any: ...
+
+    @property
+    def encoder_per_bag(self) -> bool: ...
+
+    @property
+    def embed_parts(self) -> tuple[str, ...]: ...
+
+    @property
+    def embed_dims(self) -> dict[str, int]: ...
 
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
         """Embeddings [N, embed_dims] of patches [N, D], whose means over bags `merge` gets."""
@@ -155,8 +164,11 @@ def _attend_group(
     ) -> Summary:
         mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
         rngs = None if key is None else {"dropout": key}
-        h, scores = model.apply(
-            {"params": encoder}, features, key is not None, method="instances", rngs=rngs
+        h, scores = cast(
+            tuple[jax.Array, jax.Array | None],
+            model.apply(
+                {"params": encoder}, features, key is not None, method="instances", rngs=rngs
+            ),
         )
         return abmil.summarize(pooling, h, scores, mask)
 
@@ -220,20 +232,16 @@ class Program:
             )
             return jax.jit(mapped, donate_argnums=donate)
 
-        merged = Merged(
-            self._split if method.encoder_per_bag else self._replicated,
-            self._split,
-            self._split,
-            self._split,
-        )
+        encoder_at = self._split if method.encoder_per_bag else self._replicated
+        merged: Any = (encoder_at, self._split, self._split, self._split)
         split, whole = P(AXIS), P()
         self._empty = jax.jit(self._empty_bags, out_shardings=self._split)
         self._zeros = jax.jit(self._zero_gradients, out_shardings=self._split, static_argnums=1)
         self._embed = share(self._embed_forward, whole, split, split, donate=(1,))
         self._embed_vjp = share(self._embed_with_vjp, whole, split, split)
         self._embed_back = share(self._embed_backward, split, split, split, donate=(0,))
-        self._merge = jax.jit(self._merge_bags, out_shardings=merged)
-        self._merge_vjp = jax.jit(self._merge_with_vjp, out_shardings=(merged, None))
+        self._merge = jax.jit(self._merge_bags, out_shardings=Merged(*merged))
+        self._merge_vjp = jax.jit(self._merge_with_vjp, out_shardings=(Merged(*merged), None))
         self._merge_back = jax.jit(lambda pull, cotangent: pull(cotangent))
         self._attend = share(self._attend_forward, whole, encoder, split, split, donate=(2,))
         self._attend_vjp = share(self._attend_with_vjp, whole, encoder, split, split, split, whole)

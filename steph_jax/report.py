@@ -1,5 +1,6 @@
-"""What a fold leaves behind: tables, numbers and pictures, the same from training and `evaluate`."""
+"""What a fold leaves behind: tables, numbers and pictures, from training as from `evaluate`."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -51,33 +52,39 @@ def label_rows(labels: dict[str, np.ndarray], rows: np.ndarray) -> Labels:
     return batch_labels({name: jnp.asarray(values[rows]) for name, values in labels.items()})
 
 
-def evaluate(
-    program: Program,
-    trainable: Params,
-    frozen: Params,
-    bags: BagStore,
-    rows: np.ndarray,
-    layout: Layout,
-    labels: dict[str, np.ndarray],
-    table: SurvivalTable,
-    objective: Objective,
-) -> Part:
-    """A model on some patients, dropout off.
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Runs a model on patients of a cohort, dropout off: (trainable, their numbers) -> `Part`.
 
-    Args:
+    Attributes:
         program: the compiled method.
-        trainable, frozen: its parameters.
+        frozen: its parameters that are not trained.
         bags: of the cohort.
-        rows: numbers of the patients in the cohort.
         layout: shapes of the groups.
         labels: of all patients of the cohort.
         table: of the cohort.
         objective: the loss.
     """
-    outputs, record = evaluation.run(
-        program, trainable, frozen, bags, rows.tolist(), layout, labels
-    )
-    return scored(rows, outputs, record, labels, table, objective)
+
+    program: Program
+    frozen: Params
+    bags: BagStore
+    layout: Layout
+    labels: dict[str, np.ndarray]
+    table: SurvivalTable
+    objective: Objective
+
+    def __call__(self, trainable: Params, rows: np.ndarray) -> Part:
+        outputs, record = evaluation.run(
+            self.program,
+            trainable,
+            self.frozen,
+            self.bags,
+            rows.tolist(),
+            self.layout,
+            self.labels,
+        )
+        return scored(rows, outputs, record, self.labels, self.table, self.objective)
 
 
 def scored(
@@ -137,7 +144,7 @@ def epoch_line(row: dict[str, float]) -> str:
 
 
 def median_speed(history: pd.DataFrame) -> float:
-    """Slides per second of the median epoch, the first (which compiles) left out if there is more."""
+    """Slides per second of the median epoch, without the first, which compiles, if it can be."""
     speeds = history["slides_per_second"].iloc[1 if len(history) > 1 else 0 :]
     return float(speeds.median())
 
@@ -230,7 +237,7 @@ def write_fold(
     title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}, test patients"
     plots.risk_groups(shown, directory / "risk_groups_test.png", title)
     if test.predicted.survival is not None:
-        widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges)
+        widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges).tolist()
         plots.survival_curves(shown, directory / "survival_curves_test.png", title, widths)
     history_path = directory / "history.csv"
     history = pd.read_csv(history_path) if history_path.is_file() else None
@@ -239,7 +246,8 @@ def write_fold(
     if "weight" in test.predicted.record:
         weights = evaluation.merge_weights_table(test.predicted, model.settings["sources"])
         files.write_table(directory / "merge_weights_test.csv", weights)
-        plots.source_weights(history, weights, directory / "source_weights.png", title)
+        if history is not None:
+            plots.source_weights(history, weights, directory / "source_weights.png", title)
     scores = {part: of.scores for part, of in parts.items()}
     files.write_json(directory / "metrics.json", scores | numbers)
 

@@ -57,7 +57,7 @@ def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...
     if path.exists():
         stored = flatten(load(workdir))
         differences = [
-            f"{name}: {stored.get(name, 'absent')!r} at the start, {wanted.get(name, 'absent')!r} now"
+            f"{name}: {stored.get(name, 'absent')!r} then, {wanted.get(name, 'absent')!r} now"
             for name in sorted(stored.keys() | wanted.keys())
             if name not in free and stored.get(name) != wanted.get(name)
         ]
@@ -93,7 +93,7 @@ def fold_directory(workdir: pathlib.Path, fold: int) -> pathlib.Path:
 
 
 def model_directory(path: pathlib.Path) -> pathlib.Path:
-    """Where the model of `path` is: a fold's directory keeps it in model/, a pool's is the model."""
+    """Where the model of `path` is: in model/ of a fold's directory, or the directory itself."""
     inner = path / "model"
     return inner if inner.is_dir() else path
 

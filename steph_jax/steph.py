@@ -3,8 +3,8 @@
     theta(X) = theta_0 + sum_{s in K} w_s [ lambda_s tau_t + (1 - lambda_s) tau_s ]
 
 w and lambda come from the hypernetworks, K are the k sources with the largest w. Written as
-coefficients over one stack of trees, theta(X) = [1, c_t, c] . [theta_0, tau_t, tau_1 .. tau_S] is one
-small product, whatever the sparsity. Only the encoder is merged by default; pred_head is new.
+coefficients over one stack of trees, theta(X) = [1, c_t, c] . [theta_0, tau_t, tau_1 .. tau_S] is
+one small product, whatever the sparsity. Only the encoder is merged by default; pred_head is new.
 """
 
 import dataclasses

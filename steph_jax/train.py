@@ -16,6 +16,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 import pathlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -44,13 +45,10 @@ from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
 from steph_jax.program import Program, device_mesh
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
-
 
 def main() -> int:
     """The entry point."""
-    train(settings.as_dict(CONFIG.value), pathlib.Path(WORKDIR.value))
+    train(settings.as_dict(flags.FLAGS.config), pathlib.Path(flags.FLAGS.workdir))
     return 0
 
 
@@ -159,6 +157,7 @@ def train_fold(
         batches.slots_for(size, mesh.size),
     )
     sources = model.settings.get("sources", [])
+    evaluate = report.Evaluator(program, frozen, bags, layout, labels, cohort.table, objective)
     steps = len(split.train) // size
     schedule = fitting.learning_rates(
         config["learning_rate"], config["warmup_epochs"] * steps, config["epochs"] * steps
@@ -190,22 +189,12 @@ def train_fold(
             made,
             key,
             epoch * steps,
-            lambda batches_, label=label: bar(batches_, steps, label),
+            partial(bar, total=steps, label=label),
         )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
         row |= report.epoch_row(passed, cohort.table, bags, labels, objective, sources)
         if (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]:
-            tested = report.evaluate(
-                program,
-                state.trainable,
-                frozen,
-                bags,
-                split.test,
-                layout,
-                labels,
-                cohort.table,
-                objective,
-            )
+            tested = evaluate(state.trainable, split.test)
             row |= {f"test_{name}": value for name, value in tested.scores.items()}
         history.append(row)
         logging.info("%s: %s", label, report.epoch_line(row))
@@ -220,9 +209,7 @@ def train_fold(
     table = pd.DataFrame(history)
     files.write_table(directory / "history.csv", table)
     parts = {
-        part: report.evaluate(
-            program, state.trainable, frozen, bags, rows, layout, labels, cohort.table, objective
-        )
+        part: evaluate(state.trainable, rows)
         for part, rows in (("train", split.train), ("test", split.test))
     }
     report.write_fold(
@@ -253,4 +240,6 @@ def bar(iterator: Iterator[Any], total: int, label: str) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
     cli.app_run(main, required=("config", "workdir"))

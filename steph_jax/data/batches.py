@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 # What a piece costs beside its patches, in patches, where it is weighed against padding: a piece of
-# a merged model reads and writes the parameters of its bag. A group costs a few calls, GROUP_COST of
-# the largest group.
+# a merged model makes the parameters of its bag anew. A group costs a few calls, GROUP_COST of the
+# largest group.
 PIECE_COST = 96
 GROUP_COST = 1 / 32
 
@@ -321,7 +321,9 @@ def make_batch(
     return Batch(Slots(index, rank, patches, rows), groups)
 
 
-def epoch_order(bags: Sequence[int], batch_size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+def epoch_order(
+    bags: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int
+) -> Iterator[list[int]]:
     """The batches of one training epoch: drawn without replacement, an incomplete one dropped.
 
     The order depends on the seed and the epoch alone, so an interrupted run finds it again.

@@ -1,7 +1,7 @@
 """The cancer-specific model: one ABMIL, every tensor trained (SPEC 1)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ def without_head(theta: Params) -> Params:
 
 def apply_head(head: Params, z: jax.Array) -> jax.Array:
     """Logits [..., T] of pooled embeddings [..., E] by one pred_head."""
-    return Linear(head["bias"].shape[-1]).apply({"params": head}, z)
+    return cast(jax.Array, Linear(head["bias"].shape[-1]).apply({"params": head}, z))
 
 
 def new_head(seed: int, architecture: Architecture, num_outputs: int) -> Params:

@@ -1,7 +1,7 @@
 """STEPH as a method: hypernetworks embed, their weights merge, a new head predicts (SPEC 2)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class StephMethod:
 
     architecture: Architecture
     num_sources: int
-    options: steph.Options = steph.Options()
+    options: steph.Options
     merge_weight: float = 0.005
     mix_weight: float = 0.05
     compute_dtype: Any = None
@@ -70,20 +70,20 @@ class StephMethod:
         )
 
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
-        return self._hypernetworks.apply({"params": trainable}, features, method="embed")
+        embedded = self._hypernetworks.apply({"params": trainable}, features, method="embed")
+        return cast(dict[str, jax.Array], embedded)
 
     def source_weights(
         self, trainable: Params, means: dict[str, jax.Array], keys: jax.Array | None
     ) -> steph.SourceWeights:
         """w, lambda and the selection of B bags from their mean embeddings."""
 
-        def one(
-            means: dict[str, jax.Array], key: jax.Array | None
-        ) -> tuple[jax.Array, jax.Array | None]:
+        def one(means: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
             rngs = None if key is None else {"dropout": key}
-            return self._hypernetworks.apply(
+            both = self._hypernetworks.apply(
                 {"params": trainable}, means, key is not None, rngs=rngs
             )
+            return cast(tuple[jax.Array, jax.Array], both)
 
         weights, ratios = jax.vmap(one, in_axes=(0, None if keys is None else 0))(means, keys)
         return steph.select(weights, ratios, self.options)
