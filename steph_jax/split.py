@@ -1,0 +1,197 @@
+"""Makes folds for a cohort that has only a survival table.
+
+    python -m steph_jax.split --table data/mine/mine_survival.csv --out data/mine
+
+writes splits_0.csv .. splits_4.csv (columns train, test and, if asked for, validation) with every
+patient in exactly one test part. Folds are alike in events, times and, for TCGA barcodes, tissue
+source sites; `--group site` keeps the patients of a site together instead. The same table and seed
+give the same folds.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import itertools
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import numpy as np
+
+from steph_jax import cli, files
+from steph_jax.data import splitting, survival
+from steph_jax.data.survival import Columns, Split, SurvivalTable
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What folds are asked for.
+
+    Attributes:
+        num_folds: how many.
+        seed: of what chance decides.
+        validation: fraction of the patients outside of the test part, in [0, 1).
+        whole_sites: keep the patients of a TCGA tissue source site together.
+    """
+
+    num_folds: int = 5
+    seed: int = 42
+    validation: float = 0.0
+    whole_sites: bool = False
+
+
+def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> list[Split]:
+    """The splits of a table; nothing is written.
+
+    Raises:
+        ValueError: folds that cannot be made, or that training would refuse.
+    """
+    sites = request.whole_sites
+    folds = splitting.make_folds(
+        table.patients,
+        table.time,
+        table.event,
+        num_folds=request.num_folds,
+        seed=request.seed,
+        whole_sites=sites,
+    )
+    splits = []
+    for fold in range(request.num_folds):
+        rest = np.flatnonzero(folds != fold)
+        validation = splitting.choose_validation(
+            [table.patients[i] for i in rest],
+            table.time[rest],
+            table.event[rest],
+            fraction=request.validation,
+            seed=request.seed + fold,
+            whole_sites=sites,
+        )
+        rows = (rest[~validation], np.flatnonzero(folds == fold), rest[validation])
+        parts = (tuple(table.patients[i] for i in part) for part in rows)
+        split = Split(out / f"splits_{fold}.csv", *parts)
+        survival.check_split(split, table)
+        splits.append(split)
+    return splits
+
+
+def write_splits(splits: Sequence[Split], overwrite: bool) -> None:
+    """Writes splits, each whole or not at all.
+
+    Raises:
+        ValueError: files are there already and may not be overwritten, or would be left over.
+    """
+    folder = splits[0].path.parent
+    wanted = {split.path for split in splits}
+    there = sorted(folder.glob("splits_*.csv"))
+    if there and not overwrite:
+        raise ValueError(
+            f"{folder}: {len(there)} splits are there already ({there[0].name}, ...); give "
+            "--overwrite to replace them, or another --out"
+        )
+    others = [path.name for path in there if path not in wanted]
+    if others:
+        raise ValueError(
+            f"{folder}: {', '.join(others)} would be left of other splits; remove them first"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        files.write_text(split.path, split_text(split))
+
+
+def split_text(split: Split) -> str:
+    """A split as CSV: a column a part, padded with empty cells."""
+    names = ["train", "test", *(["validation"] if split.validation else [])]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(itertools.zip_longest(*(getattr(split, name) for name in names), fillvalue=""))
+    return text.getvalue()
+
+
+def describe(splits: Sequence[Split], table: SurvivalTable) -> list[str]:
+    """A line for each part of each fold: patients, events, median time."""
+    lines = [f"{'fold':4}  {'part':10}  {'patients':>8}  {'events':>6}  {'rate':>6}  median days"]
+    for fold, split in enumerate(splits):
+        for part in ("train", "validation", "test"):
+            rows = table.rows(getattr(split, part))
+            if len(rows):
+                event, time = table.event[rows], table.time[rows]
+                lines.append(
+                    f"{fold:4}  {part:10}  {len(rows):8}  {event.sum():6}  {event.mean():6.1%}  "
+                    f"{np.median(time):11.1f}"
+                )
+    return lines
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends on a mistake as every entry point does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    columns, request = Columns(), Request()
+    flags = _Parser(
+        prog="python -m steph_jax.split",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_argument("--table", required=True, type=pathlib.Path, help="the survival table, CSV")
+    flags.add_argument(
+        "--out", required=True, type=pathlib.Path, help="folder for splits_{fold}.csv"
+    )
+    flags.add_argument("--folds", type=int, default=request.num_folds, help="how many")
+    flags.add_argument("--seed", type=int, default=request.seed, help="of what chance decides")
+    flags.add_argument(
+        "--validation",
+        type=float,
+        default=request.validation,
+        help="fraction of the patients outside of the test part",
+    )
+    flags.add_argument(
+        "--group", choices=("none", "site"), default="none", help="site: keep TCGA sites whole"
+    )
+    flags.add_argument("--overwrite", action="store_true", help="replace splits that are there")
+    for name, what in (
+        ("patient", "column of patient ids"),
+        ("slide", "column of slide ids"),
+        ("time", "column of times"),
+        ("event", "column of events"),
+    ):
+        flags.add_argument(f"--{name}", default=getattr(columns, name), help=what)
+    flags.add_argument(
+        "--time-unit", choices=tuple(survival.DAYS_PER_UNIT), default=columns.time_unit
+    )
+    flags.add_argument(
+        "--event-coding", choices=survival.EVENT_CODINGS, default=columns.event_coding
+    )
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command line `argv` (without the program's name)."""
+    given = parser().parse_args(argv)
+    columns = Columns(
+        given.patient, given.slide, given.time, given.event, given.time_unit, given.event_coding
+    )
+    table = survival.read_table(given.table, columns)
+    request = Request(given.folds, given.seed, given.validation, given.group == "site")
+    splits = make_splits(table, given.out, request)
+    write_splits(splits, given.overwrite)
+    print("\n".join(describe(splits, table)))
+    print(f"{given.out}: {len(splits)} splits of {len(table)} patients")
+    without = [str(i) for i, s in enumerate(splits) if not table.event[table.rows(s.test)].any()]
+    if without:
+        print(
+            f"warning: no event in the test part of fold {', '.join(without)} (the cohort has "
+            f"{int(table.event.sum())}); the C-index is not defined there: ask for fewer --folds",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(lambda: main(sys.argv[1:])))
