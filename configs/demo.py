@@ -1,6 +1,6 @@
-"""The embedded default: a simulated cohort of the demo (`make demo`, scripts/demo.py).
+"""The embedded default: simulated cancers, made and trained by `make demo`.
 
-python scripts/demo.py
+    python scripts/demo.py
 """
 
 from ml_collections import ConfigDict
@@ -10,8 +10,9 @@ from configs import default
 
 def get_config() -> ConfigDict:
     config = default.get_config()
-    config.dataset = "sim_a"
+    config.dataset = "sim_d"
     config.data.root = "demo_output/data"
     config.data.features = "demo_output/data/features/{dataset}"
     config.pool.root = "demo_output/pool"
+    config.steph.top_k = 2  # of the three other cancers
     return config

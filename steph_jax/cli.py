@@ -1,10 +1,12 @@
 """How every entry point starts and how it fails: one message and exit status 1."""
 
 import ctypes
+import logging as std_logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
@@ -31,6 +33,18 @@ def keep_freed_memory() -> None:
             (arena_max, 1),
         ):
             mallopt(option, value)
+
+
+def keep_compiled_programs() -> None:
+    """Has JAX keep what it compiles, so that a second start of a command compiles nothing anew.
+
+    In ~/.cache/steph_jax, unless JAX_COMPILATION_CACHE_DIR names another place.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "steph_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 def guarded(main: Callable[[], int | None]) -> int:
@@ -61,6 +75,9 @@ def app_run(
         takes_arguments: whether what is no flag is handed to `main` as a list.
     """
     keep_freed_memory()
+    keep_compiled_programs()
+    # JAX notes that there is no TPU; what devices there are, the programs say themselves.
+    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
     for name in required:

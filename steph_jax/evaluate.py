@@ -18,7 +18,7 @@ from steph_jax.data.bags import load_bags
 from steph_jax.data.batches import choose_layout, slots_for
 from steph_jax.data.bins import TimeBins
 from steph_jax.methods.registry import recipe
-from steph_jax.program import Program, device_mesh
+from steph_jax.program import device_mesh, program_of
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
         bags.num_patches, size, settings.patches_per_group(mesh.devices.flat[0].platform)
     )
     ready = recipe(model.kind).restore(model, settings.compute_dtype(config["compute_dtype"]))
-    program = Program(ready.method, None, mesh, slots_for(size, mesh.size))
+    program = program_of(ready.method, None, mesh, slots_for(size, mesh.size))
     trainable, frozen = jax.tree.map(jnp.asarray, (ready.trainable, ready.frozen))
     evaluate = report.Evaluator(program, frozen, bags, layout, labels, table, objective)
     parts = {

@@ -17,6 +17,7 @@ Several devices: groups, slots and everything per bag are split along their lead
 of one axis by `jax.shard_map`; each device sees whole bags, and gradients are averaged by `pmean`.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
@@ -205,6 +206,12 @@ class Outputs(NamedTuple):
     loss: jax.Array | None
 
 
+@functools.lru_cache(maxsize=8)
+def program_of(method: Method, loss: LossFunction | None, mesh: Mesh, num_slots: int) -> "Program":
+    """The program of these arguments, compiled once for all folds that share them."""
+    return Program(method, loss, mesh, num_slots)
+
+
 class Program:
     """The compiled phases of a method on a mesh of devices.
 
@@ -255,7 +262,7 @@ class Program:
             )
         )
 
-    def compiled_shapes(self) -> int:
+    def training_shapes(self) -> int:
         """Shapes of groups for which the training phase over patches was compiled."""
         return int(self._attend_vjp._cache_size())
 

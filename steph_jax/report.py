@@ -1,6 +1,7 @@
 """What a fold leaves behind: tables, numbers and pictures, from training as from `evaluate`."""
 
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -38,6 +39,7 @@ def batch_labels(labels: dict[str, Any]) -> Labels:
     return Labels(labels["time_bin"], labels["time"], labels["event"])
 
 
+@functools.lru_cache(maxsize=8)
 def loss_function(objective: Objective) -> LossFunction:
     """The loss of a batch as `program.Program` calls it."""
 

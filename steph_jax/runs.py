@@ -87,6 +87,22 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected the settings of a run as JSON; {error}") from None
 
 
+def load_summary(workdir: pathlib.Path) -> dict[str, Any]:
+    """summary.json of a finished run.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+        ValueError: the file cannot be read.
+    """
+    path = workdir / "summary.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{workdir}: no finished run here (no summary.json)") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: expected the summary of a run as JSON; {error}") from None
+
+
 def fold_directory(workdir: pathlib.Path, fold: int) -> pathlib.Path:
     """Where a fold keeps its files."""
     return workdir / f"fold_{fold}"

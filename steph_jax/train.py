@@ -43,7 +43,7 @@ from steph_jax.methods import abmil
 from steph_jax.methods.recipe import with_settings
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
-from steph_jax.program import Program, device_mesh
+from steph_jax.program import device_mesh, program_of
 
 
 def main() -> int:
@@ -150,7 +150,7 @@ def train_fold(
     )
 
     # --- compiled phases, optimizer, state ---
-    program = Program(
+    program = program_of(
         ready.method,
         report.loss_function(objective),
         mesh,

@@ -25,9 +25,18 @@ class AbmilMethod:
 
     architecture: Architecture
     compute_dtype: Any = None
-    encoder_per_bag = False
-    embed_parts: tuple[str, ...] = ()
-    embed_dims: Any = dataclasses.field(default_factory=dict)
+
+    @property
+    def encoder_per_bag(self) -> bool:
+        return False
+
+    @property
+    def embed_parts(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def embed_dims(self) -> dict[str, int]:
+        return {}
 
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
         return {}
