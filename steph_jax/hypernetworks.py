@@ -69,10 +69,6 @@ class Hypernetworks(nn.Module):
             self.mixing_mlp = Mlp(self.hidden_dim, self.num_sources, self.rate, name="mixing")
         if self.mixing == "fnn":
             self.mixing_embedding = Linear(self.hidden_dim, self.compute_dtype)
-        if self.mixing == "param":
-            self.mixing_ratio = self.param(
-                "mixing_ratio", nn.initializers.zeros, (self.num_sources,), jnp.float32
-            )
 
     def embed(self, features: jax.Array) -> dict[str, jax.Array]:
         """relu(W_e x_n + b_e) of patches [N, D]: "weights" [N, 512] and, for "fnn", "mixing"."""
@@ -81,6 +77,7 @@ class Hypernetworks(nn.Module):
             embedded["mixing"] = nn.relu(self.mixing_embedding(features))
         return embedded
 
+    @nn.compact  # so that `embed` can be applied without the ratios of "param"
     def __call__(
         self, summary: dict[str, jax.Array], train: bool
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -96,7 +93,7 @@ class Hypernetworks(nn.Module):
         if self.mixing == "fix":
             return w, jnp.asarray(self.fixed_mixing, w.dtype)
         if self.mixing == "param":
-            r = self.mixing_ratio
+            r = self.param("mixing_ratio", nn.initializers.zeros, (self.num_sources,), jnp.float32)
         else:
             r = nn.relu(self.mixing_mlp(summary.get("mixing", g), train))
         return w, 1 / (1 + r)
