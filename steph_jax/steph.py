@@ -30,7 +30,9 @@ class Options:
     Attributes:
         top_k: k, how many sources are kept; 0 keeps all.
         weight_output: function of MLP_w's output: "relu", "softplus" or "sigmoid".
-        clamp: w is clamped to [0, 1], after the regularizers have seen it, before the selection.
+        clamp: w is clamped to [0, 1] in the sum. The regularizers see it as it was, and sources
+            that tie at 1 are selected in the order they had before (as recorded of the published
+            program; the lowest index decides between equal w only).
         mixing: where lambda comes from: "nn", "fnn", "param" or "fix" (`hypernetworks`).
         fixed_mixing: lambda per source, in the order of the sources, for "fix".
         base: the parameters to which the sum is added: "null" (theta_0) or "target" (theta_t).
@@ -117,8 +119,7 @@ def merge_stack(
 
 def select(weights: jax.Array, ratios: jax.Array, options: Options) -> SourceWeights:
     """The sources that are summed, from w [B, S] and lambda [B, S] or [S]."""
-    clipped = jnp.clip(weights, 0, 1) if options.clamp else weights
-    selected = task_vectors.select_top_k(clipped, options.top_k)
+    selected = task_vectors.select_top_k(weights, options.top_k)
     return SourceWeights(weights, jnp.broadcast_to(ratios, weights.shape), selected)
 
 
