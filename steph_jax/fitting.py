@@ -74,7 +74,9 @@ def initial_state(trainable: Params, optimizer: optax.GradientTransformation) ->
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def update(optimizer: optax.GradientTransformation, state: State, gradient: Params) -> State:
     """One step of the optimizer."""
-    updates, inner = optimizer.update(gradient, state.optimizer, state.trainable)
+    # optax counts steps in int32 and raises floats to that power, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, inner = optimizer.update(gradient, state.optimizer, state.trainable)
     return State(optax.apply_updates(state.trainable, updates), inner, state.step + 1)
 
 

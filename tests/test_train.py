@@ -1,0 +1,301 @@
+"""The main job from files to files: training, resuming, evaluating, predicting."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import simulated
+
+from steph_jax import checkpoints, epochs, evaluate, fitting, metrics, predict, train
+from steph_jax.data import features, survival
+from steph_jax.pool import Pool
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> pathlib.Path:
+    """Cohorts, and a pool grown on them: fold 0 of all, fold 1 of the target sim_a too."""
+    home = simulated.make(tmp_path_factory.mktemp("home"))
+    for dataset, folds in (("sim_a", (0, 1)), ("sim_b", (0,)), ("sim_c", (0,))):
+        config = simulated.config(
+            home, method="abmil", dataset=dataset, folds=folds, epochs=2, pool__save=True
+        )
+        train.train(config, home / "runs" / dataset)
+    return home
+
+
+@pytest.fixture(scope="module")
+def steph_run(home) -> pathlib.Path:
+    """A finished run of STEPH."""
+    train.train(simulated.config(home), home / "steph")
+    return home / "steph"
+
+
+def test_a_pool_grows_from_one_null_model(home):
+    pool = Pool(home / "pool")
+    assert pool.members() == {"sim_a": [0, 1], "sim_b": [0], "sim_c": [0]}
+    null = pool.null().params
+    for name in ("sim_a", "sim_b"):
+        change = pool.member(name, 0).params["feat_proj"]["layers_0"]["kernel"]
+        start = null["feat_proj"]["layers_0"]["kernel"]
+        assert 0 < np.abs(change - start).max() < 0.1
+
+
+def test_a_run_writes_what_the_contract_says(home, steph_run):
+    summary = json.loads((steph_run / "summary.json").read_text())
+    folds = summary["c_index"]["folds"]
+    assert summary["c_index"]["mean"] == pytest.approx(np.mean(folds))
+    assert summary["c_index"]["sd"] == pytest.approx(np.std(folds, ddof=1))
+    for fold in (0, 1):
+        directory = steph_run / f"fold_{fold}"
+        found = json.loads((directory / "metrics.json").read_text())
+        table = pd.read_csv(directory / "predictions_test.csv", dtype={"patient_id": str})
+        assert list(table)[:4] == ["patient_id", "t", "e", "risk"]
+        assert list(table)[4:] == [f"surv_{i}" for i in range(1, 33)]
+        curve = table.filter(like="surv_").to_numpy()
+        assert (np.diff(curve, axis=1) <= 0).all()
+        np.testing.assert_allclose(table["risk"], -curve.sum(axis=1), rtol=1e-5)
+        c_index = metrics.concordance_index(table["t"], table["e"], table["risk"])
+        assert found["test"]["c_index"] == pytest.approx(c_index, abs=1e-12)
+        assert folds[fold] == found["test"]["c_index"]
+        assert found["train_slides_per_second"] > 0
+        assert {"c_index", "nll"} <= set(found["train"])
+        split = survival.read_split(home / "data" / "sim_a" / f"splits_{fold}.csv")
+        assert table["patient_id"].tolist() == list(split.test)
+
+        weights = pd.read_csv(directory / "merge_weights_test.csv")
+        assert list(weights) == ["patient_id", "source", "weight", "lambda", "selected"]
+        assert set(weights["source"]) == {"sim_b", "sim_c"}
+        assert (weights.groupby("patient_id")["selected"].sum() == 1).all()
+        top = weights.loc[weights.groupby("patient_id")["weight"].idxmax()]
+        assert (top["selected"] == 1).all()
+
+        history = pd.read_csv(directory / "history.csv")
+        assert history["epoch"].tolist() == [1, 2, 3]
+        assert {"train_loss", "train_c_index", "test_c_index", "weight_sim_b"} <= set(history)
+        for picture in ("training_curves", "source_weights", "risk_groups_test"):
+            assert (directory / f"{picture}.png").stat().st_size > 5000
+
+
+def test_evaluate_makes_the_same_files_from_the_directory_alone(home, steph_run, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(steph_run, moved)
+    directory = moved / "fold_1"
+    before = {name: (directory / name).read_bytes() for name in ("metrics.json",)}
+    kept = {}
+    for name in ("predictions_test.csv", "merge_weights_test.csv"):
+        kept[name] = pd.read_csv(directory / name)
+        (directory / name).unlink()
+    config = json.loads((moved / "config.json").read_text())
+    config["pool"]["root"] = str(tmp_path / "no pool")
+    config["data"]["root"] = str(tmp_path / "no table")
+    evaluate.evaluate_fold(directory, config)
+    assert json.loads((directory / "metrics.json").read_text()) == json.loads(
+        before["metrics.json"]
+    )
+    for name, table in kept.items():
+        pd.testing.assert_frame_equal(pd.read_csv(directory / name), table)
+
+
+def test_predict_gives_the_risks_of_training(home, steph_run):
+    directory = steph_run / "fold_0"
+    model = checkpoints.load_model(directory / "model")
+    source = features.open_features(home / "data" / "features" / "sim_a")
+    known = pd.read_csv(directory / "predictions_test.csv", dtype={"patient_id": str})
+    slides = survival.read_slides(home / "data" / "sim_a" / "sim_a_survival.csv")
+    chosen = {patient: slides[patient] for patient in known["patient_id"]}
+    predicted = predict.predict(model, source, chosen, batch_size=3)
+    assert predicted.patients == known["patient_id"].tolist()
+    np.testing.assert_allclose(predicted.risk, known["risk"], rtol=1e-5)
+    assert predicted.survival is not None
+    np.testing.assert_allclose(predicted.survival, known.filter(like="surv_"), atol=1e-6)
+
+
+def params_of(directory: pathlib.Path) -> str:
+    return epochs.fingerprint(checkpoints.load_model(directory / "model"))
+
+
+def test_a_run_interrupted_after_any_epoch_ends_with_the_same_parameters(
+    home, steph_run, tmp_path, monkeypatch
+):
+    class Interrupted(Exception):
+        pass
+
+    real = fitting.train_epoch
+    passed = 0
+
+    def interrupted(*args, **kwargs):
+        nonlocal passed
+        passed += 1
+        if passed in (2, 4):
+            raise Interrupted
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(fitting, "train_epoch", interrupted)
+    config = simulated.config(home)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            train.train(config, tmp_path / "w")
+    train.train(config, tmp_path / "w")
+    assert passed == 2 * 3 + 2, "each epoch ran once, but for the two that were interrupted"
+    for fold in (0, 1):
+        assert params_of(tmp_path / "w" / f"fold_{fold}") == params_of(steph_run / f"fold_{fold}")
+
+
+def test_a_killed_process_goes_on_with_the_same_numbers(home, steph_run, tmp_path):
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(workdir)]
+    command += simulated.flags(home, "--config.folds=(0,)")
+    environment = os.environ | {"STEPH_DEBUG": "", "XLA_FLAGS": ""}
+    running = subprocess.Popen(
+        command, cwd=simulated.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "epoch 2/3" in line:
+            break
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    running.stderr.close()
+    assert not (workdir / "fold_0" / "metrics.json").exists()
+    again = subprocess.run(
+        command, cwd=simulated.ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "going on after epoch" in again.stderr
+    assert params_of(workdir / "fold_0") == params_of(steph_run / "fold_0")
+
+
+def test_a_finished_fold_is_not_run_again(home, steph_run, monkeypatch):
+    monkeypatch.setattr(fitting, "train_epoch", lambda *a, **k: pytest.fail("trained again"))
+    before = (steph_run / "fold_0" / "metrics.json").stat().st_mtime_ns
+    train.train(simulated.config(home), steph_run)
+    assert (steph_run / "fold_0" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_by_name(home, steph_run):
+    with pytest.raises(ValueError, match=r"(?s)other settings.*epochs: 3 then, 4 now"):
+        train.train(simulated.config(home, epochs=4), steph_run)
+
+
+def test_a_second_run_in_one_directory_is_refused(home, tmp_path):
+    from steph_jax import runs
+
+    with (
+        runs.locked(tmp_path),
+        pytest.raises(ValueError, match="another run is at work"),
+        runs.locked(tmp_path),
+    ):
+        pass
+
+
+def test_another_pool_under_an_interrupted_run_is_refused(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "pool", tmp_path / "pool")
+    config = simulated.config(home, pool__root=str(tmp_path / "pool"))
+    real = fitting.train_epoch
+    calls = iter([real])
+
+    def once(*args, **kwargs):
+        return next(calls)(*args, **kwargs)
+
+    monkeypatch.setattr(fitting, "train_epoch", once)
+    with pytest.raises(StopIteration):
+        train.train(config, tmp_path / "w")
+    pool = Pool(tmp_path / "pool")
+    pool.add("sim_b-fold_0", pool.member("sim_c", 0))
+    with pytest.raises(ValueError, match="have changed since this fold began"):
+        train.train(config, tmp_path / "w")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"dataset": "sim_x"}, "sim_x_survival.csv"),
+        ({"method": "stephen"}, "method is one of .*steph"),
+        ({"folds": (0, 7)}, "splits_7.csv"),
+        ({"steph__top_k": 3}, "top_k = 3 is larger than the number of sources, 2"),
+        ({"sources": ("sim_b", "sim_q")}, "no model of 'sim_q' for fold 0.*pool.save=true"),
+        ({"pool__root": "nowhere"}, "no such pool.*make demo"),
+        ({"batch_size": 100}, "fewer than one batch of 100"),
+        ({"data__features": "nowhere/{dataset}"}, "no such file or folder"),
+        ({"data__features": "nowhere/{cohort}"}, "may hold {dataset} and {root}"),
+        ({"compute_dtype": "float16"}, "compute_dtype is float32 or bfloat16"),
+        ({"epochs": 0}, "epochs is a whole number"),
+        ({"loss__terms": (("mse", 1.0),)}, "losses are nll"),
+        ({"bins__number": 8}, "num_bins|outputs|bins"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_trained(home, tmp_path, overrides, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train.train(simulated.config(home, **overrides), tmp_path / "w")
+
+
+def copied(home: pathlib.Path, tmp_path: pathlib.Path) -> dict:
+    """The target's cohort, to be broken."""
+    shutil.copytree(home / "data" / "sim_a", tmp_path / "data" / "sim_a")
+    shutil.copytree(home / "data" / "features" / "sim_a", tmp_path / "data" / "features" / "sim_a")
+    return simulated.config(tmp_path, pool__root=str(home / "pool"))
+
+
+def test_all_missing_slides_are_listed(home, tmp_path):
+    config = copied(home, tmp_path)
+    for path in sorted((tmp_path / "data" / "features" / "sim_a").iterdir())[:2]:
+        path.unlink()
+        with pytest.raises(FileNotFoundError, match=path.stem):
+            train.train(config, tmp_path / "w")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(home, tmp_path, value):
+    import h5py
+
+    config = copied(home, tmp_path)
+    path = sorted((tmp_path / "data" / "features" / "sim_a").iterdir())[0]
+    with h5py.File(path, "a") as file:
+        file["features"][1, 2] = value
+    with pytest.raises(ValueError, match=path.name):
+        train.train(config, tmp_path / "w")
+
+
+def test_features_of_another_size_are_refused(home, tmp_path):
+    import h5py
+
+    config = copied(home, tmp_path)
+    for path in (tmp_path / "data" / "features" / "sim_a").iterdir():
+        with h5py.File(path, "w") as file:
+            file["features"] = np.ones((4, 25), np.float32)
+    with pytest.raises(ValueError, match=r"D = 25.*expect D = 24"):
+        train.train(config, tmp_path / "w")
+
+
+def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(
+    home, steph_run, tmp_path
+):
+    import h5py
+
+    config = copied(home, tmp_path)
+    slides = survival.read_slides(tmp_path / "data" / "sim_a" / "sim_a_survival.csv")
+    patient = next(p for p, of in slides.items() if len(of) == 1)
+    folder = tmp_path / "data" / "features" / "sim_a"
+    with h5py.File(folder / f"{slides[patient][0]}.h5", "w") as file:
+        file["features"] = np.ones((0, 24), np.float32)
+    with pytest.raises(ValueError, match=f"no patch in any of their slides: {patient}"):
+        train.train(config, tmp_path / "w")
+    model = checkpoints.load_model(steph_run / "fold_0" / "model")
+    predicted = predict.predict(model, features.open_features(folder), slides)
+    assert set(slides) - set(predicted.patients) == {patient}
+
+
+def test_the_command_line_ends_a_mistake_with_one_message(home, tmp_path):
+    command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(tmp_path / "w")]
+    command += simulated.flags(home, "--config.dataset=sim_x")
+    done = subprocess.run(command, cwd=simulated.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "w").exists()
