@@ -232,6 +232,10 @@ def open_features(
         from steph_jax.data import lmdb_files
 
         return lmdb_files.LmdbSource(path, dataset_name, feature_dim)
+    if path.suffix.lower() in (".store", ".partial") or (path / "store.json").is_file():
+        from steph_jax.data import store
+
+        return store.StoreSource(path, dataset_name, feature_dim)
     if path.is_file():
         feature_files.require_file(path)
         return FileSource(str(path), [path], dataset_name, feature_dim)
