@@ -1,0 +1,259 @@
+"""Looks through all that a run needs, before the run: settings, table, splits, features, pool.
+
+    python -m steph_jax.check --config configs/brca.py [--config.x=y] [--json FILE] [--out DIR]
+
+Ends with status 0 where all is well, 1 where something needs a look, 2 where training would fail or
+give wrong numbers. Every problem is looked for, the first one found hides no other. The table shows
+ten items of a list; `--json FILE` and `--out DIR` (report.txt, report.json) hold all of them.
+
+Features are read in child processes: a file that crashes its library, or never ends, is reported
+like any other. Headers are read of all slides, values until `--seconds` are over.
+"""
+
+import pathlib
+import random
+import sys
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from tqdm import tqdm
+
+from steph_jax import cli, files, settings, train
+from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
+from steph_jax.checks.findings import Finding, Status
+from steph_jax.data.cohort import load_cohort, take
+from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
+from steph_jax.labels import listed
+from steph_jax.methods.recipe import Spec
+from steph_jax.methods.registry import recipe
+from steph_jax.methods.steph import sources_of
+from steph_jax.pool import Pool, member_name
+
+#: Seconds in which values of features are read, unless the user gives more.
+SECONDS = 50.0
+
+
+def main() -> int:
+    """The entry point."""
+    given = flags.FLAGS
+    try:
+        config = settings.as_dict(given.config)
+        found = check(config, seconds=given.seconds, slide_seconds=given.slide_seconds)
+        write(config["dataset"], found, given.json, given.out)
+    except cli.USER_ERRORS as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return int(Status.ERROR)
+    print("\n".join([*findings.report(found), *models.matrix(found)]))
+    print(summary(config["dataset"], found))
+    cut = any(len(finding.items) > findings.MAX_SHOWN for finding in found)
+    if cut and not (given.json or given.out):
+        print("lists are cut; --json FILE or --out DIR writes them in full")
+    return int(findings.worst(found))
+
+
+def summary(dataset: str, found: list[Finding]) -> str:
+    """How many findings there are of each kind."""
+    numbers = findings.counts(found)
+    return (
+        f"{dataset}: {numbers['error']} errors, {numbers['warning']} warnings, "
+        f"{numbers['ok']} checks without finding"
+    )
+
+
+def write(dataset: str, found: list[Finding], json_file: str, out: str) -> None:
+    """Writes the whole report to the places the user named."""
+    record = {
+        "dataset": dataset,
+        "exit_status": int(findings.worst(found)),
+        "status": findings.worst(found).word,
+        "counts": findings.counts(found),
+        "findings": [finding.to_json() for finding in found],
+    }
+    places = [pathlib.Path(json_file)] if json_file else []
+    if out:
+        places.append(pathlib.Path(out) / "report.json")
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+        lines = [*findings.report(found, None), *models.matrix(found), summary(dataset, found)]
+        files.write_text(pathlib.Path(out) / "report.txt", "\n".join(lines) + "\n")
+    for place in places:
+        files.write_json(place, record)
+
+
+def check(
+    config: dict[str, Any],
+    *,
+    seconds: float = SECONDS,
+    slide_seconds: float = reading.SLIDE_SECONDS,
+) -> list[Finding]:
+    """All findings about a run.
+
+    Args:
+        config: as `settings.as_dict` gives it.
+        seconds: in which values of features are read, headers of all slides apart; 0 sets no limit.
+        slide_seconds: that one slide may take before its file is taken to hang.
+    """
+    found = [devices.check_devices(devices.gpus_there())]
+    usable = check_settings(config, found)
+    columns = findings.attempt("settings", found, lambda: settings.columns(config["data"]))
+    table, splits = check_tables(config, columns or Columns(), found)
+    read = None
+    if table is not None:
+        rows = folds.patients_named(splits, table).tolist()
+        read = check_features(config, take(table, rows), found, seconds, slide_seconds)
+    spec = findings.attempt("settings", found, lambda: settings.spec(config, 0, 1))
+    if spec is not None:
+        sources = check_pool(config, spec, read, found)
+        root = pathlib.Path(config["data"]["root"])
+        found += folds.check_leaks(root, config["dataset"], splits, sources)
+        if read is not None:
+            found += check_encoders(config, sources, read, slide_seconds)
+    if usable and columns and findings.worst(found) < Status.ERROR:
+        findings.attempt("start", found, lambda: try_start(config, columns))
+    return found
+
+
+def check_settings(config: dict[str, Any], found: list[Finding]) -> bool:
+    """Whether a run could use the settings."""
+    before = len(found)
+    findings.attempt("settings", found, lambda: settings.check(config))
+    findings.attempt("settings", found, lambda: recipe(config["method"]))
+    if len(found) > before:
+        return False
+    text = f"{config['method']} on {config['dataset']}, folds {listed(config['folds'])}"
+    found.append(findings.ok("settings", text))
+    return True
+
+
+def check_tables(
+    config: dict[str, Any], columns: Columns, found: list[Finding]
+) -> tuple[SurvivalTable | None, dict[int, Split]]:
+    """The table and the splits, as far as they can be read."""
+    root, dataset = pathlib.Path(config["data"]["root"]), config["dataset"]
+    table, problems = tables.check_table(table_path(root, dataset), columns)
+    found += problems
+    if table is not None:
+        known = tables.labeled(table)
+        if len(known):
+            found += outcomes.check_times(known, columns)
+            found += outcomes.check_events(known, columns)
+    numbers = list(config["folds"])
+    splits, problems = folds.check_splits(root, dataset, numbers, table, config["batch_size"])
+    found += problems
+    return table, splits
+
+
+def check_features(
+    config: dict[str, Any],
+    table: SurvivalTable,
+    found: list[Finding],
+    seconds: float,
+    slide_seconds: float,
+) -> reading.Reading | None:
+    """Reads the features of the patients that the run names; None where there are none."""
+    data = config["data"]
+    wanted = [slide for of_patient in table.slides for slide in of_patient]
+    random.Random(0).shuffle(wanted)  # where time is short, slides of all kinds are read
+
+    def read_all() -> tuple[pathlib.Path, reading.Reading]:
+        location = settings.features_location(data, config["dataset"])
+        shown = sys.stderr.isatty()
+        with tqdm(total=len(wanted), desc="features", unit="slide", disable=not shown) as bar:
+            return location, reading.read(
+                location,
+                data["hdf5_dataset"],
+                wanted,
+                seconds=seconds,
+                slide_seconds=slide_seconds,
+                progress=bar.update,
+            )
+
+    result = findings.attempt("features", found, read_all)
+    if result is None:
+        return None
+    location, read = result
+    found += slides.check_slides(location, table.patients, table.slides, read)
+    return read
+
+
+def check_pool(
+    config: dict[str, Any], spec: Spec, read: reading.Reading | None, found: list[Finding]
+) -> tuple[str, ...]:
+    """Looks at the pool; returns the sources that the run merges."""
+    pool = Pool(config["pool"]["root"])
+    dim = slides.feature_dim(read) if read is not None else None
+    if config["method"] == "abmil":
+        if not pool.has_null():
+            wanted_dim = spec.architecture.feature_dim
+            if dim not in (None, wanted_dim):
+                text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
+                advice = f"set --config.model.feature_dim={dim}"
+                found.append(findings.error("pool", text, advice))
+            text = f"{pool.root}: no null model; one is made from the seed"
+            found.append(findings.ok("pool", text))
+            return ()
+        found += findings.attempt("pool", found, lambda: models.check_pool(pool, (), dim)) or []
+        return ()
+    sources = findings.attempt("pool", found, lambda: sources_of(spec, pool))
+    if sources is None:
+        return ()
+    findings.attempt("pool", found, lambda: spec.steph.check_sources(len(sources)))
+    wanted = [member_name(config["dataset"], fold) for fold in config["folds"]]
+    wanted += [member_name(name, 0) for name in sources if name != config["dataset"]]
+    problems = findings.attempt("pool", found, lambda: models.check_pool(pool, tuple(wanted), dim))
+    found += problems or []
+    return sources
+
+
+def check_encoders(
+    config: dict[str, Any],
+    sources: tuple[str, ...],
+    read: reading.Reading,
+    slide_seconds: float,
+) -> list[Finding]:
+    """Compares the features that sources were fitted on with the target's, where they are here."""
+    data, target = config["data"], config["dataset"]
+    found: list[Finding] = []
+    ours = settings.features_location(data, target)
+    compared = []
+    for source in sources:
+        location = settings.features_location(data, source)
+        if location == ours or not location.exists():
+            continue
+
+        def first_slides(location: pathlib.Path = location) -> reading.Reading:
+            return reading.read(
+                location, data["hdf5_dataset"], None, slide_seconds=slide_seconds, workers=1
+            )
+
+        theirs = findings.attempt("encoder", found, first_slides)
+        if theirs is not None:
+            found += slides.compare_encoders(read, theirs, location)
+            compared.append(source)
+    if compared and not found:
+        text = f"features of {listed(compared)} are like the target's"
+        found.append(findings.ok("encoder", text, sources=compared))
+    return found
+
+
+def try_start(config: dict[str, Any], columns: Columns) -> None:
+    """Makes the model of the first fold, as training would.
+
+    Raises:
+        ValueError, FileNotFoundError: training would refuse.
+    """
+    root = pathlib.Path(config["data"]["root"])
+    cohort = load_cohort(root, config["dataset"], config["folds"], columns)
+    for fold in config["folds"]:
+        spec = train.fold_spec(config, cohort, fold)
+        if fold == config["folds"][0]:
+            recipe(config["method"]).start(spec, Pool(config["pool"]["root"]))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_string("json", "", "File for the whole report as JSON.")
+    flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
+    flags.DEFINE_float("seconds", SECONDS, "In which values of features are read; 0: no limit.")
+    flags.DEFINE_float("slide_seconds", reading.SLIDE_SECONDS, "That reading a slide may take.")
+    cli.app_run(main, required=("config",))

@@ -1,0 +1,189 @@
+"""Splits against their table, against each other, and against what the sources were trained on."""
+
+import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steph_jax.checks import findings
+from steph_jax.checks.findings import Finding
+from steph_jax.checks.tables import same_person
+from steph_jax.data import survival
+from steph_jax.data.survival import Split, SurvivalTable
+
+CHECK = "splits"
+#: Standard errors by which the event rates of train and test may differ.
+_LARGEST_DIFFERENCE = 3.0
+
+
+def check_splits(
+    root: Path, dataset: str, folds: list[int], table: SurvivalTable | None, batch_size: int
+) -> tuple[dict[int, Split], list[Finding]]:
+    """Reads the splits of a dataset and finds all that is wrong with them.
+
+    Args:
+        root: folder of datasets.
+        dataset: name of one.
+        folds: numbers of the splits.
+        table: of the dataset; None where it cannot be read.
+        batch_size: patients that a fold needs for training.
+
+    Returns:
+        the splits that can be read, by fold, and findings.
+    """
+    found: list[Finding] = []
+    splits: dict[int, Split] = {}
+    for fold in folds:
+        path = survival.split_path(root, dataset, fold)
+        split = findings.attempt(CHECK, found, partial(survival.read_split, path))
+        if split is None:
+            continue
+        splits[fold] = split
+        if table is not None:
+            found += _fold(fold, split, table, batch_size)
+    found += _between(splits)
+    if table is not None and splits:
+        named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
+        unused = [patient for patient in table.patients if patient not in named]
+        if unused:
+            found.append(
+                findings.warning(
+                    CHECK,
+                    f"patients of the table that no split names ({len(unused)})",
+                    "they are not used",
+                    unused,
+                )
+            )
+    return splits, found
+
+
+def _fold(fold: int, split: Split, table: SurvivalTable, batch_size: int) -> list[Finding]:
+    found = [
+        findings.error(
+            CHECK,
+            f"{split.path}: {problem.text}"
+            + (f" ({len(problem.patients)})" if problem.patients else ""),
+            "correct the split, or make new ones by python -m steph_jax.split",
+            problem.patients,
+        )
+        for problem in survival.split_problems(split, table)
+    ]
+    persons = {same_person(patient): patient for patient in split.train}
+    twins = [
+        f"{persons[same_person(patient)]} and {patient}"
+        for patient in split.test
+        if patient not in split.train and same_person(patient) in persons
+    ]
+    if twins:
+        found.append(
+            findings.error(
+                CHECK,
+                f"{split.path}: patients in both train and test, under two ids ({len(twins)})",
+                "give each patient one id",
+                twins,
+            )
+        )
+    if split.train and len(split.train) < batch_size:
+        found.append(
+            findings.error(
+                CHECK,
+                f"{split.path}: {len(split.train)} training patients, fewer than a batch",
+                f"lower --config.batch_size (now {batch_size})",
+            )
+        )
+    return [*found, *_event_rates(fold, split, table)]
+
+
+def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]:
+    """Patients and events of the parts of a fold."""
+    values: dict[str, Any] = {"fold": fold}
+    texts, rates = [], {}
+    for part in ("train", "validation", "test"):
+        known = [p for p in getattr(split, part) if p in table.row_of]
+        if not known:
+            continue
+        event = table.event[table.rows(known)]
+        rates[part] = (float(event.mean()), len(known))
+        texts.append(
+            f"{part} {len(known)} patients, {int(event.sum())} events ({rates[part][0]:.0%})"
+        )
+        values[part] = {"patients": len(known), "events": int(event.sum()), "rate": rates[part][0]}
+    text = f"fold {fold}: {'; '.join(texts)}"
+    if "train" not in rates or "test" not in rates:
+        return []
+    (p, n), (q, m) = rates["train"], rates["test"]
+    pooled = (p * n + q * m) / (n + m)
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+    if q == 0:
+        return [findings.warning("event rates", text, "without events the C-index is undefined")]
+    if deviation and abs(p - q) > _LARGEST_DIFFERENCE * deviation:
+        advice = "the parts differ: python -m steph_jax.split makes stratified folds"
+        return [findings.warning("event rates", text, advice)]
+    return [findings.ok("event rates", text, **values)]
+
+
+def _between(splits: dict[int, Split]) -> list[Finding]:
+    """Patients that are tested in several folds."""
+    tested = Counter(patient for split in splits.values() for patient in set(split.test))
+    several = [patient for patient, count in tested.items() if count > 1]
+    if not several:
+        return []
+    text = f"patients in the test part of several folds ({len(several)})"
+    return [findings.warning(CHECK, text, "each should be tested once", several)]
+
+
+def check_leaks(
+    root: Path, target: str, splits: dict[int, Split], sources: tuple[str, ...]
+) -> list[Finding]:
+    """Test patients of the target whom a source's model was trained on.
+
+    Args:
+        root: folder of datasets; sources without splits_0.csv there cannot be looked at.
+        target: name of the target.
+        splits: of the target, by fold.
+        sources: names of the datasets whose fold-0 models are merged.
+    """
+    found: list[Finding] = []
+    unknown = []
+    for source in sources:
+        path = survival.split_path(root, source, 0)
+        if source == target:
+            continue
+        if not path.is_file():
+            unknown.append(source)
+            continue
+        trained_on = findings.attempt("leaks", found, partial(survival.read_split, path))
+        if trained_on is None:
+            continue
+        seen = {same_person(patient) for patient in trained_on.train}
+        shared = [
+            f"fold {fold}: {patient}"
+            for fold, split in splits.items()
+            for patient in split.test
+            if same_person(patient) in seen
+        ]
+        if shared:
+            text = f"test patients of {target} whom the model of {source} was trained on"
+            advice = f"leave {source} out of sources, or read the results with this in mind"
+            found.append(findings.warning("leaks", f"{text} ({len(shared)})", advice, shared))
+    looked_at = [s for s in sources if s != target and s not in unknown]
+    if looked_at and not found:
+        text = f"no test patient of {target} is in the training part of {len(looked_at)} sources"
+        found.append(findings.ok("leaks", text, sources=looked_at))
+    if unknown:
+        text = (
+            f"sources without a table in {root}, where patients cannot be compared: "
+            f"{', '.join(unknown)}"
+        )
+        found.append(findings.ok("leaks", text, sources=unknown))
+    return found
+
+
+def patients_named(splits: dict[int, Split], table: SurvivalTable) -> np.ndarray:
+    """Rows of the table that the splits name; all of them where there is no split."""
+    named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
+    rows = [row for row, patient in enumerate(table.patients) if patient in named or not splits]
+    return np.asarray(rows, np.intp)

@@ -1,0 +1,230 @@
+"""The pool: what each model is, how far it is from the null model, and how alike they are."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from steph_jax import checkpoints, task_vectors
+from steph_jax.abmil import Architecture, Params
+from steph_jax.checks import findings
+from steph_jax.checks.findings import Finding, Status
+from steph_jax.pool import NULL, Pool, member_name
+
+CHECK = "pool"
+#: Cosine of theta and theta_0: models of the field that were trained from theta_0 have 0.95 and
+#: more, two random starts have 0.
+_UNRELATED, _DOUBTFUL = 0.2, 0.5
+#: Times the median distance of all members.
+_FAR = 3.0
+#: Cosine of two task vectors of one and the same training.
+_SAME = 0.999
+_FREE = ("dropout",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A model of the pool beside theta_0.
+
+    Attributes:
+        name: its name.
+        architecture: its dimensions.
+        task_vector: theta - theta_0, the encoder's tensors in one vector.
+        distance: its length over that of theta_0.
+        cosine: of theta and theta_0.
+    """
+
+    name: str
+    architecture: Architecture
+    task_vector: np.ndarray
+    distance: float
+    cosine: float
+
+
+def check_pool(
+    pool: Pool, wanted: tuple[str, ...], feature_dim: int | None, encoder: str = "mil_encoder"
+) -> list[Finding]:
+    """Looks at theta_0 and at every member.
+
+    Args:
+        pool: the pool, which must exist.
+        wanted: names of the members that the run merges.
+        feature_dim: D of the target's features, if known.
+        encoder: the parts that distances are about; see `task_vectors.PARTS`.
+
+    Raises:
+        FileNotFoundError: no pool.
+    """
+    found: list[Finding] = []
+    names = pool.names()
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        text = f"{pool.root}: models that the run needs are not there ({len(absent)})"
+        advice = "import them with convert_torch_ckpt.py, or train them with method abmil"
+        found.append(findings.error(CHECK, text, advice, absent))
+    null = findings.attempt(CHECK, found, pool.null)
+    if null is None:
+        return found
+    found.append(_described(NULL, null.architecture, feature_dim))
+    theta_0 = _flat(null.params, encoder)
+    if not np.isfinite(theta_0).all():
+        text = f"{pool.root / NULL}: NaN or infinity in its parameters"
+        return [*found, findings.error(CHECK, text, "import it again")]
+    datasets = pool.members()
+    every = [member_name(dataset, fold) for dataset, folds in datasets.items() for fold in folds]
+    members = []
+    for name in every:
+        needed = name in wanted
+        member, problem = _member(pool.root / name, null.architecture, theta_0, encoder)
+        if problem:
+            found.append(problem if needed else _as_warning(problem))
+        if member:
+            members.append(member)
+    return [*found, *_relations(pool.root, members, wanted)]
+
+
+def _described(name: str, architecture: Architecture, feature_dim: int | None) -> Finding:
+    """What a model is, and whether features of a size can be put into it."""
+    values = dataclasses.asdict(architecture)
+    text = f"{name}: {architecture.pooling}, {_dims(architecture)}"
+    if feature_dim is not None and feature_dim != architecture.feature_dim:
+        text += f"; but the target's features have D = {feature_dim}"
+        return findings.error(CHECK, text, "use features of the encoder the pool was fitted on")
+    return findings.ok(CHECK, text, **values)
+
+
+def _dims(a: Architecture) -> str:
+    attention = f", A = {a.attention_dim}" if a.has_attention else ""
+    return f"D = {a.feature_dim}, E = {a.embed_dim}{attention}, T = {a.num_bins}"
+
+
+def _as_warning(problem: Finding) -> Finding:
+    return dataclasses.replace(
+        problem,
+        status=min(problem.status, Status.WARNING),
+        message=f"{problem.message} (not used by this run)",
+    )
+
+
+def _flat(theta: Params, encoder: str) -> np.ndarray:
+    """The tensors of a part of an ABMIL tree in one vector."""
+    leaves = jax.tree.leaves(task_vectors.parts_of(theta, encoder))
+    return np.concatenate([np.ravel(np.asarray(leaf)) for leaf in leaves])
+
+
+def _member(
+    path: pathlib.Path, expected: Architecture, theta_0: np.ndarray, encoder: str
+) -> tuple[Member | None, Finding | None]:
+    """A member, or what is wrong with it."""
+    found: list[Finding] = []
+    model = findings.attempt(CHECK, found, lambda: checkpoints.load_model(path))
+    if model is None:
+        return None, found[0]
+    if model.kind != "abmil":
+        text = f"{path}: expected an ABMIL model, found one of kind {model.kind!r}"
+        return None, findings.error(CHECK, text, "store it under another name")
+    ours, theirs = (dataclasses.asdict(a) for a in (model.architecture, expected))
+    differences = [
+        f"{name} {ours[name]} and {theirs[name]}"
+        for name in ours
+        if name not in _FREE and ours[name] != theirs[name]
+    ]
+    if differences:
+        text = f"{path.name} and {NULL} have other dimensions: {', '.join(differences)}"
+        return None, findings.error(CHECK, text, "use models fitted on features of one encoder")
+    theta = _flat(model.params, encoder)
+    if not np.isfinite(theta).all():
+        text = f"{path}: NaN or infinity in its parameters"
+        return None, findings.error(CHECK, text, "its training has failed; make it again")
+    difference = theta - theta_0
+    base, own = float(np.linalg.norm(theta_0)), float(np.linalg.norm(theta))
+    cosine = float(theta @ theta_0) / (base * own) if base and own else 0.0
+    distance = float(np.linalg.norm(difference)) / base if base else float("inf")
+    return Member(path.name, model.architecture, difference, distance, cosine), None
+
+
+def _relations(root: pathlib.Path, members: list[Member], wanted: tuple[str, ...]) -> list[Finding]:
+    """Every member's place in the pool, and the cosine similarities of the task vectors."""
+    if not members:
+        return []
+    stacked = {"task_vectors": np.stack([member.task_vector for member in members])}
+    cosines = np.asarray(task_vectors.cosine_matrix(stacked), np.float64)
+    if len(members) > 1 and all(member.cosine < _DOUBTFUL for member in members):
+        text = (
+            f"{root}: no member is descended from {NULL} (cosines of theta and theta_0 up to "
+            f"{max(member.cosine for member in members):.2f})"
+        )
+        advice = (
+            f"{NULL} is another start than theirs: import the null model they were trained from"
+        )
+        return [findings.error(CHECK, text, advice, [member.name for member in members])]
+    found = []
+    for i, member in enumerate(members):
+        rest = np.array([other.distance for j, other in enumerate(members) if j != i])
+        problem = _place(member, rest)
+        found.append(problem if member.name in wanted else _unused(problem))
+    return [*found, _similarities(members, cosines), *_twins(members, cosines)]
+
+
+def _unused(finding: Finding) -> Finding:
+    return finding if finding.status is Status.OK else _as_warning(finding)
+
+
+def _place(member: Member, others: np.ndarray) -> Finding:
+    """A member's distance to the null model beside the others'."""
+    text = (
+        f"{member.name}: {_dims(member.architecture)}; "
+        f"distance to {NULL} {member.distance:.3g} of its length, "
+        f"cosine with it {member.cosine:.3f}"
+    )
+    advice = "import or train it again, from this null model"
+    if member.cosine < _UNRELATED:
+        return findings.error(CHECK, f"{text}: not descended from {NULL}", advice)
+    if member.cosine < _DOUBTFUL:
+        return findings.warning(CHECK, f"{text}: hardly descended from {NULL}", advice)
+    if not member.distance:
+        return findings.warning(CHECK, f"{text}: it is the null model itself", advice)
+    if len(others) > 2 and member.distance > _FAR * np.median(others):
+        return findings.warning(
+            CHECK,
+            f"{text}: {member.distance / np.median(others):.1f} times as far as the others",
+            "was it trained from this null model, and as long as the others?",
+        )
+    return findings.ok(CHECK, text, distance=member.distance, cosine=member.cosine)
+
+
+def _similarities(members: list[Member], cosines: np.ndarray) -> Finding:
+    values: dict[str, Any] = {"names": [m.name for m in members], "cosines": cosines.tolist()}
+    upper = cosines[np.triu_indices(len(members), 1)]
+    text = f"task vectors of {len(members)} members"
+    if upper.size:
+        text += f": cosine similarities {upper.min():.2f} to {upper.max():.2f}"
+    return findings.ok("task vectors", text, **values)
+
+
+def _twins(members: list[Member], cosines: np.ndarray) -> list[Finding]:
+    """Members that are one model under two names."""
+    pairs = [
+        f"{members[i].name} and {members[j].name}"
+        for i, j in zip(*np.triu_indices(len(members), 1), strict=True)
+        if cosines[i, j] > _SAME
+    ]
+    if not pairs:
+        return []
+    text = f"members with the same task vector ({len(pairs)})"
+    return [findings.warning("task vectors", text, "one of them has a wrong name", pairs)]
+
+
+def matrix(findings_: list[Finding]) -> list[str]:
+    """The cosine similarities as aligned lines, from the finding that holds them."""
+    held = [finding.values for finding in findings_ if "cosines" in finding.values]
+    if not held or len(held[0]["names"]) < 2:
+        return []
+    names, cosines = held[0]["names"], held[0]["cosines"]
+    width = max(map(len, names))
+    lines = ["cosine similarities of task vectors"]
+    for i, (name, row) in enumerate(zip(names, cosines, strict=True), 1):
+        lines.append(f"{i:3} {name:{width}} " + " ".join(f"{value:5.2f}" for value in row))
+    return [*lines, f"{'':{width + 4}} " + " ".join(f"{i:5}" for i in range(1, len(names) + 1))]

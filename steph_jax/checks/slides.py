@@ -1,0 +1,199 @@
+"""Feature files: which are missing, unreadable, empty, of another size, or not finite."""
+
+import pathlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from steph_jax.checks import findings
+from steph_jax.checks.findings import Finding
+from steph_jax.checks.reading import Reading
+
+CHECK = "features"
+#: Extensions of slides that ids in tables sometimes carry.
+_SLIDE_FILES = (".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn")
+
+
+def check_slides(
+    location: pathlib.Path, patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
+) -> list[Finding]:
+    """What is wrong with the features of some patients.
+
+    Args:
+        location: where they are.
+        patients: [P] ids.
+        slides: [P] ids of their slides.
+        read: what came of reading them.
+    """
+    wanted = [slide for of_patient in slides for slide in of_patient]
+    good = {s: a for s, a in read.answers.items() if "problem" not in a and "nonfinite" not in a}
+    found = [_summary(location, good)]
+    missing = [slide for slide in wanted if slide not in read.slides]
+    if missing:
+        text = f"{location}: no features of slides of the table ({len(missing)} of {len(wanted)})"
+        advice = "extract them, or take these slides out of the table"
+        found.append(findings.error(CHECK, text, _hint(missing, read.slides) or advice, missing))
+    spare = sorted(set(read.slides) - set(wanted))
+    if spare:
+        text = f"{location}: files of slides that the table lacks ({len(spare)})"
+        found.append(findings.warning(CHECK, text, "they are not used", spare))
+    bad = [read.answers[slide]["problem"] for slide in wanted if _has(read, slide, "problem")]
+    if bad:
+        text = f"{location}: files that cannot be read ({len(bad)})"
+        found.append(findings.error(CHECK, text, "replace each", bad))
+    bad = [read.answers[slide]["nonfinite"] for slide in wanted if _has(read, slide, "nonfinite")]
+    if bad:
+        text = f"{location}: files with NaN or infinity ({len(bad)})"
+        found.append(findings.error(CHECK, text, "extract these slides again", bad))
+    if read.unread:
+        text = f"values of {len(read.unread)} of {len(wanted)} slides were not read, headers only"
+        advice = "no time was left; --seconds=0 reads all"
+        found.append(findings.warning(CHECK, text, advice, read.unread))
+    return [*found, *_empty(patients, slides, read), *_sizes(good, read), *_copies(good, read)]
+
+
+def _has(read: Reading, slide: str, key: str) -> bool:
+    return key in read.answers.get(slide, {})
+
+
+def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Finding:
+    patches = sorted(answer["num_patches"] for answer in good.values())
+    dims = sorted({answer["dim"] for answer in good.values() if answer["num_patches"]})
+    dtypes = sorted({answer["dtype"] for answer in good.values()})
+    text = f"{location}: {len(good)} slides can be read"
+    if patches:
+        text += (
+            f"; {patches[0]} to {patches[-1]} patches, {sum(patches)} in all; D = "
+            f"{', '.join(map(str, dims)) or 'unknown'}; {', '.join(dtypes)}"
+        )
+    return findings.ok(
+        CHECK, text, slides=len(good), patches=sum(patches), dims=dims, dtypes=dtypes
+    )
+
+
+def _hint(missing: Sequence[str], there: Mapping[str, str]) -> str:
+    """Why none of the missing slides may be found: ids that are written in another way."""
+    for slide in missing:
+        for extension in _SLIDE_FILES:
+            if slide.lower().endswith(extension) and slide[: -len(extension)] in there:
+                return f"ids of the table end in {extension}, those of the files do not"
+    short = {slide.split(".")[0]: slide for slide in there}
+    for slide in missing:
+        other = short.get(slide.split(".")[0])
+        if other is not None:
+            return f"the same slide may be there under another id: {slide} and {other}"
+    return ""
+
+
+def _empty(
+    patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
+) -> list[Finding]:
+    """Slides without patches beside others, and patients without any patch."""
+    found: list[Finding] = []
+    beside, alone = [], []
+    for patient, of_patient in zip(patients, slides, strict=True):
+        answers = [read.answers.get(slide, {}) for slide in of_patient]
+        empty = [
+            read.slides[slide]
+            for slide, answer in zip(of_patient, answers, strict=True)
+            if answer.get("num_patches") == 0
+        ]
+        if empty and len(empty) == len(of_patient):
+            alone.append(f"{patient}: {', '.join(empty)}")
+        else:
+            beside += empty
+    if alone:
+        text = f"patients without any patch ({len(alone)})"
+        advice = "extract their features again, or take them out of the table and the splits"
+        found.append(findings.error(CHECK, text, advice, alone))
+    if beside:
+        text = f"empty files, without patches, beside others of the same patient ({len(beside)})"
+        found.append(findings.warning(CHECK, text, "the others are used", beside))
+    return found
+
+
+def _sizes(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
+    """Features of several sizes."""
+    dims = Counter(answer["dim"] for answer in good.values() if answer["num_patches"])
+    if len(dims) < 2:
+        return []
+    common = dims.most_common(1)[0][0]
+    others = [
+        f"{read.slides[slide]}: D = {answer['dim']}"
+        for slide, answer in good.items()
+        if answer["num_patches"] and answer["dim"] != common
+    ]
+    text = "mixed sizes of features: " + ", ".join(f"D = {d} in {n}" for d, n in dims.most_common())
+    return [findings.error(CHECK, text, "extract all with one encoder", others)]
+
+
+def _copies(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
+    """Slides with the very same features."""
+    same = defaultdict(list)
+    for slide, answer in good.items():
+        if "digest" in answer:
+            same[answer["digest"]].append(slide)
+    groups = [", ".join(group) for group in same.values() if len(group) > 1]
+    if not groups:
+        return []
+    text = f"slides with identical features ({len(groups)} groups)"
+    return [findings.warning(CHECK, text, "is a file there under several names?", groups)]
+
+
+def feature_dim(read: Reading) -> int | None:
+    """D of most slides; None where no slide tells it."""
+    dims = Counter(a["dim"] for a in read.answers.values() if a.get("num_patches"))
+    return dims.most_common(1)[0][0] if dims else None
+
+
+def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -> list[Finding]:
+    """Whether the features of a source come from another encoder than the target's.
+
+    An encoder leaves its mark on the mean of every dimension, whatever the tissue. Where the slides
+    of either cohort agree in these means (correlation 0.8 and more), and the cohorts do not (less
+    than 0.2), or patches differ tenfold in length, another encoder is likely.
+
+    Args:
+        target: slides of the target, some with means.
+        source: slides of the source, some with means.
+        location: where those are.
+    """
+    ours, theirs = feature_dim(target), feature_dim(source)
+    if ours is None or theirs is None:
+        return []
+    if ours != theirs:
+        text = f"{location}: D = {theirs}, but the target's features have D = {ours}"
+        advice = "source and target need features of one encoder"
+        return [findings.error("encoder", text, advice)]
+    means = [
+        np.array([a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == ours])
+        for read in (target, source)
+    ]
+    lengths = [
+        np.median([a["length"] for a in read.answers.values() if "length" in a] or [np.nan])
+        for read in (target, source)
+    ]
+    if min(map(len, means)) < 2 or ours < 8:
+        return []
+    every = np.concatenate(means)
+    if (every.std(axis=1) == 0).any():
+        return []
+    correlation = np.corrcoef(every)
+    n = len(means[0])
+    within = min(np.median(_off_diagonal(c)) for c in (correlation[:n, :n], correlation[n:, n:]))
+    across = float(np.median(correlation[:n, n:]))
+    ratio = float(max(lengths) / max(min(lengths), np.finfo(float).tiny))
+    if (within >= 0.8 and across < 0.2) or ratio > 10:
+        text = (
+            f"{location}: features unlike the target's (means of dimensions correlate by "
+            f"{across:.2f} across cohorts, {within:.2f} within; patches {ratio:.1f} times as long)"
+        )
+        advice = "were both made by one encoder, with one normalization?"
+        return [findings.warning("encoder", text, advice)]
+    return []
+
+
+def _off_diagonal(matrix: np.ndarray) -> np.ndarray:
+    return matrix[~np.eye(len(matrix), dtype=bool)]

@@ -1,0 +1,561 @@
+"""`check`: cohorts broken in every way, pools that do not fit, files that crash their reader."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import h5py
+import jax
+import numpy as np
+import pytest
+
+from configs import testing
+from steph_jax import abmil, check, settings, simulate
+from steph_jax.abmil import Architecture
+from steph_jax.checkpoints import SavedModel
+from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
+from steph_jax.checks.findings import Status
+from steph_jax.data import survival
+from steph_jax.data.survival import Columns, Split, SurvivalTable
+from steph_jax.generative_model import Settings
+from steph_jax.methods.recipe import as_numpy
+from steph_jax.pool import Pool
+
+SMALL = Settings(cohorts=2, patients=40, patches=12, feature_dim=24, two_slides=0.2, seed=3)
+DIMS = Architecture(feature_dim=24, embed_dim=16, attention_dim=8, num_bins=32)
+HEADER = "patient_id,pathology_id,project,t,e\n"
+
+
+def theta(seed, near=None, scale=0.05, architecture=DIMS):
+    """A model from a start of its own, or near another one."""
+    params = as_numpy(abmil.init(jax.random.key(seed), architecture))
+    if near is not None:
+        params = jax.tree.map(lambda a, b: a + np.float32(scale) * b, near, params)
+    return SavedModel("abmil", architecture, {}, params)
+
+
+def make_pool(root):
+    pool = Pool(root)
+    null = theta(0)
+    pool.add("null", null)
+    for seed, name in enumerate(("sim_a-fold_0", "sim_a-fold_1", "sim_b-fold_0"), 1):
+        pool.add(name, theta(seed, null.params))
+    return pool
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A cohort, a source and a pool in which all is well."""
+    root = tmp_path_factory.mktemp("whole")
+    simulate.simulate(root / "data", SMALL, lambda line: None)
+    make_pool(root / "pool")
+    return root
+
+
+def config_of(root, **more):
+    config = testing.get_config()
+    config.data.root = str(root / "data")
+    config.data.features = str(root / "data" / "features" / "{dataset}")
+    config.pool.root = str(root / "pool")
+    config.update(more)
+    return settings.as_dict(config)
+
+
+def having(found, text):
+    """The only finding whose message has a text."""
+    matching = [finding for finding in found if text in finding.message]
+    assert len(matching) == 1, [finding.message for finding in found]
+    return matching[0]
+
+
+def table_of(time, event, patients=None, slides=None):
+    patients = patients or [f"P{i:03}" for i in range(len(time))]
+    return SurvivalTable(
+        pathlib.Path("table.csv"),
+        tuple(patients),
+        np.asarray(time, np.float64),
+        np.asarray(event, bool),
+        tuple(slides or [(f"{patient}-a",) for patient in patients]),
+    )
+
+
+# The whole
+
+
+def test_nothing_is_wrong(whole):
+    found = check.check(config_of(whole))
+    assert [f.message for f in found if f.status and f.check != "devices"] == []
+    names = {finding.check for finding in found}
+    assert names >= {"table", "features", "pool", "task vectors", "leaks", "encoder", "time unit"}
+    summary = having(found, "slides can be read")
+    assert summary.values["dims"] == [24]
+    assert summary.values["patches"] > 0
+    assert having(found, "fold 1: train").values["test"]["patients"] == 8
+    matrix = having(found, "cosine similarities").values
+    assert matrix["names"] == ["sim_a-fold_0", "sim_a-fold_1", "sim_b-fold_0"]
+    np.testing.assert_allclose(np.diag(matrix["cosines"]), 1, rtol=1e-6)
+
+
+def test_nothing_is_there(tmp_path):
+    found = check.check(config_of(tmp_path, method="no_such", folds=(0, 0)))
+    assert findings.worst(found) == Status.ERROR
+    for text in (
+        "method is one of",
+        "a fold is named twice",
+        "sim_a_survival.csv: no such file",
+        "no such pool of models",
+    ):
+        assert having(found, text).status == Status.ERROR
+
+
+def test_programs_and_statuses(whole, tmp_path):
+    base = [sys.executable, "-m", "steph_jax.check", "--config", "configs/testing.py"]
+    repo = pathlib.Path(check.__file__).parents[1]
+
+    def run(data, *more):
+        command = [*base, f"--config.data.root={data}", f"--config.pool.root={whole / 'pool'}"]
+        command += [f"--config.data.features={whole}/data/features/{{dataset}}", *more]
+        return subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+
+    done = run(tmp_path / "no", "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 2, done.stderr
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["exit_status"] == 2
+    kinds = {finding["status"] for finding in record["findings"]}
+    assert kinds <= {"ok", "warning", "error"}
+    assert "Traceback" not in done.stderr
+    assert "UNI2-h-DSS" in done.stdout
+
+    target = tmp_path / "data" / "sim_a"
+    target.mkdir(parents=True)
+    for path in (whole / "data" / "sim_a").iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    with (target / "sim_a_survival.csv").open("a") as table:
+        table.writelines(f"new_{i},new_{i}-1,x,1000,1\n" for i in range(12))
+    done = run(tmp_path / "data", "--out", str(tmp_path / "out"))
+    assert done.returncode == 1, done.stdout
+    assert "patients of the table that no split names (12)" in done.stdout
+    assert "- ... 12 in all" in done.stdout
+    assert "new_11" not in done.stdout
+    text = (tmp_path / "out" / "report.txt").read_text()
+    assert all(f"- new_{i}\n" in text for i in range(12))
+
+
+def test_features_of_another_size_than_the_pool(whole, tmp_path):
+    features = tmp_path / "data" / "features"
+    for dataset, dim in (("sim_a", 20), ("sim_b", 24)):
+        (features / dataset).mkdir(parents=True)
+        for path in sorted((whole / "data" / "features" / dataset).iterdir())[:60]:
+            with h5py.File(features / dataset / path.name, "w") as file:
+                rows = np.random.default_rng(len(path.name)).random((3, dim), np.float32)
+                file["features"] = rows + hash(path.name) % 97
+    config = config_of(whole)
+    config["data"]["features"] = f"{features}/{{dataset}}"
+    found = check.check(config)
+    assert having(found, "target's features have D = 20").check == "pool"
+    assert having(found, "D = 24, but the target's").status == Status.ERROR
+
+
+# Tables
+
+
+def test_every_problem_of_a_table_is_found(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [
+        *("P1,P1-a,x,100,1", "P1,P1-b,x,200,1", "P2,P2-a,x,nan,0", "P3,P3-a,x,-5,0"),
+        *("P4,P4-a,x,1_0,2", ",P5-a,x,3,0", "P6,P4-a,x,7,0", "p6,P7-a,x,7,0", "P8,P8-a,x,9,1"),
+    ]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    table, found = tables.check_table(path, Columns())
+    expected = {
+        "'patient_id' is empty": ("line 7",),
+        "slides in several rows": ("P4-a",),
+        "no finite numbers": ("P2: 'nan'", "P4: '1_0'"),
+        "negative times": ("P3: -5",),
+        "expected 0 or 1 in column 'e'": ("P4: '2'",),
+        "rows differ in 't' or 'e'": ("P1: (100.0, 1.0) and (200.0, 1.0)",),
+        "the same under several ids": ("P6, p6",),
+    }
+    for text, items in expected.items():
+        assert having(found, text).items == items
+    assert table is not None
+    assert table.patients == ("P1", "P2", "P3", "P4", "P6", "P8", "p6")
+    assert tables.labeled(table).patients == ("P1", "P6", "P8", "p6")
+
+
+def test_a_table_with_other_columns(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("case,slide,months,censored\nP1,a,1,0\n")
+    table, (found,) = tables.check_table(path, Columns())
+    assert table is None
+    assert "found columns that are missing" in found.message
+    assert "case, slide, months, censored" in found.message
+    assert "data.columns.time" in found.advice
+    named = Columns("case", "slide", "months", "censored", "months", "censorship")
+    table, found = tables.check_table(path, named)
+    assert findings.worst(found) == Status.OK
+    assert table.event.tolist() == [True]
+
+
+def test_codings_of_others(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "A,a,x,1,1\nB,b,x,2,2\n")
+    assert "R's coding" in having(tables.check_table(path, Columns())[1], "expected 0 or 1").advice
+
+
+def test_tcga_barcodes(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(
+        HEADER + "TCGA-A1-0001,TCGA-A1-0001-01Z,x,5,1\nTCGA-A1-0001-01,TCGA-A1-0002-01Z,x,5,1\n"
+    )
+    _, found = tables.check_table(path, Columns())
+    assert having(found, "several ids").items == ("TCGA-A1-0001, TCGA-A1-0001-01",)
+    assert having(found, "another patient's").items == ("TCGA-A1-0001-01: TCGA-A1-0002-01Z",)
+
+
+# Times and events
+
+
+@pytest.mark.parametrize("truth", ["days", "months", "years"])
+@pytest.mark.parametrize("said", ["days", "months", "years"])
+def test_units_of_time(truth, said):
+    days = np.random.default_rng(0).exponential(1200, 200).clip(1, 6000)
+    raw = days / survival.DAYS_PER_UNIT[truth]
+    table = table_of(raw * survival.DAYS_PER_UNIT[said], np.arange(200) % 3 == 0)
+    found = outcomes.check_times(table, Columns(time_unit=said))
+    assert findings.worst(found) == (Status.OK if truth == said else Status.WARNING)
+    if truth != said:
+        assert f"--config.data.time_unit={truth}" in found[0].advice
+
+
+def test_times_that_no_one_lives():
+    table = table_of([*np.linspace(100, 3000, 99), 40000], np.arange(100) % 2)
+    (_, far) = outcomes.check_times(table, Columns())
+    assert far.items == ("P099: 40000 days",)
+
+
+def test_codings_are_judged_on_real_cohorts(shared):
+    for path in sorted((shared / "tcga_rna").glob("*/*_survival.csv")):
+        table = survival.read_table(path)
+        assert findings.worst(outcomes.check_times(table, Columns())) == Status.OK
+        assert findings.worst(outcomes.check_events(table, Columns())) == Status.OK
+        turned = dataclasses.replace(table, event=~table.event)
+        (found,) = outcomes.check_events(turned, Columns())
+        assert found.status == Status.WARNING
+        assert "--config.data.event_coding=censorship" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("event", "columns", "text", "status"),
+    [
+        (np.zeros(40), Columns(), "no patient has an event", Status.ERROR),
+        (np.ones(40), Columns(), "every patient has an event", Status.WARNING),
+        (np.arange(40) > 1, Columns(), "nearly all patients", Status.WARNING),
+        (np.arange(40) < 5, Columns(), "few events", Status.WARNING),
+        (np.arange(40) % 3 == 0, Columns(event="censored"), "read as 1 = death", Status.WARNING),
+        (
+            np.arange(40) % 3 > 0,
+            Columns(event_coding="censorship"),
+            "read as 1 = censored",
+            Status.WARNING,
+        ),
+    ],
+)
+def test_codings(event, columns, text, status):
+    (found,) = outcomes.check_events(table_of(np.arange(40.0) + 1, event), columns)
+    assert text in found.message
+    assert found.status == status
+
+
+# Splits
+
+
+def write_split(path, train, test):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [f"{a},{b}" for a, b in zip(train, [*test, *[""] * len(train)], strict=False)]
+    path.write_text("\n".join(["train,test", *rows]) + "\n")
+
+
+def test_every_problem_of_splits_is_found(tmp_path):
+    table = table_of(np.arange(40.0) + 1, np.arange(40) % 2, [f"p{i:02}" for i in range(40)])
+    p = table.patients
+    write_split(tmp_path / "x" / "splits_0.csv", [*p[:8], "P09", "q"], [p[0], *p[8:12]])
+    write_split(tmp_path / "x" / "splits_1.csv", p[12:36:2], p[8:12])
+    splits, found = folds.check_splits(tmp_path, "x", [0, 1, 2], table, 11)
+    assert set(splits) == {0, 1}
+    assert having(found, "in both train and test (1)").items == ("p00",)
+    assert having(found, "in both train and test, under two ids").items == ("P09 and p09",)
+    assert having(found, "that table.csv lacks").items == ("P09", "q")
+    assert "splits_1.csv: expected events" in having(found, "among the training").message
+    assert having(found, "splits_0.csv: 10 training patients").advice == (
+        "lower --config.batch_size (now 11)"
+    )
+    assert having(found, "in the test part of several folds").items == p[8:12]
+    assert "p39" in having(found, "that no split names").items
+    assert "splits_2.csv: no such file" in having(found, "no such file").message
+
+
+def test_event_rates_of_unlike_parts():
+    table = table_of(np.arange(200.0) + 1, np.arange(200) < 100)
+    p = table.patients
+
+    def rates(train, test):
+        (found,) = folds._event_rates(0, Split(pathlib.Path("s"), train, test), table)
+        return found.status
+
+    assert rates(p[::2], p[1::2]) == Status.OK
+    assert rates(p[:120], p[120:]) == Status.WARNING
+    assert rates(p[:50], p[50:150]) == Status.WARNING
+
+
+def test_test_patients_that_a_source_has_seen(tmp_path):
+    write_split(tmp_path / "kipan" / "splits_0.csv", ["TCGA-A1-0001", "TCGA-A1-0002"], ["z"])
+    write_split(tmp_path / "brca" / "splits_0.csv", ["y"], ["TCGA-A1-0001-01"])
+    split = Split(pathlib.Path("s"), ("TCGA-A1-0002-01",), ("TCGA-A1-0001-01", "w"))
+    sources = ("kipan", "brca", "elsewhere", "kirc")
+    leak, unknown = folds.check_leaks(tmp_path, "kirc", {3: split}, sources)
+    assert leak.status == Status.WARNING
+    assert "the model of kipan" in leak.message
+    assert leak.items == ("fold 3: TCGA-A1-0001-01",)
+    assert unknown.values["sources"] == ["elsewhere"]
+
+
+def test_real_cohorts_do_not_share_patients(shared):
+    root = shared / "tcga_rna"
+    table = survival.read_table(survival.table_path(root, "tcga_kirc"))
+    splits, found = folds.check_splits(root, "tcga_kirc", [0, 1, 2, 3, 4], table, 16)
+    assert findings.worst(found) == Status.OK
+    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"))
+    assert [finding.status for finding in found] == [Status.OK]
+
+
+# Features
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A folder with a file for each thing that can be wrong."""
+    rng = np.random.default_rng(0)
+
+    def save(name, rows):
+        np.save(tmp_path / f"{name}.npy", rows.astype(np.float32))
+
+    for name in ("good", "twin_a", "spare", "beside", "inf", "crash"):
+        save(name, rng.random((5, 24)))
+    save("twin_b", np.load(tmp_path / "twin_a.npy"))
+    save("empty", np.zeros((0, 24)))
+    save("alone", np.zeros((0, 24)))
+    save("nan", np.where(np.arange(48).reshape(2, 24) == 30, np.nan, 1))
+    save("inf", np.full((2, 24), np.inf))
+    save("other", rng.random((5, 30)))
+    (tmp_path / "page.h5").write_text("<!doctype html>")
+    (tmp_path / "void.pt").write_bytes(b"")
+    return tmp_path
+
+
+SLIDES = {
+    "P0": ("good", "empty"),
+    "P1": ("alone",),
+    "P2": ("twin_a", "twin_b"),
+    "P3": ("nan", "inf"),
+    "P4": ("page", "void", "other"),
+    "P5": ("gone.svs", "good.svs"),
+    "P6": ("beside", "crash"),
+}
+
+
+def test_every_problem_of_features_is_found(broken):
+    wanted = [slide for of_patient in SLIDES.values() for slide in of_patient]
+    read = reading.read(broken, "features", wanted, workers=1)
+    found = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
+    missing = having(found, "no features of slides")
+    assert missing.items == ("gone.svs", "good.svs")
+    assert "end in .svs" in missing.advice
+    assert having(found, "the table lacks").items == ("spare",)
+    page, void = having(found, "cannot be read (2)").items
+    assert "page.h5" in page
+    assert "HTML page" in page
+    assert "void.pt" in void
+    nan, inf = having(found, "NaN or infinity (2)").items
+    assert "nan.npy" in nan
+    assert "first in patch 1" in nan
+    assert "inf.npy" in inf
+    assert having(found, "without any patch").items == (f"P1: {broken / 'alone.npy'}",)
+    assert having(found, "beside others").items == (str(broken / "empty.npy"),)
+    assert having(found, "mixed sizes").items == (f"{broken / 'other.npy'}: D = 30",)
+    assert having(found, "identical features").items == ("twin_a, twin_b",)
+
+
+CRASHING = """
+import os, signal, sys
+from steph_jax.checks import reader
+look_at = reader.look_at
+
+def dangerous(source, slide, values, profile):
+    if slide == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if slide == "beside":
+        signal.pause()
+    return look_at(source, slide, values, profile)
+
+reader.look_at = dangerous
+reader.main()
+"""
+
+
+def test_files_that_crash_or_hang_their_reader(broken, tmp_path_factory):
+    script = tmp_path_factory.mktemp("script") / "reader.py"
+    script.write_text(CRASHING)
+    read = reading.read(
+        broken,
+        "features",
+        ["crash", "beside", "good"],
+        workers=1,
+        slide_seconds=8,
+        command=(sys.executable, str(script)),
+    )
+    assert read.answers["good"]["num_patches"] == 5
+    found = slides.check_slides(broken, ["P"], [["crash", "beside", "good"]], read)
+    crash, hang = having(found, "cannot be read (2)").items
+    assert "crash.npy" in crash
+    assert "SIGSEGV" in crash
+    assert "beside.npy" in hang
+    assert "more than 8 seconds" in hang
+
+
+def test_a_location_that_cannot_be_opened(broken, tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder"):
+        reading.read(broken / "no", "features", None)
+    script = tmp_path / "reader.py"
+    script.write_text("import os; os.abort()")
+    with pytest.raises(ValueError, match=r"cannot be opened, .*SIGABRT"):
+        reading.read(broken, "features", None, command=(sys.executable, str(script)))
+
+
+def test_time_for_headers_alone(broken):
+    read = reading.read(broken, "features", ["good", "nan"], seconds=1e-9, workers=1)
+    assert read.unread == ("good", "nan")
+    found = slides.check_slides(broken, ["P"], [["good", "nan"]], read)
+    assert "values of 2 of 2 slides were not read" in having(found, "headers only").message
+
+
+def encoder(rng, offset, slides_=4, length=1.0):
+    """A reading of slides whose dimensions have means of their own."""
+    answers = {
+        f"s{i}": {
+            "num_patches": 9,
+            "dim": len(offset),
+            "mean": (offset + 0.1 * rng.standard_normal(len(offset))).tolist(),
+            "length": length,
+        }
+        for i in range(slides_)
+    }
+    return reading.Reading({}, answers, ())
+
+
+def test_encoders_are_compared():
+    rng = np.random.default_rng(0)
+    one, two = rng.standard_normal((2, 200))
+    where = pathlib.Path("b")
+    ours = encoder(rng, one)
+    assert slides.compare_encoders(ours, encoder(rng, one), where) == []
+    (found,) = slides.compare_encoders(ours, encoder(rng, two), where)
+    assert "unlike the target's" in found.message
+    (found,) = slides.compare_encoders(ours, encoder(rng, one, length=40.0), where)
+    assert "40.0 times as long" in found.message
+    (found,) = slides.compare_encoders(ours, encoder(rng, one[:100]), where)
+    assert found.status == Status.ERROR
+
+
+# The pool
+
+
+def test_members_that_do_not_belong(tmp_path):
+    pool = make_pool(tmp_path)
+    null = pool.null().params
+    for seed in (11, 12, 13):
+        pool.add(f"fine_{seed}-fold_0", theta(seed, null))
+    pool.add("random-fold_0", theta(5))
+    pool.add("far-fold_0", theta(6, null, 0.5))
+    pool.add("same-fold_0", theta(11, null))
+    pool.add("zero-fold_0", pool.null())
+    wider = dataclasses.replace(DIMS, feature_dim=30)
+    other = Pool(tmp_path / "other")
+    other.add("wide-fold_0", theta(1, architecture=wider))
+    (tmp_path / "other" / "wide-fold_0").rename(tmp_path / "wide-fold_0")
+    (tmp_path / "half-fold_0").mkdir()
+    (tmp_path / "half-fold_0" / "model.json").write_text("{}")
+    wanted = ("random-fold_0", "sim_a-fold_0", "wide-fold_0", "absent-fold_0")
+    found = models.check_pool(pool, wanted, 24)
+    assert having(found, "are not there").items == ("absent-fold_0",)
+    assert having(found, "not descended from null").status == Status.ERROR
+    assert having(found, "not descended").message.startswith("random-fold_0: D = 24")
+    far = having(found, "times as far as the others")
+    assert far.message.startswith("far-fold_0")
+    assert far.status == Status.WARNING
+    assert having(found, "the null model itself").message.startswith("zero-fold_0")
+    assert having(found, "same task vector").items == ("fine_11-fold_0 and same-fold_0",)
+    assert "feature_dim 30 and 24" in having(found, "other dimensions").message
+    assert having(found, "half-fold_0").status == Status.WARNING
+    fine = having(found, "sim_a-fold_0: D")
+    a, b = (
+        np.concatenate([x.ravel() for n in ("feat_proj", "attention_net") for x in leaves(p[n])])
+        for p in (pool.member("sim_a", 0).params, null)
+    )
+    assert fine.values["distance"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b))
+    assert fine.values["cosine"] == pytest.approx(
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-5
+    )
+
+
+def leaves(tree):
+    return jax.tree.leaves(tree)
+
+
+def test_another_null_model(tmp_path):
+    pool = make_pool(tmp_path)
+    pool.add("null", theta(99))
+    found = models.check_pool(pool, (), None)
+    alone = having(found, "no member is descended from null")
+    assert alone.status == Status.ERROR
+    assert len(alone.items) == 3
+
+
+def test_numbers_that_are_none(tmp_path):
+    pool = make_pool(tmp_path)
+    model = pool.member("sim_b", 0)
+    model.params["feat_proj"]["layers_0"]["bias"][0] = np.nan
+    pool.add("sim_b-fold_0", model)
+    found = models.check_pool(pool, ("sim_b-fold_0",), None)
+    assert "sim_b-fold_0" in having(found, "NaN or infinity").message
+
+
+# Devices, reports
+
+
+def test_a_gpu_that_is_passed_over(tmp_path):
+    assert devices.gpus_there(tmp_path, "no-such-tool") == []
+    (tmp_path / "nvidia0").touch()
+    (tmp_path / "nvidiactl").touch()
+    signs = devices.gpus_there(tmp_path, "no-such-tool")
+    assert signs == [str(tmp_path / "nvidia0")]
+    found = devices.check_devices(signs)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    assert found.status == (Status.WARNING if on_cpu else Status.OK)
+    assert devices.check_devices([]).status == Status.OK
+
+
+def test_reports_align_and_cut():
+    found = [
+        findings.ok("a", "good"),
+        findings.error("long", "bad", "mend it", map(str, range(12))),
+    ]
+    lines = findings.report(found)
+    assert lines[1] == "ok       a      good"
+    assert lines[2] == "error    long   bad; mend it"
+    assert lines[3] == "                - 0"
+    assert lines[-1].strip() == "- ... 12 in all"
+    assert len(findings.report(found, None)) == 15
+    assert found[1].to_json()["count"] == 12
