@@ -57,6 +57,7 @@ def config_of(cohort: str, method: str, seed: int, shared: pathlib.Path, out: pa
     config.data.root = str(shared / "tcga_rna")
     config.data.features = str(out / "features" / "{dataset}")
     config.pool.root = str(out / "pool")
+    config.eval_every = 5
     return settings.as_dict(config)
 
 
