@@ -7,6 +7,8 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Two devices, so that what is shared between devices is tested everywhere.
+jax.config.update("jax_num_cpu_devices", 2)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,7 +17,7 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 def shared() -> pathlib.Path:
     """The folder of reference arrays and real patients beside the checkout."""
     if not (SHARED / "parity").is_dir():
-        pytest.skip(f"reference data are not distributed with the code (no {SHARED.name}/ beside it)")
+        pytest.skip(f"the reference data are not distributed with the code: no {SHARED.name}/")
     return SHARED
 
 

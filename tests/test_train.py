@@ -273,9 +273,7 @@ def test_features_of_another_size_are_refused(home, tmp_path):
         train.train(config, tmp_path / "w")
 
 
-def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(
-    home, steph_run, tmp_path
-):
+def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(home, steph_run, tmp_path):
     import h5py
 
     config = copied(home, tmp_path)

@@ -1,0 +1,110 @@
+"""Models written under the published names, and read again."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from steph_jax import abmil, convert, export, hypernetworks, steph, torch_names
+from steph_jax.abmil import Architecture
+from steph_jax.checkpoints import SavedModel
+from steph_jax.data import torch_files
+from steph_jax.methods.recipe import as_numpy
+
+SMALL = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
+
+
+def tree(seed: int, architecture: Architecture = SMALL):
+    return as_numpy(abmil.init(jax.random.key(seed), architecture))
+
+
+def steph_model(mixing: str = "nn", fixed: tuple[float, ...] = ()) -> SavedModel:
+    options = steph.Options(top_k=2, mixing=mixing, fixed_mixing=fixed)
+    null, target, sources = tree(0), tree(1), [tree(i) for i in (2, 3, 4)]
+    vectors = [jax.tree.map(np.subtract, source, null) for source in sources]
+    frozen = {
+        "null": null,
+        "target": target,
+        "target_task_vector": jax.tree.map(np.subtract, target, null),
+        "task_vectors": jax.tree.map(lambda *leaves: np.stack(leaves), *vectors),
+    }
+    trainable = hypernetworks.init(jax.random.key(5), 12, 3, "relu", mixing, fixed)
+    trainable = as_numpy(trainable | {"pred_head": tree(6)["pred_head"]})
+    settings = {"sources": ["a", "b", "c"], "options": steph.as_dict(options)}
+    return SavedModel("steph", SMALL, settings, {"trainable": trainable, "frozen": frozen})
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "architecture",
+    [SMALL, dataclasses.replace(SMALL, pooling="plain", num_layers=2)],
+    ids=["gated", "plain"],
+)
+def test_an_abmil_model_comes_back_exactly(tmp_path, ending, architecture):
+    params = tree(0, architecture)
+    out = tmp_path / f"model{ending}"
+    export.export(SavedModel("abmil", architecture, {}, params), out)
+    state = torch_files.load(out)["model"] if ending == ".pth" else load_file(out)
+    found_architecture, found = torch_names.abmil_from_torch(state)
+    assert found_architecture == architecture
+    assert_same(found, params)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize(
+    ("mixing", "fixed"), [("nn", ()), ("fnn", ()), ("param", ()), ("fix", (0.1, 0.5, 0.9))]
+)
+def test_a_steph_model_comes_back_exactly(tmp_path, mixing, fixed):
+    model = steph_model(mixing, fixed)
+    out = tmp_path / "model.pth"
+    export.export(model, out)
+    state = torch_files.load(out)["model"]
+    vector = "fix" if mixing == "fix" else "param"
+    found = torch_names.steph_from_torch(state, vector_mixing=vector)
+    assert_same(found.trainable, model.params["trainable"])
+    assert_same(found.frozen, model.params["frozen"])
+
+
+def test_an_exported_file_is_imported_by_the_converter(tmp_path):
+    params = tree(3)
+    out = tmp_path / "mine.pth"
+    export.export(SavedModel("abmil", SMALL, {}, params), out)
+    outcome = convert.convert(out, convert.Pool(tmp_path / "pool"), "null", convert.Unsaid())
+    assert outcome.status == "written"
+    assert_same(convert.Pool(tmp_path / "pool").null().params, params)
+
+
+def test_models_without_a_published_class_have_their_own_names(tmp_path):
+    params = {"trainable": {"router": tree(1)}, "frozen": {}}
+    model = SavedModel("roupkt", SMALL, {}, params)
+    export.export(model, tmp_path / "model.safetensors")
+    found = load_file(tmp_path / "model.safetensors")
+    name = "trainable/router/pred_head/bias"
+    np.testing.assert_array_equal(found[name], params["trainable"]["router"]["pred_head"]["bias"])
+    with pytest.raises(ValueError, match="no published class"):
+        export.export(model, tmp_path / "model.pth")
+
+
+def test_another_ending_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.safetensors or \.pth"):
+        export.export(SavedModel("abmil", SMALL, {}, tree(0)), tmp_path / "model.onnx")
+
+
+@pytest.mark.torch
+def test_torch_reads_what_we_write(tmp_path):
+    import torch
+
+    params = tree(0)
+    export.export(SavedModel("abmil", SMALL, {}, params), tmp_path / "model.pth")
+    state = torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+    expected = torch_names.abmil_to_torch(params)
+    assert list(state) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name].numpy(), array)
