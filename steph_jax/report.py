@@ -236,11 +236,12 @@ def write_fold(
     time, event = table.time[test.rows], table.event[test.rows]
     shown = evaluation.predictions_table(test.predicted, time, event)
     files.write_table(directory / "predictions_test.csv", shown)
-    title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}, test patients"
-    plots.risk_groups(shown, directory / "risk_groups_test.png", title)
+    title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}"
+    on_test = f"{title}, test patients"
+    plots.risk_groups(shown, directory / "risk_groups_test.png", on_test)
     if test.predicted.survival is not None:
         widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges).tolist()
-        plots.survival_curves(shown, directory / "survival_curves_test.png", title, widths)
+        plots.survival_curves(shown, directory / "survival_curves_test.png", on_test, widths)
     history_path = directory / "history.csv"
     history = pd.read_csv(history_path) if history_path.is_file() else None
     if history is not None and len(history):

@@ -13,7 +13,17 @@ import pandas as pd
 import pytest
 import simulated
 
-from steph_jax import checkpoints, epochs, evaluate, fitting, metrics, predict, train
+from steph_jax import (
+    checkpoints,
+    convert_cli,
+    epochs,
+    evaluate,
+    export,
+    fitting,
+    metrics,
+    predict,
+    train,
+)
 from steph_jax.data import features, survival
 from steph_jax.pool import Pool
 
@@ -115,6 +125,19 @@ def test_predict_gives_the_risks_of_training(home, steph_run):
     np.testing.assert_allclose(predicted.risk, known["risk"], rtol=1e-5)
     assert predicted.survival is not None
     np.testing.assert_allclose(predicted.survival, known.filter(like="surv_"), atol=1e-6)
+
+
+def test_an_exported_model_is_imported_and_predicts_the_same(home, steph_run, tmp_path):
+    model = checkpoints.load_model(steph_run / "fold_0" / "model")
+    export.export(model, tmp_path / "trained.pth")
+    arguments = [str(tmp_path / "trained.pth"), "--out", str(tmp_path / "pool"), "--name", "mine"]
+    assert convert_cli.main([*arguments, "--sources", "sim_b,sim_c", "--top-k", "1"]) == 0
+    imported = checkpoints.load_model(tmp_path / "pool" / "mine")
+    source = features.open_features(home / "data" / "features" / "sim_b")
+    slides = {slide: (slide,) for slide in sorted(source.slide_ids)[:5]}
+    ours, theirs = (predict.predict(m, source, slides) for m in (model, imported))
+    np.testing.assert_array_equal(ours.risk, theirs.risk)
+    np.testing.assert_array_equal(ours.record["weight"], theirs.record["weight"])
 
 
 def params_of(directory: pathlib.Path) -> str:
@@ -227,7 +250,7 @@ def test_another_pool_under_an_interrupted_run_is_refused(home, tmp_path, monkey
         ({"compute_dtype": "float16"}, "compute_dtype is float32 or bfloat16"),
         ({"epochs": 0}, "epochs is a whole number"),
         ({"loss__terms": (("mse", 1.0),)}, "losses are nll"),
-        ({"bins__number": 8}, "num_bins|outputs|bins"),
+        ({"bins__number": 8, "steph__retrained": "none"}, "has 32 outputs.*ask for 8"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_trained(home, tmp_path, overrides, message):

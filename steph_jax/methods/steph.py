@@ -203,6 +203,13 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
             trainable["pred_head"] = frozen["target"]["pred_head"]
         else:
             trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
+    num_outputs = len(trainable.get("pred_head", frozen["target"]["pred_head"])["bias"])
+    if num_outputs != spec.num_outputs:
+        raise ValueError(
+            f"the head of the pool's models has {num_outputs} outputs, the loss and the time bins "
+            f"of this run ask for {spec.num_outputs}; use bins.number={num_outputs}, or a new head "
+            "(steph.retrained=pred_head, steph.head_init=new)"
+        )
     settings = {
         "dataset": spec.dataset,
         "fold": spec.fold,
