@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.data.root = "data"  # {root}/{dataset}/{dataset}_survival.csv and splits_{fold}.csv
     config.data.features = "data/features/{dataset}"  # folder, .lmdb or packed store
     config.data.hdf5_dataset = "features"  # name of the array in HDF5 and .npz files
+    config.data.cache_gb = 0.0  # features in memory, 10^9 bytes; 0 = a quarter of the machine's
     config.data.time_unit = "days"  # of the table: days, months or years
     config.data.event_coding = "event"  # "event": 1 = death seen; "censorship": 1 = censored
     config.data.columns = ConfigDict()  # names of the table's columns

@@ -14,9 +14,9 @@ from absl import flags
 
 from steph_jax import checkpoints, cli, report, runs, settings
 from steph_jax.data import features
-from steph_jax.data.bags import load_bags
 from steph_jax.data.batches import choose_layout, slots_for
 from steph_jax.data.bins import TimeBins
+from steph_jax.data.cache import open_bags
 from steph_jax.methods.registry import recipe
 from steph_jax.program import device_mesh, program_of
 
@@ -49,8 +49,13 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     data = config["data"]
     location = features_at or settings.features_location(data, config["dataset"])
     source = features.open_features(location, dataset_name=data["hdf5_dataset"])
-    bags = load_bags(
-        source, table.patients, table.slides, settings.feature_dtype(config["compute_dtype"])
+    bags = open_bags(
+        source,
+        table.patients,
+        table.slides,
+        settings.feature_dtype(config["compute_dtype"]),
+        data["cache_gb"],
+        config["batch_size"],
     )
     objective = settings.stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])

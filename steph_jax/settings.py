@@ -18,7 +18,7 @@ from steph_jax.methods.recipe import Spec
 from steph_jax.objectives import Objective
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds",)
+FREE = ("folds", "data.cache_gb")
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:

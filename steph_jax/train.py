@@ -17,6 +17,7 @@ import pathlib
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ from steph_jax import (
     task_vectors,
 )
 from steph_jax.data import batches, features
-from steph_jax.data.bags import MemoryBags, load_bags
+from steph_jax.data.cache import Bags, open_bags
 from steph_jax.data.cohort import Cohort, load_cohort
 from steph_jax.methods import abmil
 from steph_jax.methods.recipe import with_settings
@@ -85,7 +86,14 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
                 settings.features_location(data, dataset), dataset_name=data["hdf5_dataset"]
             )
             dtype = settings.feature_dtype(config["compute_dtype"])
-            bags = load_bags(source, cohort.table.patients, cohort.table.slides, dtype)
+            bags = open_bags(
+                source,
+                cohort.table.patients,
+                cohort.table.slides,
+                dtype,
+                data["cache_gb"],
+                config["batch_size"],
+            )
             for fold in unfinished:
                 train_fold(config, cohort, bags, pool, fold, workdir)
         return report.summarize(workdir, config)
@@ -109,7 +117,7 @@ def fold_bins(config: dict[str, Any], cohort: Cohort, fold: int) -> Any:
 def train_fold(
     config: dict[str, Any],
     cohort: Cohort,
-    bags: MemoryBags,
+    bags: Bags,
     pool: Pool,
     fold: int,
     workdir: pathlib.Path,
@@ -172,8 +180,14 @@ def train_fold(
     key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
 
     # --- epochs ---
-    for epoch in range(begun, config["epochs"]):
-        order = batches.epoch_order(split.train, size, config["seed"], epoch)
+    orders = [
+        list(batches.epoch_order(split.train, size, config["seed"], epoch))
+        for epoch in range(config["epochs"])
+    ]
+    for epoch, order in enumerate(orders[begun:], begun):
+        tests = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+        following = orders[epoch + 1] if epoch + 1 < config["epochs"] else []
+        bags.expect([*chain(*order), *(split.test if tests else ()), *chain(*following)])
         made = (
             batches.make_batch(
                 bags, layout, chosen, labels, program.num_slots, mesh.size, program.place
@@ -193,7 +207,7 @@ def train_fold(
         )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
         row |= report.epoch_row(passed, cohort.table, bags, labels, objective, sources)
-        if (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]:
+        if tests:
             tested = evaluate(state.trainable, split.test)
             row |= {f"test_{name}": value for name, value in tested.scores.items()}
         history.append(row)

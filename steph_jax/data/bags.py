@@ -25,6 +25,9 @@ class MemoryBags:
         self.dtype = dtype
         self._bags = list(bags)
 
+    def expect(self, order: Sequence[int]) -> None:
+        """Nothing is to be prepared: all bags are in memory (see `cache.Bags`)."""
+
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
         out[:] = self._bags[index][start : start + len(out)]
@@ -76,6 +79,27 @@ class LazyBags:
                 done += end - begin
 
 
+def refuse_empty(
+    source: FeatureSource, patients: Sequence[str], slides: Sequence[Sequence[str]]
+) -> None:
+    """Refuses patients without any patch, and slides without features; lists them.
+
+    Raises:
+        FileNotFoundError, EmptyBag: see `load_bags`.
+    """
+    source.require(slide for of_patient in slides for slide in of_patient)
+    empty = [
+        patient
+        for patient, of_patient in zip(patients, slides, strict=True)
+        if not any(source.num_patches(slide) for slide in of_patient)
+    ]
+    if empty:
+        raise EmptyBag(
+            f"{len(empty)} patients have no patch in any of their slides: {listed(empty)}; "
+            "extract their features again, or take them out of the table and the splits"
+        )
+
+
 def load_bags(
     source: FeatureSource,
     patients: Sequence[str],
@@ -95,17 +119,7 @@ def load_bags(
         EmptyBag: for patients without any patch; lists them.
         ValueError: for NaN or infinity, or features of different sizes.
     """
-    source.require(slide for of_patient in slides for slide in of_patient)
-    empty = [
-        patient
-        for patient, of_patient in zip(patients, slides, strict=True)
-        if not any(source.num_patches(slide) for slide in of_patient)
-    ]
-    if empty:
-        raise EmptyBag(
-            f"{len(empty)} patients have no patch in any of their slides: {listed(empty)}; "
-            "extract their features again, or take them out of the table and the splits"
-        )
+    refuse_empty(source, patients, slides)
     shown = tqdm(slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty())
     bags = [read_bag(source, of_patient, dtype=dtype, check_finite=True) for of_patient in shown]
     dims = {bag.shape[1] for bag in bags}
