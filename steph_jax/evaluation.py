@@ -10,7 +10,7 @@ import pandas as pd
 
 from steph_jax import metrics
 from steph_jax.abmil import Params
-from steph_jax.data.batches import BagStore, Batch, Layout, make_batch
+from steph_jax.data.batches import BagStore, Batch, Layout, bags_for, make_batch
 from steph_jax.objectives import Labels, Objective
 from steph_jax.program import Outputs, Program
 
@@ -67,9 +67,7 @@ def run(
         labels: arrays [all bags, ...] that the method's head reads.
         progress: wraps the iteration over (batches, their number).
     """
-    size = (
-        program.num_slots if program.mesh.size == 1 else program.num_slots * program.mesh.size // 2
-    )
+    size = bags_for(program.num_slots, program.mesh.size)
     chunks = [list(bags[i : i + size]) for i in range(0, len(bags), size)]
     batches, outputs = [], []
     for chunk in progress(iter(chunks), len(chunks)):

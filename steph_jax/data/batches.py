@@ -218,6 +218,11 @@ def slots_for(batch_size: int, num_devices: int) -> int:
     return min(batch_size, -(-3 * batch_size // (2 * num_devices)))
 
 
+def bags_for(num_slots: int, num_devices: int) -> int:
+    """Bags of a batch that leave devices of so many slots room to even out their patches."""
+    return num_slots if num_devices == 1 else max(1, 2 * num_slots * num_devices // 3)
+
+
 class Groups(Sequence[Group]):
     """The groups of a batch, read from a store as they are asked for.
 
