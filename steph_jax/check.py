@@ -37,17 +37,28 @@ SECONDS = 50.0
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
+    config = settings.as_dict(given.config)
+    return run(config, given.json, given.out, given.seconds, given.slide_seconds)
+
+
+def run(
+    config: dict[str, Any],
+    json_file: str = "",
+    out: str = "",
+    seconds: float = SECONDS,
+    slide_seconds: float = reading.SLIDE_SECONDS,
+) -> int:
+    """Checks a run, prints and writes the report; returns the exit status."""
     try:
-        config = settings.as_dict(given.config)
-        found = check(config, seconds=given.seconds, slide_seconds=given.slide_seconds)
-        write(config["dataset"], found, given.json, given.out)
+        found = check(config, seconds=seconds, slide_seconds=slide_seconds)
+        write(config["dataset"], found, json_file, out)
     except cli.USER_ERRORS as problem:
         print(f"error: {problem}", file=sys.stderr)
         return int(Status.ERROR)
     print("\n".join([*findings.report(found), *models.matrix(found)]))
     print(summary(config["dataset"], found))
     cut = any(len(finding.items) > findings.MAX_SHOWN for finding in found)
-    if cut and not (given.json or given.out):
+    if cut and not (json_file or out):
         print("lists are cut; --json FILE or --out DIR writes them in full")
     return int(findings.worst(found))
 

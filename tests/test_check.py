@@ -110,52 +110,56 @@ def test_nothing_is_there(tmp_path):
         assert having(found, text).status == Status.ERROR
 
 
-def test_programs_and_statuses(whole, tmp_path):
-    base = [sys.executable, "-m", "steph_jax.check", "--config", "configs/testing.py"]
+def test_missing_data_end_in_status_2(tmp_path):
+    command = [sys.executable, "-m", "steph_jax.check", "--config", "configs/testing.py"]
+    command += [f"--config.data.root={tmp_path}", f"--config.pool.root={tmp_path}/pool"]
+    command += ["--json", str(tmp_path / "found.json")]
     repo = pathlib.Path(check.__file__).parents[1]
-
-    def run(data, *more):
-        command = [*base, f"--config.data.root={data}", f"--config.pool.root={whole / 'pool'}"]
-        command += [f"--config.data.features={whole}/data/features/{{dataset}}", *more]
-        return subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
-
-    done = run(tmp_path / "no", "--json", str(tmp_path / "found.json"))
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    record = json.loads((tmp_path / "found.json").read_text())
-    assert record["exit_status"] == 2
-    kinds = {finding["status"] for finding in record["findings"]}
-    assert kinds <= {"ok", "warning", "error"}
     assert "Traceback" not in done.stderr
     assert "UNI2-h-DSS" in done.stdout
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert record["exit_status"] == 2
+    statuses = [finding["status"] for finding in record["findings"]]
+    assert record["counts"] == {s: statuses.count(s) for s in ("ok", "warning", "error")}
 
+
+def test_full_lists_are_written(whole, tmp_path, capsys):
     target = tmp_path / "data" / "sim_a"
     target.mkdir(parents=True)
     for path in (whole / "data" / "sim_a").iterdir():
         (target / path.name).write_bytes(path.read_bytes())
     with (target / "sim_a_survival.csv").open("a") as table:
         table.writelines(f"new_{i},new_{i}-1,x,1000,1\n" for i in range(12))
-    done = run(tmp_path / "data", "--out", str(tmp_path / "out"))
-    assert done.returncode == 1, done.stdout
-    assert "patients of the table that no split names (12)" in done.stdout
-    assert "- ... 12 in all" in done.stdout
-    assert "new_11" not in done.stdout
+    config = config_of(whole)
+    config["data"]["root"] = str(tmp_path / "data")
+    assert check.run(config, out=str(tmp_path / "out")) == 1
+    printed = capsys.readouterr().out
+    assert "patients of the table that no split names (12)" in printed
+    assert "- ... 12 in all" in printed
+    assert "new_11" not in printed
     text = (tmp_path / "out" / "report.txt").read_text()
     assert all(f"- new_{i}\n" in text for i in range(12))
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["counts"]["error"] == 0
 
 
 def test_features_of_another_size_than_the_pool(whole, tmp_path):
     features = tmp_path / "data" / "features"
     for dataset, dim in (("sim_a", 20), ("sim_b", 24)):
         (features / dataset).mkdir(parents=True)
-        for path in sorted((whole / "data" / "features" / dataset).iterdir())[:60]:
+        rng = np.random.default_rng(dim)
+        for path in sorted((whole / "data" / "features" / dataset).iterdir()):
             with h5py.File(features / dataset / path.name, "w") as file:
-                rows = np.random.default_rng(len(path.name)).random((3, dim), np.float32)
-                file["features"] = rows + hash(path.name) % 97
+                file["features"] = rng.random((3, dim), np.float32)
     config = config_of(whole)
     config["data"]["features"] = f"{features}/{{dataset}}"
     found = check.check(config)
-    assert having(found, "target's features have D = 20").check == "pool"
-    assert having(found, "D = 24, but the target's").status == Status.ERROR
+    assert having(found, "but the target's features have D = 20").check == "pool"
+    other = having(found, "D = 24, but the features of the target have D = 20")
+    assert other.status == Status.ERROR
+    assert other.check == "encoder"
 
 
 # Tables
@@ -192,7 +196,7 @@ def test_a_table_with_other_columns(tmp_path):
     assert table is None
     assert "found columns that are missing" in found.message
     assert "case, slide, months, censored" in found.message
-    assert "data.columns.time" in found.advice
+    assert "name them by data.columns.patient, .slide, .time" in found.advice
     named = Columns("case", "slide", "months", "censored", "months", "censorship")
     table, found = tables.check_table(path, named)
     assert findings.worst(found) == Status.OK

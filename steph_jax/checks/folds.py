@@ -128,7 +128,7 @@ def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]
 def _between(splits: dict[int, Split]) -> list[Finding]:
     """Patients that are tested in several folds."""
     tested = Counter(patient for split in splits.values() for patient in set(split.test))
-    several = [patient for patient, count in tested.items() if count > 1]
+    several = sorted(patient for patient, count in tested.items() if count > 1)
     if not several:
         return []
     text = f"patients in the test part of several folds ({len(several)})"

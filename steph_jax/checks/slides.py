@@ -164,7 +164,7 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
     if ours is None or theirs is None:
         return []
     if ours != theirs:
-        text = f"{location}: D = {theirs}, but the target's features have D = {ours}"
+        text = f"{location}: D = {theirs}, but the features of the target have D = {ours}"
         advice = "source and target need features of one encoder"
         return [findings.error("encoder", text, advice)]
     means = [
