@@ -75,6 +75,29 @@ def get_config() -> ConfigDict:
     config.steph.retrained = "pred_head"  # pred_head, none
     config.steph.head_init = "new"  # new, target
 
+    # --- merging rules: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
+    config.merging = ConfigDict()
+    config.merging.prepare = "none"  # none, ties, iso_c, iso_cts: of task vectors, in any rule
+    config.merging.include_target = True  # the target as one of the sources, but not in STEPH
+    config.merging.weights = ()  # fix: one per source, the target last; () = 0.3 each
+
+    # --- zero_shot and fine_tune ---
+    config.transfer = ConfigDict()
+    config.transfer.source = ""  # "" = the best on the fold's training patients
+
+    # --- ROUPKT (steph_jax/roupkt.py, Options) ---
+    config.roupkt = ConfigDict()
+    config.roupkt.top_k = 5  # experts applied; 0 = all
+    config.roupkt.expert = "relu"  # relu, identity
+    config.roupkt.include_target = True  # the target's model as one of the sources
+    config.roupkt.balance_weight = 0.01
+    config.roupkt.z_weight = 0.01
+
+    # --- early stopping, where splits have a part `validation` ---
+    config.validation = ConfigDict()
+    config.validation.select = "none"  # the best epoch by "loss" or "c_index", or none: the last
+    config.validation.patience = 20  # epochs without a better one before training ends
+
     # --- loss ---
     config.loss = ConfigDict()
     config.loss.terms = (("nll", 1.0),)  # names in steph_jax/objectives.py with their weights

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.model.embed_dim = 16
     config.model.attention_dim = 8
     config.steph.top_k = 1
+    config.roupkt.top_k = 2
     return config

@@ -19,6 +19,7 @@ from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import open_bags
 from steph_jax.methods.registry import recipe
 from steph_jax.program import device_mesh, program_of
+from steph_jax.representations import Representations
 
 
 def main() -> int:
@@ -59,20 +60,25 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     )
     objective = settings.stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
-    labels = report.cohort_labels(table, bins)
+    method = recipe(model.kind)
+    dtype = settings.compute_dtype(config["compute_dtype"])
     mesh = device_mesh()
     size = config["batch_size"]
     layout = choose_layout(
         bags.num_patches, size, settings.patches_per_group(mesh.devices.flat[0].platform)
     )
-    ready = recipe(model.kind).restore(model, settings.compute_dtype(config["compute_dtype"]))
-    program = program_of(ready.method, None, mesh, slots_for(size, mesh.size))
+    slots = slots_for(size, mesh.size)
+    represent = Representations(bags, layout, mesh, slots, dtype)
+    labels = report.cohort_labels(table, bins) | method.patient_inputs(model, represent)
+    ready = method.restore(model, dtype)
+    program = program_of(ready.method, None, mesh, slots)
     trainable, frozen = jax.tree.map(jnp.asarray, (ready.trainable, ready.frozen))
     evaluate = report.Evaluator(program, frozen, bags, layout, labels, table, objective)
     parts = {
         "train": evaluate(trainable, split.train),
         "test": evaluate(trainable, split.test),
     }
+    parts = report.with_curves(parts, model)
     report.write_fold(directory, parts, table, model, numbers)
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from steph_jax import metrics
 from steph_jax.abmil import Params
 from steph_jax.data.batches import BagStore, Batch, Layout, bags_for, make_batch
-from steph_jax.objectives import Labels, Objective
+from steph_jax.data.bins import TimeBins
+from steph_jax.objectives import LOG_RISK, Labels, Objective
 from steph_jax.program import Outputs, Program
 
 
@@ -94,6 +95,36 @@ def predictions(
         None if output.survival is None else np.asarray(output.survival(jnp.asarray(outputs)))
     )
     return Predictions(list(patients), outputs, risk, survival, record)
+
+
+def fitted_baseline(
+    predicted: Predictions, time: np.ndarray, event: np.ndarray, objective: Objective
+) -> dict[str, Any]:
+    """What a stored model needs for survival curves that its outputs do not give.
+
+    Args:
+        predicted: of the training patients.
+        time, event: [n] of these patients.
+        objective: the loss.
+
+    Returns:
+        {"baseline": Breslow's, as `metrics.Baseline.to_json`} for a Cox model, else {}.
+    """
+    if objective.output is not LOG_RISK:
+        return {}
+    return {"baseline": metrics.breslow_baseline(time, event, predicted.risk).to_json()}
+
+
+def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions:
+    """The predictions of a stored model with the survival curves of its baseline, if it has one.
+
+    A curve is given at the end of every time bin, as those of other losses are.
+    """
+    if "baseline" not in settings:
+        return predicted
+    ends = TimeBins.from_json(settings["bins"]).edges[1:]
+    baseline = metrics.Baseline.from_json(settings["baseline"])
+    return predicted._replace(survival=baseline.survival(predicted.risk, ends))
 
 
 def score(

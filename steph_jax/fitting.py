@@ -30,6 +30,18 @@ class State(NamedTuple):
     step: jax.Array
 
 
+class Kept(NamedTuple):
+    """What is kept after every epoch.
+
+    Attributes:
+        state: after the epoch.
+        best: trainable parameters of the best epoch so far; () where none is selected.
+    """
+
+    state: State
+    best: Any
+
+
 class Epoch(NamedTuple):
     """What one epoch of training went through.
 
@@ -67,8 +79,13 @@ def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransf
 
 def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
     """The state before the first update."""
-    trainable = jax.tree.map(jnp.asarray, trainable)
+    trainable = jax.tree.map(jnp.array, trainable)
     return State(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+
+def copied(trainable: Params) -> Params:
+    """The parameters in buffers of their own: those of a `State` are reused by the next update."""
+    return jax.tree.map(jnp.copy, trainable)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)

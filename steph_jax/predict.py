@@ -29,6 +29,7 @@ from steph_jax.data.batches import choose_layout, slots_for
 from steph_jax.evaluation import Predictions
 from steph_jax.methods.registry import recipe
 from steph_jax.program import Program, device_mesh
+from steph_jax.representations import Representations
 
 
 def main(more_files: Sequence[str]) -> int:
@@ -88,12 +89,15 @@ def predict(
         )
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
-    ready = recipe(model.kind).restore(model, settings.compute_dtype(dtype))
+    method = recipe(model.kind)
+    ready = method.restore(model, settings.compute_dtype(dtype))
     objective = settings.stored_objective(model)
     mesh = device_mesh()
     budget = settings.patches_per_group(mesh.devices.flat[0].platform)
     layout = choose_layout(bags.num_patches, batch_size, budget)
-    program = Program(ready.method, None, mesh, slots_for(batch_size, mesh.size))
+    slots = slots_for(batch_size, mesh.size)
+    program = Program(ready.method, None, mesh, slots)
+    represent = Representations(bags, layout, mesh, slots, settings.compute_dtype(dtype))
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
@@ -105,10 +109,11 @@ def predict(
         bags,
         filled.tolist(),
         layout,
-        {},
+        method.patient_inputs(model, represent),
         progress,
     )
-    return evaluation.predictions([patients[i] for i in filled], outputs, record, objective)
+    predicted = evaluation.predictions([patients[i] for i in filled], outputs, record, objective)
+    return evaluation.with_curves(predicted, model.settings)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.batches import BagStore, Layout
 from steph_jax.data.bins import TimeBins
+from steph_jax.data.cache import Bags
 from steph_jax.data.cohort import Fold
 from steph_jax.data.survival import SurvivalTable
 from steph_jax.evaluation import Predictions
@@ -70,7 +71,7 @@ class Evaluator:
 
     program: Program
     frozen: Params
-    bags: BagStore
+    bags: Bags
     layout: Layout
     labels: dict[str, np.ndarray]
     table: SurvivalTable
@@ -105,6 +106,22 @@ def scored(
         predicted, table.time[rows], table.event[rows], label_rows(labels, rows), objective
     )
     return Part(rows, predicted, scores)
+
+
+def baseline(train: Part, table: SurvivalTable, objective: Objective) -> dict[str, Any]:
+    """What a stored model needs for survival curves, from its training patients."""
+    rows = train.rows
+    return evaluation.fitted_baseline(
+        train.predicted, table.time[rows], table.event[rows], objective
+    )
+
+
+def with_curves(parts: dict[str, Part], model: SavedModel) -> dict[str, Part]:
+    """The parts with the survival curves of the model's baseline, if it has one."""
+    return {
+        name: part._replace(predicted=evaluation.with_curves(part.predicted, model.settings))
+        for name, part in parts.items()
+    }
 
 
 def epoch_row(
@@ -143,6 +160,20 @@ def epoch_line(row: dict[str, float]) -> str:
         f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "
         f"patches/s, {100 * row['waiting_share']:.0f}% waiting for data"
     )
+
+
+def training_numbers(history: list[dict[str, float]]) -> dict[str, Any]:
+    """What metrics.json says of how long a fold was trained."""
+    return {
+        "epochs": len(history),
+        "train_seconds": sum(row["seconds"] for row in history),
+        "train_slides_per_second": median_speed(pd.DataFrame(history)) if history else None,
+    }
+
+
+def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
+    """A row per epoch; the columns alone where nothing was trained."""
+    return pd.DataFrame(history, columns=None if history else ["epoch", "learning_rate"])
 
 
 def median_speed(history: pd.DataFrame) -> float:

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from steph_jax import steph
+from steph_jax import roupkt, steph
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
 from steph_jax.data.survival import Columns
-from steph_jax.methods.recipe import Spec
+from steph_jax.methods.recipe import Merging, Spec
 from steph_jax.objectives import Objective
+from steph_jax.selection import Selection
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
 FREE = ("folds", "data.cache_gb")
@@ -101,6 +102,9 @@ def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
         steph=steph.Options(**settings["steph"]),
         merge_weight=float(settings["loss"]["merge_weight"]),
         mix_weight=float(settings["loss"]["mix_weight"]),
+        merging=Merging(**settings["merging"]),
+        roupkt=roupkt.Options(**settings["roupkt"]),
+        transfer_source=settings["transfer"]["source"],
     )
 
 
@@ -120,6 +124,9 @@ def check(settings: dict[str, Any]) -> None:
     compute_dtype(settings["compute_dtype"])
     objective(settings["loss"])
     steph.Options(**settings["steph"])
+    Merging(**settings["merging"])
+    roupkt.Options(**settings["roupkt"])
+    Selection(**settings["validation"])
 
 
 def stored_objective(model: SavedModel) -> Objective:

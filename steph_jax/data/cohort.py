@@ -31,11 +31,13 @@ class Cohort:
         dataset: name.
         table: of these patients, in the order that numbers them.
         folds: by number of the split.
+        others: numbers of patients of other cohorts, who are in no fold (`data.joined`).
     """
 
     dataset: str
     table: SurvivalTable
     folds: dict[int, Fold]
+    others: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
 
 
 def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns: Columns) -> Cohort:

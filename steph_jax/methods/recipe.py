@@ -6,16 +6,41 @@ was stored: `Recipe.restore` turns it into a `program.Method` with its parameter
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from steph_jax import steph
+from steph_jax import roupkt, steph
 from steph_jax.abmil import Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.pool import Pool
 from steph_jax.program import Method
+
+PREPARATIONS = ("none", "ties", "iso_c", "iso_cts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Merging:
+    """What the merging rules share; the section `merging` of a config.
+
+    Attributes:
+        prepare: what is done to the task vectors before they are merged, by any rule: one of
+            `PREPARATIONS`.
+        include_target: whether the target is one of the sources (STEPH has an option of its own).
+        weights: w per source for "fix", in the order of the sources; () for 0.3 each.
+    """
+
+    prepare: str = "none"
+    include_target: bool = True
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+        if self.prepare not in PREPARATIONS:
+            raise ValueError(
+                f"merging.prepare is one of {', '.join(PREPARATIONS)}, not {self.prepare!r}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +57,9 @@ class Spec:
         steph: options of STEPH.
         merge_weight: of the merge regularizer.
         mix_weight: of the mix regularizer.
+        merging: of the merging rules.
+        roupkt: options of ROUPKT.
+        transfer_source: the model that zero_shot and fine_tune start from; "" to choose it.
     """
 
     dataset: str
@@ -43,6 +71,9 @@ class Spec:
     steph: steph.Options
     merge_weight: float
     mix_weight: float
+    merging: Merging
+    roupkt: roupkt.Options
+    transfer_source: str
 
 
 class Ready(NamedTuple):
@@ -53,21 +84,42 @@ class Ready(NamedTuple):
     frozen: Params
 
 
+#: (architecture, S ABMIL trees) -> embeddings [n, S, E] of all patients by those models.
+Represent = Callable[[Architecture, Sequence[Params]], np.ndarray]
+#: (a model, its outputs [n, T] for all patients) -> its C-index on the fold's training patients.
+TrainingCIndex = Callable[[SavedModel, np.ndarray], float]
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A method by name.
 
     Attributes:
-        name: value of `config.method`, and `SavedModel.kind` of what it makes.
-        start: (what is asked, the pool) -> the untrained model of a fold.
+        name: value of `config.method`. The `SavedModel.kind` of what it makes is the name of the
+            recipe that restores it: the same, unless the method differs in how a fold starts only.
+        start: (what is asked, the pool) -> the untrained model of a fold. It is called before
+            anything else is read, so that a pool that lacks a model is known at once.
         restore: (a stored model, dtype of products over patches) -> the model ready to run.
         store: (a stored model, trained parameters) -> the same model with those.
+        trains: whether there is anything to train.
+        joins: (what is asked, the pool) -> cohorts all of whose patients are trained on too.
+        choose: `start` for a method that looks at the training patients first.
+        inputs: (a stored model, what represents patients) -> arrays [n, ...] of all patients, which
+            reach `Method.head` by their names among the labels.
     """
 
     name: str
     start: Callable[[Spec, Pool], SavedModel]
     restore: Callable[[SavedModel, Any], Ready]
     store: Callable[[SavedModel, Params], SavedModel]
+    trains: bool = True
+    joins: Callable[[Spec, Pool], Sequence[str]] | None = None
+    choose: Callable[[Spec, Pool, Represent, TrainingCIndex], SavedModel] | None = None
+    inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
+
+    def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
+        """What `inputs` gives; nothing for a method without."""
+        return {} if self.inputs is None else self.inputs(model, represent)
 
 
 def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:

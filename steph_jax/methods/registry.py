@@ -1,9 +1,37 @@
 """Every method by name: adding one takes a file and a line here."""
 
-from steph_jax.methods import abmil, steph
+from steph_jax.methods import (
+    abmil,
+    dynamic,
+    fixed,
+    joint,
+    learned,
+    roupkt,
+    steph,
+    steph_target,
+    transfer,
+)
 from steph_jax.methods.recipe import Recipe
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (abmil.RECIPE, steph.RECIPE)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        abmil.RECIPE,
+        transfer.ZERO_SHOT,
+        transfer.FINE_TUNE,
+        joint.RECIPE,
+        fixed.FIX,
+        fixed.AVERAGE,
+        learned.RECIPE,
+        dynamic.RECIPE,
+        learned.TIES,
+        learned.ISO_C,
+        learned.ISO_CTS,
+        roupkt.RECIPE,
+        steph.RECIPE,
+        steph_target.RECIPE,
+    )
+}
 
 
 def recipe(name: str) -> Recipe:

@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from steph_jax import hypernetworks, steph, task_vectors
 from steph_jax.abmil import Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.hypernetworks import Hypernetworks
 from steph_jax.losses import merge_regularizer, mix_regularizer
+from steph_jax.methods import merging
 from steph_jax.methods.abmil import apply_head, new_head, without_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
 from steph_jax.pool import Pool
@@ -152,38 +152,19 @@ def freeze(models: Params, options: steph.Options) -> Params:
     }
 
 
-def sources_of(spec: Spec, pool: Pool) -> tuple[str, ...]:
-    """The sources of a target: those asked for, or all of the pool; the target last or not at all.
-
-    Raises:
-        ValueError: where none is left.
-    """
-    named = spec.sources or pool.datasets()
-    others = tuple(name for name in named if name != spec.dataset)
-    return (*others, spec.dataset) if spec.steph.include_target else others
-
-
 def gather(spec: Spec, pool: Pool) -> tuple[Architecture, tuple[str, ...], Params]:
-    """The models that are merged, as they are stored: (architecture, sources, frozen tree).
-
-    Sources are fold-0 models; the target is the fold-f model wherever it is used, for its fold-0
-    model has seen fold f's test patients.
-    """
-    null = pool.null()
-    target = pool.member(spec.dataset, spec.fold)
-    sources = sources_of(spec, pool)
-    spec.steph.check_sources(len(sources))
-    vectors = []
-    for name in sources:
-        model = target if name == spec.dataset else pool.member(name, 0)
-        vectors.append(task_vectors.task_vector(model.params, null.params))
+    """The models that are merged, as they are stored: (architecture, sources, frozen tree)."""
+    options = spec.steph
+    gathered = merging.gather(spec, pool, options.include_target, options.merged)
+    options.check_sources(len(gathered.sources))
+    null, target = gathered.null.params, gathered.target.params
     frozen = {
-        "null": null.params,
-        "target": target.params,
-        "target_task_vector": task_vectors.task_vector(target.params, null.params),
-        "task_vectors": jax.tree.map(lambda *leaves: np.stack(leaves), *vectors),
+        "null": null,
+        "target": target,
+        "target_task_vector": task_vectors.task_vector(target, null),
+        "task_vectors": gathered.task_vectors,
     }
-    return null.architecture, sources, frozen
+    return gathered.null.architecture, gathered.sources, frozen
 
 
 def start(spec: Spec, pool: Pool) -> SavedModel:
@@ -214,6 +195,7 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         "dataset": spec.dataset,
         "fold": spec.fold,
         "sources": list(sources),
+        "prepare": spec.merging.prepare,
         "options": steph.as_dict(options),
         "merge_weight": spec.merge_weight,
         "mix_weight": spec.mix_weight,

@@ -1,0 +1,88 @@
+"""Several cohorts as one: the patients of others are trained on beside those of the target."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from steph_jax.data.cache import Bags
+from steph_jax.data.cohort import Cohort, take
+from steph_jax.data.survival import SurvivalTable
+
+
+class JoinedBags:
+    """The bags of several cohorts, one cohort after the other; a `cache.Bags`.
+
+    Attributes:
+        num_patches: [n] patches of every bag.
+        feature_dim: D.
+        dtype: float type of the features.
+
+    Args:
+        parts: bags of each cohort.
+
+    Raises:
+        ValueError: their features differ in size.
+    """
+
+    def __init__(self, parts: Sequence[Bags]) -> None:
+        dims = {part.feature_dim for part in parts}
+        if len(dims) > 1:
+            raise ValueError(f"features differ in size between cohorts: found D = {sorted(dims)}")
+        self.num_patches = np.concatenate([part.num_patches for part in parts])
+        self.feature_dim = dims.pop()
+        self.dtype = parts[0].dtype
+        self._parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part.num_patches) for part in parts)])
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Tells every part which of its bags are going to be read; see `cache.Bags`."""
+        owners = [self._owner(index) for index in order]
+        for number, part in enumerate(self._parts):
+            part.expect([inner for owner, inner in owners if owner == number])
+
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
+        owner, inner = self._owner(index)
+        self._parts[owner].read(inner, start, out)
+
+    def _owner(self, index: int) -> tuple[int, int]:
+        """The part that holds a bag, and the bag's number there."""
+        owner = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return owner, int(index - self._starts[owner])
+
+
+def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> list[SurvivalTable]:
+    """The patients of each table that are neither the target's nor in a table before it, by id."""
+    known = set(target.patients)
+    left = []
+    for table in tables:
+        new = [i for i, patient in enumerate(table.patients) if patient not in known]
+        known |= set(table.patients)
+        left.append(take(table, new))
+    return left
+
+
+def joined(
+    cohort: Cohort, bags: Bags, others: Sequence[tuple[SurvivalTable, Bags]]
+) -> tuple[Cohort, JoinedBags]:
+    """The target's cohort with the patients of others behind its own.
+
+    Folds are the target's; the others' patients are in none of them, but `Cohort.others` has them.
+
+    Args:
+        cohort: of the target.
+        bags: of the target.
+        others: patients of other cohorts, none of whom is the target's, and their bags.
+    """
+    tables = [cohort.table, *(table for table, _ in others)]
+    table = dataclasses.replace(
+        cohort.table,
+        patients=tuple(p for t in tables for p in t.patients),
+        time=np.concatenate([t.time for t in tables]),
+        event=np.concatenate([t.event for t in tables]),
+        slides=tuple(s for t in tables for s in t.slides),
+    )
+    added = np.arange(len(cohort.table.patients), len(table.patients))
+    whole = dataclasses.replace(cohort, table=table, others=added)
+    return whole, JoinedBags([bags, *(more for _, more in others)])

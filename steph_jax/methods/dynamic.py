@@ -1,0 +1,138 @@
+"""`dynamic`: a hypernetwork weighs the task vectors of all sources for every slide (SPEC 2).
+
+theta(X) = theta_0 + sum_s w_s(X) tau_s,   w from the hypernetwork of STEPH, without mixup
+"""
+
+import dataclasses
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from steph_jax import hypernetworks, task_vectors
+from steph_jax.abmil import Architecture, Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.hypernetworks import Hypernetworks
+from steph_jax.losses import merge_regularizer
+from steph_jax.methods import merging
+from steph_jax.methods.abmil import apply_head, new_head
+from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.pool import Pool
+from steph_jax.program import Headed, Merged
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicMethod:
+    """Weights from a hypernetwork as a `program.Method`: an encoder for every bag.
+
+    Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree the
+    hypernetwork and "pred_head".
+
+    Attributes:
+        architecture: of the models that are merged.
+        num_sources: S.
+        weight_output: function of the hypernetwork's output, as in `steph.Options`.
+        merge_weight: of the merge regularizer in the loss.
+        compute_dtype: of products over patches; None for float32.
+    """
+
+    architecture: Architecture
+    num_sources: int
+    weight_output: str = "relu"
+    merge_weight: float = 0.005
+    compute_dtype: Any = None
+
+    @property
+    def encoder_per_bag(self) -> bool:
+        return True
+
+    @property
+    def embed_parts(self) -> tuple[str, ...]:
+        return ("embedding",)
+
+    @property
+    def embed_dims(self) -> dict[str, int]:
+        return {"weights": hypernetworks.HIDDEN_DIM}
+
+    @property
+    def _hypernetwork(self) -> Hypernetworks:
+        return Hypernetworks(
+            self.num_sources, self.weight_output, "", compute_dtype=self.compute_dtype
+        )
+
+    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
+        embedded = self._hypernetwork.apply({"params": trainable}, features, method="embed")
+        return cast(dict[str, jax.Array], embedded)
+
+    def merge(
+        self,
+        trainable: Params,
+        frozen: Params,
+        means: dict[str, jax.Array],
+        num_bags: int,
+        keys: jax.Array | None,
+    ) -> Merged:
+        def one(means: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
+            rngs = None if key is None else {"dropout": key}
+            w, _ = cast(
+                tuple[jax.Array, None],
+                self._hypernetwork.apply({"params": trainable}, means, key is not None, rngs=rngs),
+            )
+            return w
+
+        weights = jax.vmap(one, in_axes=(0, None if keys is None else 0))(means, keys)
+        selected = jnp.ones(weights.shape, bool)
+        regularizer = merge_regularizer(weights, selected)
+        record = {"weight": weights, "selected": selected, "merge": regularizer}
+        encoder = {"coefficients": merging.coefficients(weights)}
+        return Merged(encoder, {}, self.merge_weight * regularizer, record)
+
+    def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
+        return task_vectors.weighted_sum(frozen["stack"], merged_encoder["coefficients"])
+
+    def head(
+        self,
+        trainable: Params,
+        frozen: Params,
+        merged_head: Params,
+        z: jax.Array,
+        labels: dict[str, jax.Array],
+    ) -> Headed:
+        return Headed(apply_head(trainable["pred_head"], z), jnp.zeros(len(z), z.dtype), {})
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """A hypernetwork and a head of torch's default start over the models of the pool."""
+    gathered = merging.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    num_sources = len(gathered.sources)
+    architecture = gathered.null.architecture
+    weight_output = spec.steph.weight_output
+    trainable = hypernetworks.init(
+        jax.random.key(spec.seed), architecture.feature_dim, num_sources, weight_output, mixing=""
+    )
+    trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
+    settings = merging.settings_of(spec, gathered) | {
+        "merge_weight": spec.merge_weight,
+        "weight_output": weight_output,
+    }
+    params = {
+        "trainable": as_numpy(trainable),
+        "frozen": {"stack": merging.encoder_stack(gathered)},
+    }
+    return SavedModel("dynamic", architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """The method over its stored stack."""
+    settings = model.settings
+    method = DynamicMethod(
+        model.architecture,
+        len(settings["sources"]),
+        settings["weight_output"],
+        settings["merge_weight"],
+        compute_dtype,
+    )
+    return Ready(method, model.params["trainable"], model.params["frozen"])
+
+
+RECIPE = Recipe("dynamic", start, restore, with_trainable)

@@ -1,0 +1,68 @@
+"""`fix` and `average`: task vectors summed with weights that nobody trains (SPEC 2).
+
+    theta = theta_0 + sum_s w_s tau_s,   w_s = 0.3 (or as given), or 1 / S;   pred_head is theta_t's
+
+The result is one ABMIL model, and is stored as such.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+
+from steph_jax import task_vectors
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods import abmil
+from steph_jax.methods.merging import (
+    check_outputs,
+    coefficients,
+    encoder_stack,
+    gather,
+    settings_of,
+)
+from steph_jax.methods.recipe import Recipe, Spec, as_numpy
+from steph_jax.pool import Pool
+
+DEFAULT_WEIGHT = 0.3
+
+
+def given_weights(spec: Spec, num_sources: int) -> np.ndarray:
+    """w [S] of the config.
+
+    Raises:
+        ValueError: their number is not that of the sources.
+    """
+    weights = spec.merging.weights or (DEFAULT_WEIGHT,) * num_sources
+    if len(weights) != num_sources:
+        raise ValueError(
+            f"merging.weights gives one weight per source, the target included: expected "
+            f"{num_sources}, found {len(weights)}; () gives {DEFAULT_WEIGHT} to each"
+        )
+    return np.asarray(weights, np.float32)
+
+
+def equal_weights(spec: Spec, num_sources: int) -> np.ndarray:
+    """1 / S each."""
+    return np.full(num_sources, 1 / num_sources, np.float32)
+
+
+def start(spec: Spec, pool: Pool, equal: bool) -> SavedModel:
+    """The merged model, which is final."""
+    gathered = gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    check_outputs(spec, gathered.target, "target's model")
+    weigh = equal_weights if equal else given_weights
+    weights = weigh(spec, len(gathered.sources))
+    encoder = task_vectors.weighted_sum(encoder_stack(gathered), coefficients(jnp.asarray(weights)))
+    params = as_numpy(encoder) | {"pred_head": gathered.target.params["pred_head"]}
+    settings = settings_of(spec, gathered) | {"weights": weights.tolist()}
+    return SavedModel("abmil", gathered.target.architecture, settings, params)
+
+
+def _recipe(name: str, equal: bool) -> Recipe:
+    return Recipe(
+        name, partial(start, equal=equal), abmil.restore, abmil.RECIPE.store, trains=False
+    )
+
+
+FIX = _recipe("fix", equal=False)
+AVERAGE = _recipe("average", equal=True)

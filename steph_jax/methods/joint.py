@@ -1,0 +1,35 @@
+"""`joint`: one ABMIL from the null model, on the target's training patients and all of the sources.
+
+No patient of the target's cohort is among those of the sources: a cohort that contains the target's
+(kidney cancers of all kinds, say) would show the model its test patients.
+"""
+
+import dataclasses
+
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods import abmil, merging
+from steph_jax.methods.recipe import Spec, with_settings
+from steph_jax.pool import Pool
+
+
+def cohorts(spec: Spec, pool: Pool) -> tuple[str, ...]:
+    """The cohorts that are joined to the target's: `sources`, or all others of the pool.
+
+    Raises:
+        FileNotFoundError: neither `sources` nor a pool names cohorts.
+        ValueError: none is left beside the target.
+    """
+    names = merging.source_names(spec, pool, include_target=False)
+    if not names:
+        raise ValueError(
+            f"no cohort is left to be joined to {spec.dataset}; name some in `sources`"
+        )
+    return names
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """theta_0, with the names of the cohorts on record."""
+    return with_settings(abmil.start(spec, pool), cohorts=list(cohorts(spec, pool)))
+
+
+RECIPE = dataclasses.replace(abmil.RECIPE, name="joint", start=start, joins=cohorts)

@@ -1,0 +1,87 @@
+"""`learned`: one trained weight per source and a new head; `ties`, `iso_c` and `iso_cts` prepare
+the task vectors first (SPEC 2).
+
+    theta = theta_0 + sum_s w_s tau_s,   w_s trained from 1 / S
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from steph_jax import task_vectors
+from steph_jax.abmil import Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.losses import merge_regularizer
+from steph_jax.methods import merging
+from steph_jax.methods.abmil import AbmilMethod, new_head
+from steph_jax.methods.recipe import Ready, Recipe, Spec, with_trainable
+from steph_jax.pool import Pool
+from steph_jax.program import Merged
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedMethod(AbmilMethod):
+    """Trained weights as a `program.Method`: one merged encoder for all bags, then as ABMIL.
+
+    Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree
+    "weights" [S] and "pred_head".
+
+    Attributes:
+        merge_weight: of the merge regularizer in the loss.
+    """
+
+    merge_weight: float = 0.005
+
+    def merge(
+        self,
+        trainable: Params,
+        frozen: Params,
+        means: dict[str, jax.Array],
+        num_bags: int,
+        keys: jax.Array | None,
+    ) -> Merged:
+        w = trainable["weights"]
+        encoder = task_vectors.weighted_sum(frozen["stack"], merging.coefficients(w))
+        weights = jnp.broadcast_to(w, (num_bags, *w.shape))
+        selected = jnp.ones(weights.shape, bool)
+        regularizer = merge_regularizer(weights, selected)
+        record = {"weight": weights, "selected": selected, "merge": regularizer}
+        return Merged(encoder, {}, self.merge_weight * regularizer, record)
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """Equal weights and a new head over the models of the pool."""
+    gathered = merging.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    num_sources = len(gathered.sources)
+    architecture = gathered.null.architecture
+    trainable = {
+        "weights": np.full(num_sources, 1 / num_sources, np.float32),
+        "pred_head": new_head(spec.seed + 1, architecture, spec.num_outputs),
+    }
+    settings = merging.settings_of(spec, gathered) | {"merge_weight": spec.merge_weight}
+    params = {"trainable": trainable, "frozen": {"stack": merging.encoder_stack(gathered)}}
+    return SavedModel("learned", architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """The method over its stored stack."""
+    method = LearnedMethod(model.architecture, compute_dtype, model.settings["merge_weight"])
+    return Ready(method, model.params["trainable"], model.params["frozen"])
+
+
+def _after(prepare: str) -> Recipe:
+    """`learned` after a preparation, under the name of that."""
+    return dataclasses.replace(
+        RECIPE,
+        name=prepare,
+        start=lambda spec, pool: start(merging.with_prepared(spec, prepare), pool),
+    )
+
+
+RECIPE = Recipe("learned", start, restore, with_trainable)
+TIES = _after("ties")
+ISO_C = _after("iso_c")
+ISO_CTS = _after("iso_cts")

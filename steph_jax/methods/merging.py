@@ -1,0 +1,130 @@
+"""What merging rules without mixup share: theta = theta_0 + sum_s w_s tau_s (SPEC 2).
+
+Only the encoder is merged. The target is one of the sources by default, and then last.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from steph_jax import task_vectors
+from steph_jax.abmil import Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods.recipe import Spec, as_numpy
+from steph_jax.pool import Pool
+
+
+class Gathered(NamedTuple):
+    """The models that a rule merges.
+
+    Attributes:
+        null: theta_0.
+        target: theta_t of the fold.
+        sources: names in order.
+        task_vectors: ABMIL tree with leaves [S, ...], of the sources, as they are merged.
+    """
+
+    null: SavedModel
+    target: SavedModel
+    sources: tuple[str, ...]
+    task_vectors: Params
+
+
+def source_names(spec: Spec, pool: Pool, include_target: bool) -> tuple[str, ...]:
+    """Those asked for, or all of the pool; the target last, or not among them."""
+    named = spec.sources or pool.datasets()
+    others = tuple(name for name in named if name != spec.dataset)
+    return (*others, spec.dataset) if include_target else others
+
+
+def source_models(
+    spec: Spec, pool: Pool, sources: tuple[str, ...], target: SavedModel
+) -> list[SavedModel]:
+    """The models of the sources: of fold 0, but for the target's, which is the one of this fold.
+
+    The target's fold-0 model has seen the test patients of other folds.
+    """
+    return [target if name == spec.dataset else pool.member(name, 0) for name in sources]
+
+
+def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathered:
+    """Null model, target and (prepared) task vectors of the sources, from the pool.
+
+    Args:
+        spec: what is asked.
+        pool: where the models are.
+        include_target: whether the target is one of the sources.
+        merged: the parts that are merged, a name in `task_vectors.PARTS`; only they are prepared.
+
+    Raises:
+        FileNotFoundError: the pool lacks a model; says how to make it.
+        ValueError: no source is left.
+    """
+    null = pool.null()
+    target = pool.member(spec.dataset, spec.fold)
+    sources = source_names(spec, pool, include_target)
+    if not sources:
+        raise ValueError(
+            f"no source model is left to merge for {spec.dataset}: the pool {pool.root} holds none "
+            "but the target's; name some in `sources`, or add models to the pool"
+        )
+    vectors = [
+        task_vectors.task_vector(model.params, null.params)
+        for model in source_models(spec, pool, sources, target)
+    ]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *vectors)
+    if spec.merging.prepare != "none":
+        from steph_jax import preparation
+
+        tau_t = task_vectors.task_vector(target.params, null.params)
+        prepared = preparation.prepare(
+            spec.merging.prepare,
+            task_vectors.parts_of(tau_t, merged),
+            task_vectors.parts_of(stacked, merged),
+        )
+        stacked = stacked | as_numpy(prepared)
+    return Gathered(null, target, sources, stacked)
+
+
+def encoder_stack(gathered: Gathered) -> Params:
+    """[theta_0, tau_1 .. tau_S] of the encoder: leaves [S + 1, ...]."""
+    return jax.tree.map(
+        lambda base, taus: np.concatenate([np.asarray(base)[None], taus]),
+        task_vectors.parts_of(gathered.null.params, "mil_encoder"),
+        task_vectors.parts_of(gathered.task_vectors, "mil_encoder"),
+    )
+
+
+def coefficients(weights: jax.Array) -> jax.Array:
+    """[1, w] over the stack, from w [..., S]."""
+    one = jnp.ones((*weights.shape[:-1], 1), weights.dtype)
+    return jnp.concatenate([one, weights], axis=-1)
+
+
+def with_prepared(spec: Spec, kind: str) -> Spec:
+    """What is asked, with task vectors prepared in some way."""
+    return dataclasses.replace(spec, merging=dataclasses.replace(spec.merging, prepare=kind))
+
+
+def settings_of(spec: Spec, gathered: Gathered) -> dict[str, object]:
+    """What a stored model says of how it was merged."""
+    return {
+        "dataset": spec.dataset,
+        "fold": spec.fold,
+        "sources": list(gathered.sources),
+        "prepare": spec.merging.prepare,
+    }
+
+
+def check_outputs(spec: Spec, model: SavedModel, name: str) -> None:
+    """Raises ValueError where the head of a model that is kept does not fit the loss and bins."""
+    found = model.architecture.num_bins
+    if found != spec.num_outputs:
+        raise ValueError(
+            f"{spec.dataset}, fold {spec.fold}: the head of the {name} is used as it is, but it "
+            f"has {found} outputs where loss.terms and bins ask for {spec.num_outputs}; use the "
+            "loss and bins that the pool was fitted with, or a method that trains a new head"
+        )

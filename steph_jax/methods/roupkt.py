@@ -1,0 +1,112 @@
+"""ROUPKT as a method: frozen sources represent the slide, a router weighs experts (SPEC 9).
+
+The representations are computed once per cohort (`representations`) and reach the head as an array
+of every patient; what is trained is a router, which is an ABMIL, the experts and the head.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from steph_jax import roupkt, task_vectors
+from steph_jax.abmil import Params, matmul
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods import merging
+from steph_jax.methods.abmil import AbmilMethod, apply_head
+from steph_jax.methods.recipe import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
+from steph_jax.pool import Pool
+from steph_jax.program import Headed, Merged
+
+#: Name of the representations z [n, S, E] among the labels of a batch.
+REPRESENTATIONS = "representations"
+
+
+@dataclasses.dataclass(frozen=True)
+class RoupktMethod(AbmilMethod):
+    """ROUPKT as a `program.Method`: the encoder of a bag is the router's.
+
+    Its trainable tree is that of `roupkt.init`; its frozen tree is empty.
+
+    Attributes:
+        options: of ROUPKT.
+    """
+
+    options: roupkt.Options = dataclasses.field(default_factory=roupkt.Options)
+
+    def merge(
+        self,
+        trainable: Params,
+        frozen: Params,
+        means: dict[str, jax.Array],
+        num_bags: int,
+        keys: jax.Array | None,
+    ) -> Merged:
+        dtype = trainable["gate"]["kernel"].dtype
+        return Merged(trainable["router"], {}, jnp.zeros(num_bags, dtype), {})
+
+    def head(
+        self,
+        trainable: Params,
+        frozen: Params,
+        merged_head: Params,
+        z: jax.Array,
+        labels: dict[str, jax.Array],
+    ) -> Headed:
+        routing = roupkt.route(matmul(z, trainable["gate"]["kernel"]), self.options.top_k)
+        mixed = roupkt.mixture(trainable.get("experts", {}), labels[REPRESENTATIONS], routing)
+        penalty = self.options.balance_weight * routing.balance + self.options.z_weight * routing.z
+        record = {
+            "weight": routing.probabilities,
+            "selected": routing.selected,
+            "balance": routing.balance,
+            "z": routing.z,
+        }
+        return Headed(apply_head(trainable["pred_head"], mixed), penalty, record)
+
+
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """A router, experts and a head of torch's default start, over the models of the pool.
+
+    The frozen tree of the stored model holds "sources", the encoders with leaves [S, ...].
+    """
+    options = spec.roupkt
+    null = pool.null()
+    target = pool.member(spec.dataset, spec.fold)
+    sources = merging.source_names(spec, pool, options.include_target)
+    options.check_sources(len(sources))
+    encoders = [
+        task_vectors.parts_of(model.params, "mil_encoder")
+        for model in merging.source_models(spec, pool, sources, target)
+    ]
+    key = jax.random.key(spec.seed)
+    trainable = roupkt.init(key, null.architecture, len(sources), spec.num_outputs, options.expert)
+    settings = {
+        "dataset": spec.dataset,
+        "fold": spec.fold,
+        "sources": list(sources),
+        "options": dataclasses.asdict(options),
+    }
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *encoders)
+    params = {"trainable": as_numpy(trainable), "frozen": {"sources": stacked}}
+    return SavedModel("roupkt", null.architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """The method; its frozen models are seen through `inputs` only."""
+    options = roupkt.Options(**model.settings["options"])
+    method = RoupktMethod(model.architecture, compute_dtype, options)
+    return Ready(method, model.params["trainable"], {})
+
+
+def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
+    """What the sources make of every patient: z [n, S, E]."""
+    stacked = model.params["frozen"]["sources"]
+    num_sources = len(model.settings["sources"])
+    encoders = [jax.tree.map(lambda x, s=s: x[s], stacked) for s in range(num_sources)]
+    return {REPRESENTATIONS: represent(model.architecture, encoders)}
+
+
+RECIPE = Recipe("roupkt", start, restore, with_trainable, inputs=inputs)

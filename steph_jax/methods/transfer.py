@@ -1,0 +1,88 @@
+"""`zero_shot` and `fine_tune`: one source's model, unchanged or trained on (SPEC 9).
+
+The source is `transfer.source`, or the one whose model has the best C-index on the target's
+training patients of the fold.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from steph_jax.checkpoints import SavedModel
+from steph_jax.methods import abmil, merging
+from steph_jax.methods.abmil import apply_head, with_outputs
+from steph_jax.methods.recipe import Recipe, Represent, Spec, TrainingCIndex, with_settings
+from steph_jax.pool import Pool
+
+
+def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
+    """The fold-0 models of the sources that may be transferred.
+
+    Raises:
+        FileNotFoundError: the pool lacks a model; says how to make it.
+        ValueError: no source is left, or the one asked for is the target.
+    """
+    if spec.transfer_source == spec.dataset:
+        raise ValueError(
+            f"transfer.source is the target itself, {spec.dataset}, whose fold-0 model has seen "
+            "test patients of other folds; name another dataset, or use --config.method=abmil"
+        )
+    asked = (spec.transfer_source,) if spec.transfer_source else ()
+    names = asked or merging.source_names(spec, pool, include_target=False)
+    if not names:
+        raise ValueError(
+            f"no source model is left to transfer to {spec.dataset}: the pool {pool.root} holds "
+            "none but the target's; name some in `sources`, or add models to the pool"
+        )
+    return {name: pool.member(name, 0) for name in names}
+
+
+def unchanged(spec: Spec, pool: Pool) -> SavedModel:
+    """The first candidate's model as it is."""
+    models = candidates(spec, pool)
+    for name, model in models.items():
+        merging.check_outputs(spec, model, f"model of {name}")
+    name, model = next(iter(models.items()))
+    settings = {"dataset": spec.dataset, "fold": spec.fold, "source": name}
+    return dataclasses.replace(model, settings=settings)
+
+
+def to_be_trained(spec: Spec, pool: Pool) -> SavedModel:
+    """The first candidate's model, with a new head where the loss asks for other outputs."""
+    name, model = next(iter(candidates(spec, pool).items()))
+    return with_settings(with_outputs(model, spec), source=name)
+
+
+def best_source(
+    models: dict[str, SavedModel], represent: Represent, c_index: TrainingCIndex
+) -> tuple[str, dict[str, float]]:
+    """The source with the best C-index on the fold's training patients, and the C-index of all.
+
+    Ties go to the first; a C-index that is not defined loses against any that is.
+    """
+    some = next(iter(models.values()))
+    z = represent(some.architecture, [model.params for model in models.values()])
+    scores = {
+        name: c_index(model, np.asarray(apply_head(model.params["pred_head"], jnp.asarray(of))))
+        for (name, model), of in zip(models.items(), np.moveaxis(z, 1, 0), strict=True)
+    }
+    best = max(scores, key=lambda name: -1.0 if math.isnan(scores[name]) else scores[name])
+    return best, scores
+
+
+def _recipe(name: str, start: Callable[[Spec, Pool], SavedModel], trains: bool) -> Recipe:
+    def choose(spec: Spec, pool: Pool, represent: Represent, c_index: TrainingCIndex) -> SavedModel:
+        if spec.transfer_source:
+            return start(spec, pool)
+        best, scores = best_source(candidates(spec, pool), represent, c_index)
+        model = start(dataclasses.replace(spec, transfer_source=best), pool)
+        return with_settings(model, source_train_c_index=scores)
+
+    return Recipe(name, start, abmil.restore, abmil.RECIPE.store, trains=trains, choose=choose)
+
+
+ZERO_SHOT = _recipe("zero_shot", unchanged, trains=False)
+FINE_TUNE = _recipe("fine_tune", to_be_trained, trains=True)

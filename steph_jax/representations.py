@@ -1,0 +1,139 @@
+"""Slides as many frozen ABMIL models see them: embeddings z [n, S, E], computed once and kept.
+
+All models run in one pass over the patches, in the same groups of pieces as training
+(`data.batches`), so that slides of any length are read piece by piece.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from steph_jax import abmil, task_vectors
+from steph_jax.abmil import Abmil, Architecture, Params, Summary
+from steph_jax.data.batches import BagStore, Group, Layout, bags_for, make_batch
+from steph_jax.program import AXIS
+
+
+class Representations:
+    """Embeddings of the bags of a store by models that are not trained.
+
+    What a model made of the bags is kept, by the model's parameters, so that the folds of a run
+    share what their sources say.
+
+    Args:
+        store: where the bags are.
+        layout: shapes of the groups.
+        mesh: devices that share every batch.
+        num_slots: bags per device and batch.
+        compute_dtype: of products over patches; None for float32.
+    """
+
+    def __init__(
+        self, store: BagStore, layout: Layout, mesh: Mesh, num_slots: int, compute_dtype: Any = None
+    ) -> None:
+        self._store = store
+        self._layout = layout
+        self._mesh = mesh
+        self._num_slots = num_slots
+        self._compute_dtype = compute_dtype
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __call__(self, architecture: Architecture, models: Sequence[Params]) -> np.ndarray:
+        """z [n, S, E] of all bags of the store, in its order; zeros for bags without patches.
+
+        Args:
+            architecture: of the models.
+            models: S ABMIL trees; their pred_head, if any, is not used.
+        """
+        encoders = [task_vectors.parts_of(model, "mil_encoder") for model in models]
+        names = [_digest(architecture, encoder) for encoder in encoders]
+        missing = {n: e for n, e in zip(names, encoders, strict=True) if n not in self._kept}
+        if missing:
+            new = self._encode(architecture, task_vectors.stack(list(missing.values())))
+            self._kept |= {name: new[:, i] for i, name in enumerate(missing)}
+        return np.stack([self._kept[name] for name in names], axis=1)
+
+    def _encode(self, architecture: Architecture, encoders: Params) -> np.ndarray:
+        """z of all bags by encoders with leaves [S, ...], in one pass."""
+        pooling = architecture.pooling
+        num_models = len(jax.tree.leaves(encoders)[0])
+        split = NamedSharding(self._mesh, P(AXIS))
+        attend = jax.jit(
+            jax.shard_map(
+                partial(_attend, Abmil(architecture, self._compute_dtype)),
+                mesh=self._mesh,
+                in_specs=(P(), P(AXIS), P(AXIS)),
+                out_specs=P(AXIS),
+                check_vma=False,
+            ),
+            donate_argnums=1,
+        )
+        finish = jax.jit(jax.vmap(partial(abmil.pooled, pooling)))
+        size = bags_for(self._num_slots, self._mesh.size)
+        filled = np.flatnonzero(self._store.num_patches).tolist()
+        z = np.zeros((len(self._store.num_patches), num_models, architecture.embed_dim), np.float32)
+        for first in range(0, len(filled), size):
+            chunk = filled[first : first + size]
+            batch = make_batch(
+                self._store,
+                self._layout,
+                chunk,
+                {},
+                self._num_slots,
+                self._mesh.size,
+                lambda group: jax.device_put(group, split),
+            )
+            bags = jax.device_put(
+                _empty(architecture, num_models, self._num_slots * self._mesh.size), split
+            )
+            for group in batch.groups:
+                bags = attend(encoders, bags, group)
+            index = np.asarray(batch.slots.index)
+            z[index[index >= 0]] = np.asarray(finish(bags))[index >= 0]
+        return z
+
+
+def _empty(architecture: Architecture, num_models: int, num_bags: int) -> Summary:
+    """Summaries [B, S, ...] of bags of which nothing was seen yet."""
+    empty = abmil.empty_summary(
+        architecture.pooling, num_bags * num_models, architecture.embed_dim, jnp.float32
+    )
+    return jax.tree.map(lambda x: x.reshape(num_bags, num_models, *x.shape[1:]), empty)
+
+
+def _attend(model: Abmil, encoders: Params, bags: Summary, group: Group) -> Summary:
+    """Joins what each encoder sees in the pieces of a group to the summaries [B, S, ...]."""
+    pooling = model.architecture.pooling
+
+    def piece(encoder: Params, features: jax.Array, length: jax.Array) -> Summary:
+        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
+        h, scores = cast(
+            tuple[jax.Array, jax.Array | None],
+            model.apply({"params": encoder}, features, False, method="instances"),
+        )
+        return abmil.summarize(pooling, h, scores, mask)
+
+    def of_model(one: tuple[Params, Summary]) -> Summary:
+        encoder, bags = one
+        pieces = jax.vmap(partial(piece, encoder))(group.features, group.length)
+        return abmil.join(pooling, bags, pieces, group.owner)
+
+    # One model after the other, for the patches of a group times all models would fill the memory.
+    by_model = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), bags)
+    joined = jax.lax.map(of_model, (encoders, by_model))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), joined)
+
+
+def _digest(architecture: Architecture, encoder: Params) -> str:
+    """Names an encoder by its parameters."""
+    digest = hashlib.sha256(repr(architecture).encode())
+    for leaf in jax.tree.leaves(encoder):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""ROUPKT: its equations, and parity with the published program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_bags
+from reference_bags import difference
+
+from steph_jax import roupkt, torch_names
+from steph_jax.abmil import Architecture
+from steph_jax.data.batches import Layout, make_batch
+from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktMethod
+from steph_jax.program import Program, device_mesh
+from steph_jax.representations import Representations
+
+#: Bags cut into pieces of two lengths, with padding.
+PIECES = Layout(((3, 40), (5, 11)))
+
+
+def test_routing_and_mixture_by_hand():
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((3, 4)).astype(np.float32)
+    z = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    experts = {
+        f"expert_{s}": {
+            "kernel": rng.standard_normal((5, 5)).astype(np.float32),
+            "bias": rng.standard_normal(5).astype(np.float32),
+        }
+        for s in range(4)
+    }
+    routing = roupkt.route(jnp.asarray(q), 2)
+    mixed = roupkt.mixture(experts, jnp.asarray(z), routing)
+    plain = roupkt.mixture({}, jnp.asarray(z), routing)
+    for b in range(3):
+        p = np.exp(q[b]) / np.exp(q[b]).sum()
+        best = np.argsort(-p)[:2]
+        assert set(np.flatnonzero(routing.selected[b])) == set(best)
+        applied = {
+            s: np.maximum(
+                z[b, s] @ experts[f"expert_{s}"]["kernel"] + experts[f"expert_{s}"]["bias"], 0
+            )
+            for s in best
+        }
+        np.testing.assert_allclose(mixed[b], sum(p[s] * applied[s] for s in best), rtol=1e-4)
+        np.testing.assert_allclose(plain[b], sum(p[s] * z[b, s] for s in best), rtol=1e-4)
+        assert float(routing.balance[b]) == pytest.approx(p.max(), rel=1e-5)
+        assert float(routing.z[b]) == pytest.approx(np.log(np.exp(q[b]).sum()) ** 2, rel=1e-4)
+
+
+def test_biases_of_experts_are_vectors_so_that_they_do_not_decay():
+    trainable = roupkt.init(jax.random.key(0), Architecture(6, 5, 4), 3, 2, "relu")
+    assert {x.shape for x in jax.tree.leaves(trainable["experts"])} == {(5, 5), (5,)}
+    assert trainable["gate"]["kernel"].shape == (5, 3)
+    identity = roupkt.init(jax.random.key(0), Architecture(6, 5, 4), 3, 2, "identity")
+    assert "experts" not in identity
+
+
+def test_options_that_cannot_be():
+    with pytest.raises(ValueError, match="relu, identity, not 'gelu'"):
+        roupkt.Options(expert="gelu")
+    with pytest.raises(ValueError, match="0 for all, not -1"):
+        roupkt.Options(top_k=-1)
+    with pytest.raises(ValueError, match=r"top_k = 5 is larger than the number of experts, 3"):
+        roupkt.Options().check_sources(3)
+    with pytest.raises(ValueError, match="no source model"):
+        roupkt.Options().check_sources(0)
+
+
+def test_parity(shared, parity):
+    recorded = np.load(parity / "roupkt_tcga_gbmlgg.npz")
+    state = reference_bags.state(parity / "roupkt_tcga_gbmlgg.pth")
+    names = recorded["experts"]
+    router_state = {n: x for n, x in state.items() if n.startswith(("feat_proj", "attention_net"))}
+    head = {n: x for n, x in state.items() if n.startswith("pred_head")}
+    architecture, router = torch_names.abmil_from_torch(router_state | head)
+    trainable = {
+        "router": {name: router[name] for name in ("feat_proj", "attention_net")},
+        "gate": {"kernel": state["router.weight"].T},
+        "experts": {
+            f"expert_{s}": {
+                "kernel": state[f"experts.{s}.0.weight"].T,
+                "bias": state[f"experts.{s}.0.bias"],
+            }
+            for s in range(len(names))
+        },
+        "pred_head": router["pred_head"],
+    }
+    models = [
+        torch_names.abmil_from_torch(reference_bags.abmil_state(parity, name))[1] for name in names
+    ]
+    store = reference_bags.bags(shared, "tcga_gbmlgg", recorded["patient_id"], np.float32)
+    mesh = device_mesh(jax.devices()[:1])
+    z = Representations(store, PIECES, mesh, 4)(architecture, models)
+    assert difference(z, recorded["bag_feature"]) < 1e-5
+
+    program = Program(RoupktMethod(architecture), None, mesh, 6)
+    batch = make_batch(store, PIECES, range(6), {REPRESENTATIONS: z}, 6, 1, program.place)
+    out = program.evaluate(jax.tree.map(jnp.asarray, trainable), {}, batch)
+    assert difference(out.logits, recorded["logits"]) < 1e-5
+    assert difference(out.record["weight"], recorded["p"]) < 1e-5
+    assert difference(np.mean(out.record["balance"]), recorded["balance"]) < 1e-5
+    assert difference(np.mean(out.record["z"]), recorded["z"]) < 1e-5
