@@ -1,0 +1,44 @@
+"""Every picture: tables in, PNG files out. The only home of matplotlib.
+
+Each picture is a pair: `NAME_figure(...)` builds a matplotlib figure, `NAME(..., path, ...)` writes
+it to a PNG (whole or not at all) and returns the path. No display, no pyplot and none of the user's
+matplotlib settings are involved.
+
+Colors can be told apart by color-blind readers (Okabe and Ito; cividis; red to blue), times are in
+years of 365.25 days, and a higher risk means a shorter life.
+"""
+
+from steph_jax.plots.comparison import folds, folds_figure, intervals, intervals_figure
+from steph_jax.plots.heatmaps import Heatmap, matrices, matrices_figure, matrix, matrix_figure
+from steph_jax.plots.learning import (
+    source_weights,
+    source_weights_figure,
+    training_curves,
+    training_curves_figure,
+)
+from steph_jax.plots.patients import (
+    risk_groups,
+    risk_groups_figure,
+    survival_curves,
+    survival_curves_figure,
+)
+
+__all__ = [
+    "Heatmap",
+    "folds",
+    "folds_figure",
+    "intervals",
+    "intervals_figure",
+    "matrices",
+    "matrices_figure",
+    "matrix",
+    "matrix_figure",
+    "risk_groups",
+    "risk_groups_figure",
+    "source_weights",
+    "source_weights_figure",
+    "survival_curves",
+    "survival_curves_figure",
+    "training_curves",
+    "training_curves_figure",
+]

@@ -1,0 +1,237 @@
+"""How training went: losses, C-index and the weights of the sources."""
+
+import os
+import pathlib
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from steph_jax.labels import listed
+from steph_jax.plots.style import (
+    BLUE,
+    CATEGORIES,
+    FAINT,
+    GRAY,
+    INK,
+    ORANGE,
+    chance_line,
+    label_lines,
+    new_figure,
+    number,
+    require_columns,
+    save,
+    short_names,
+    styled,
+)
+
+_WEIGHT = "weight_"
+
+
+def training_curves(
+    history: pd.DataFrame, path: str | os.PathLike[str], title: str
+) -> pathlib.Path:
+    """Writes the picture of `training_curves_figure`; returns the path."""
+    return save(training_curves_figure(history, title), path)
+
+
+@styled
+def training_curves_figure(history: pd.DataFrame, title: str) -> Figure:
+    """Loss and C-index of training and test patients over the epochs.
+
+    Args:
+        history: columns epoch, train_loss (with regularizers), train_nll and test_nll (without),
+            train_c_index, test_c_index, NaN where an epoch was not evaluated. With a column `fold`
+            each fold is a thin line, and the mean over folds a thick one.
+        title: of the picture.
+
+    Raises:
+        ValueError: if a column is missing, or there is no epoch.
+    """
+    curves = ("train_loss", "train_nll", "test_nll", "train_c_index", "test_c_index")
+    require_columns(history, ("epoch", *curves), "training history")
+    figure = new_figure(title, 9.0, 3.6)
+    loss, concordance = figure.subplots(1, 2)
+
+    lines = [("train_nll", BLUE, "Training"), ("test_nll", ORANGE, "Test")]
+    if not np.allclose(history["train_loss"], history["train_nll"], equal_nan=True):
+        lines.append(("train_loss", FAINT, "Training with\nregularizers"))
+    _curves(loss, history, lines)
+    loss.set_ylabel("Loss (mean per patient)")
+
+    chance_line(concordance)
+    _curves(
+        concordance,
+        history,
+        [("train_c_index", BLUE, "Training"), ("test_c_index", ORANGE, "Test")],
+    )
+    concordance.set_ylabel("C-index (0.5 = chance)")
+    return figure
+
+
+def _curves(axes: Axes, history: pd.DataFrame, lines: list[tuple[str, str, str]]) -> None:
+    """Draws columns over epochs and names them at their ends, with the last value."""
+    by_fold = list(history.groupby("fold")) if "fold" in history else []
+    mean = history.groupby("epoch").mean(numeric_only=True)
+    ends, texts, colors = [], [], []
+    for column, color, name in lines:
+        if len(by_fold) > 1:
+            for _, fold in by_fold:
+                evaluated = fold.dropna(subset=column)
+                axes.plot(
+                    evaluated["epoch"], evaluated[column], color=color, linewidth=0.8, alpha=0.35
+                )
+        known = mean[column].dropna().astype(float)
+        if known.empty:
+            continue
+        marker = "o" if len(known) <= 12 else ""
+        axes.plot(known.index, known, color=color, marker=marker, markersize=3.5)
+        ends.append((float(known.index[-1]), float(known.iloc[-1])))
+        texts.append(f"{name} {number(ends[-1][1])}")
+        colors.append(color)
+    _epoch_axis(axes, history["epoch"])
+    axes.grid(axis="y")
+    axes.set_ylim(axes.get_ylim())
+    label_lines(axes, ends, texts, [GRAY if c == FAINT else c for c in colors], gap=0.09)
+
+
+def _epoch_axis(axes: Axes, epochs: pd.Series) -> None:
+    first, last = float(epochs.min()), float(epochs.max())
+    margin = max(0.5, 0.02 * (last - first)) if first == last else 0.03 * (last - first)
+    axes.set_xlim(first - margin, last + margin)
+    axes.xaxis.set_major_locator(
+        MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10], min_n_ticks=1)
+    )
+    axes.set_xlabel("Epoch")
+
+
+def source_weights(
+    history: pd.DataFrame,
+    merge_weights: pd.DataFrame,
+    path: str | os.PathLike[str],
+    title: str,
+) -> pathlib.Path:
+    """Writes the picture of `source_weights_figure`; returns the path."""
+    return save(source_weights_figure(history, merge_weights, title), path)
+
+
+@styled
+def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, title: str) -> Figure:
+    """Which sources a merged model uses: while it learns, and on the test patients.
+
+    Left: the mean weight w of each source over the epochs (means over folds, if there are several).
+    Middle: w of each test patient, filled where the source was selected for the patient, with the
+    median and the middle half. Right: for what share of the patients a source was selected (left
+    out where the method selects none). Sources stand in the order of their mean weight.
+
+    Args:
+        history: columns epoch and weight_{source}.
+        merge_weights: columns patient_id, source, weight, and perhaps selected (0/1).
+        title: of the picture.
+
+    Raises:
+        ValueError: if a column is missing, or the two tables name different sources.
+    """
+    require_columns(history, ("epoch",), "training history")
+    require_columns(merge_weights, ("patient_id", "source", "weight"), "merge weights")
+    means = merge_weights.groupby("source")["weight"].mean().sort_values(ascending=False)
+    sources = [str(source) for source in means.index]
+    recorded = [c.removeprefix(_WEIGHT) for c in history.columns if c.startswith(_WEIGHT)]
+    if set(recorded) != set(sources):
+        raise ValueError(
+            f"the training history has weights of {listed(sorted(recorded)) or 'no source'}, "
+            f"the merge weights are of {listed(sorted(sources))}; expected the same sources"
+        )
+    shown = short_names(sources)
+    colors = {s: CATEGORIES[i] if i < len(CATEGORIES) else FAINT for i, s in enumerate(sources)}
+    selects = "selected" in merge_weights
+
+    width = 11.0 + 0.12 * max(0, max(map(len, shown.values())) - 10)
+    figure = new_figure(title, width, max(3.2, 1.6 + 0.24 * len(sources)))
+    panels = figure.subplots(1, 3 if selects else 2, width_ratios=[2.2, 2, 1] if selects else None)
+    _weight_lines(panels[0], history, sources, shown, colors, figure.get_figheight())
+    _weight_points(panels[1], merge_weights, sources, colors)
+    for axes in panels[1:]:
+        axes.set_yticks(range(len(sources)), [shown[s] for s in sources])
+        axes.set_ylim(len(sources) - 0.4, -0.6)
+        axes.grid(axis="x")
+    if selects:
+        chosen = merge_weights.groupby("source")["selected"].mean()
+        panels[2].barh(
+            range(len(sources)),
+            [float(chosen[s]) for s in sources],
+            height=0.6,
+            color=[colors[s] for s in sources],
+        )
+        panels[2].set_xlim(0, 1)
+        panels[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[2].set_xticks([0, 0.5, 1])
+        panels[2].set_xlabel("Patients")
+        panels[2].set_title("Selected for")
+        panels[2].tick_params(axis="y", left=False, labelleft=False)
+    return figure
+
+
+def _weight_lines(
+    axes: Axes,
+    history: pd.DataFrame,
+    sources: list[str],
+    shown: dict[str, str],
+    colors: dict[str, str],
+    height: float,
+) -> None:
+    """Mean weight per source over the epochs, in a figure of `height` inches."""
+    mean = history.groupby("epoch").mean(numeric_only=True)
+    ends, names = [], []
+    for source in reversed(sources):
+        known = mean[_WEIGHT + source].dropna().astype(float)
+        if known.empty:
+            continue
+        marker = "o" if len(known) <= 12 else ""
+        axes.plot(known.index, known, color=colors[source], marker=marker, markersize=3)
+        ends.append((float(known.index[-1]), float(known.iloc[-1])))
+        names.append(source)
+    _epoch_axis(axes, history["epoch"])
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1])
+    axes.grid(axis="y")
+    axes.set_ylabel("Mean weight w")
+    axes.set_title("Training patients, per epoch")
+    text_colors = [GRAY if colors[s] == FAINT else colors[s] for s in names]
+    gap = 0.155 / (height - 1.3)  # a line of text, as a share of the axes
+    label_lines(axes, ends, [shown[s] for s in names], text_colors, gap)
+
+
+def _weight_points(
+    axes: Axes, merge_weights: pd.DataFrame, sources: list[str], colors: dict[str, str]
+) -> None:
+    """Weights of the test patients, one row per source."""
+    rng = np.random.default_rng(0)
+    for row, source in enumerate(sources):
+        own = merge_weights[merge_weights["source"] == source]
+        weight = own["weight"].to_numpy(float)
+        filled = own["selected"].to_numpy(bool) if "selected" in own else np.ones(len(own), bool)
+        height = row + rng.uniform(-0.28, 0.28, len(own))
+        for member, face in ((~filled, "none"), (filled, colors[source])):
+            axes.scatter(
+                weight[member],
+                height[member],
+                s=9,
+                facecolor=face,
+                edgecolor=colors[source],
+                linewidth=0.5,
+                alpha=0.45 if len(own) > 30 else 0.8,
+            )
+        low, median, high = np.quantile(weight, [0.25, 0.5, 0.75])
+        axes.plot([low, high], [row, row], color=INK, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([median, median], [row - 0.3, row + 0.3], color=INK, linewidth=2.2)
+    patients = merge_weights["patient_id"].nunique()
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    key = (
+        "filled: selected; black: median, middle half"
+        if "selected" in merge_weights
+        else ("black: median, middle half")
+    )
+    axes.set_xlabel(f"Weight w\n({key})")
+    axes.set_title("1 test patient" if patients == 1 else f"{patients} test patients")
