@@ -11,6 +11,7 @@ rounded.
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -58,6 +59,7 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
 
 def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
     """Contiguous arrays by name: published names where there are such, else those of the tree."""
+    named: Mapping[str, np.ndarray]
     if model.kind == "abmil":
         named = torch_names.abmil_to_torch(model.params)
     elif model.kind == "steph":

@@ -70,6 +70,8 @@ class Method(Protocol):
         embed_dims: sizes of what `embed` returns, by name.
     """
 
+    def __hash__(self) -> int: ...
+
     @property
     def architecture(self) -> Architecture: ...
 
