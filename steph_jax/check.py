@@ -27,7 +27,7 @@ from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
 from steph_jax.labels import listed
 from steph_jax.methods.recipe import Spec
 from steph_jax.methods.registry import recipe
-from steph_jax.methods.steph import sources_of
+from steph_jax.methods.merging import source_names
 from steph_jax.pool import Pool, member_name
 
 #: Seconds in which values of features are read, unless the user gives more.
@@ -205,7 +205,8 @@ def check_pool(
             return ()
         found += findings.attempt("pool", found, lambda: models.check_pool(pool, (), dim)) or []
         return ()
-    sources = findings.attempt("pool", found, lambda: sources_of(spec, pool))
+    include = spec.steph.include_target
+    sources = findings.attempt("pool", found, lambda: source_names(spec, pool, include))
     if sources is None:
         return ()
     findings.attempt("pool", found, lambda: spec.steph.check_sources(len(sources)))
