@@ -1,6 +1,6 @@
 """The embedded default: simulated cancers, made and trained by `make demo`.
 
-    python scripts/demo.py
+python scripts/demo.py
 """
 
 from ml_collections import ConfigDict

@@ -25,9 +25,9 @@ from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
 from steph_jax.labels import listed
+from steph_jax.methods.merging import source_names
 from steph_jax.methods.recipe import Spec
 from steph_jax.methods.registry import recipe
-from steph_jax.methods.merging import source_names
 from steph_jax.pool import Pool, member_name
 
 #: Seconds in which values of features are read, unless the user gives more.

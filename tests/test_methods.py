@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import shutil
+import types
 
 import jax
 import numpy as np
@@ -9,7 +11,18 @@ import pandas as pd
 import pytest
 
 from configs import testing
-from steph_jax import abmil, checkpoints, evaluate, predict, runs, settings, simulate, train
+from steph_jax import (
+    abmil,
+    checkpoints,
+    evaluate,
+    metrics,
+    predict,
+    report,
+    runs,
+    settings,
+    simulate,
+    train,
+)
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data import features, survival
@@ -57,6 +70,14 @@ def config(world):
     return settings.as_dict(made)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Pictures, which take most of the time of such small runs, are tested elsewhere."""
+    names = ("risk_groups", "survival_curves", "training_curves", "source_weights", "folds")
+    none = types.SimpleNamespace(**dict.fromkeys(names, lambda *given: None))
+    monkeypatch.setattr(report, "plots", none)
+
+
 def read_json(path):
     return json.loads(path.read_text())
 
@@ -91,3 +112,40 @@ def test_a_fold_of_every_method(config, world, tmp_path, method):
     model = checkpoints.load_model(fold / "model")
     predicted = predict.predict(model, source, chosen, batch_size=3)
     np.testing.assert_allclose(predicted.risk, predictions["risk"], rtol=1e-5)
+
+
+def test_a_cox_model_has_curves_from_its_stored_baseline(config, world, tmp_path):
+    config["method"] = "abmil"
+    config["loss"]["terms"] = [["cox", 1.0]]
+    train.train(config, tmp_path)
+    fold = tmp_path / "fold_0"
+    model = checkpoints.load_model(fold / "model")
+    predictions = pd.read_csv(fold / "predictions_test.csv")
+    curves = predictions.filter(like="surv_").to_numpy()
+    baseline = metrics.Baseline.from_json(model.settings["baseline"])
+    ends = 365.0 * np.arange(1, 33)
+    np.testing.assert_allclose(curves, baseline.survival(predictions["risk"], ends), rtol=1e-5)
+
+
+def test_the_epoch_that_validates_best_is_kept_and_patience_ends_training(config, world, tmp_path):
+    split = survival.split_path(world / "data", "sim_a", 0)
+    config["method"] = "abmil"
+    config["validation"] = {"select": "c_index", "patience": 1}
+    with pytest.raises(ValueError, match="expected a column `validation`"):
+        train.train(config, tmp_path / "without")
+
+    data = tmp_path / "data"
+    shutil.copytree(world / "data" / "sim_a", data / "sim_a")
+    table = pd.read_csv(split)
+    table["validation"] = pd.Series(table["train"].dropna().tolist()[:6])
+    table["train"] = pd.Series(table["train"].dropna().tolist()[6:])
+    table.to_csv(data / "sim_a" / split.name, index=False)
+    config["data"]["root"], config["epochs"] = str(data), 6
+    train.train(config, tmp_path / "run")
+    fold = tmp_path / "run" / "fold_0"
+    written = read_json(fold / "metrics.json")
+    history = pd.read_csv(fold / "history.csv")
+    best = int(history["validation_c_index"].argmax()) + 1
+    assert written["best_epoch"] == best
+    assert written["epochs"] == len(history) == min(best + 1, 6)
+    assert written["test"]["nll"] == pytest.approx(history["test_nll"][best - 1], rel=1e-5)
