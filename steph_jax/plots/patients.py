@@ -213,9 +213,9 @@ def survival_curves_figure(
     bins = [name for name in predictions.columns if name.startswith("surv_")]
     require_columns(predictions, ("patient_id", "risk", *(bins or ["surv_1"])), "predictions")
     widths = np.asarray(width_days, float)
-    if widths.shape not in ((), (len(bins),)) or not (widths > 0).all():
+    if widths.shape not in ((), (len(bins),)) or not ((widths > 0) & np.isfinite(widths)).all():
         raise ValueError(
-            f"expected one positive width for all {len(bins)} time bins or one for each, "
+            f"expected one positive, finite width for all {len(bins)} time bins or one for each, "
             f"found {width_days}"
         )
     ends = np.cumsum(np.broadcast_to(widths, len(bins))) / DAYS_PER_YEAR
