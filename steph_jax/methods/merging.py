@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax import task_vectors
+from steph_jax import preparation, task_vectors
 from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Spec, as_numpy
@@ -77,8 +77,6 @@ def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathere
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *vectors)
     if spec.merging.prepare != "none":
-        from steph_jax import preparation
-
         tau_t = task_vectors.task_vector(target.params, null.params)
         prepared = preparation.prepare(
             spec.merging.prepare,

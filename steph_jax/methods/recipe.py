@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steph_jax import roupkt, steph
+from steph_jax import preparation, roupkt, steph
 from steph_jax.abmil import Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.pool import Pool
 from steph_jax.program import Method
-
-PREPARATIONS = ("none", "ties", "iso_c", "iso_cts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Merging:
 
     Attributes:
         prepare: what is done to the task vectors before they are merged, by any rule: one of
-            `PREPARATIONS`.
+            `preparation.KINDS`.
         include_target: whether the target is one of the sources (STEPH has an option of its own).
         weights: w per source for "fix", in the order of the sources; () for 0.3 each.
     """
@@ -37,10 +35,9 @@ class Merging:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
-        if self.prepare not in PREPARATIONS:
-            raise ValueError(
-                f"merging.prepare is one of {', '.join(PREPARATIONS)}, not {self.prepare!r}"
-            )
+        kinds = preparation.KINDS
+        if self.prepare not in kinds:
+            raise ValueError(f"merging.prepare is one of {', '.join(kinds)}, not {self.prepare!r}")
 
 
 @dataclasses.dataclass(frozen=True)
