@@ -8,8 +8,6 @@ only the features are read from elsewhere: from where training found them, or fr
 
 import pathlib
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 from steph_jax import checkpoints, cli, report, runs, settings
@@ -72,14 +70,15 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     labels = report.cohort_labels(table, bins) | method.patient_inputs(model, represent)
     ready = method.restore(model, dtype)
     program = program_of(ready.method, None, mesh, slots)
-    trainable, frozen = jax.tree.map(jnp.asarray, (ready.trainable, ready.frozen))
+    trainable, frozen = program.replicate((ready.trainable, ready.frozen))
     evaluate = report.Evaluator(program, frozen, bags, layout, labels, table, objective)
     parts = {
         "train": evaluate(trainable, split.train),
         "test": evaluate(trainable, split.test),
     }
     parts = report.with_curves(parts, model)
-    report.write_fold(directory, parts, table, model, numbers)
+    alone = report.target_only(model, evaluate, split.test)
+    report.write_fold(directory, parts, table, model, numbers | {"target_only": alone})
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
@@ -104,8 +102,8 @@ def predict(
 
     outputs, record = evaluation.run(
         program,
-        jax.tree.map(jnp.asarray, ready.trainable),
-        jax.tree.map(jnp.asarray, ready.frozen),
+        program.replicate(ready.trainable),
+        program.replicate(ready.frozen),
         bags,
         filled.tolist(),
         layout,

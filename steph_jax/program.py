@@ -268,6 +268,10 @@ class Program:
         """Shapes of groups for which the training phase over patches was compiled."""
         return int(self._attend_vjp._cache_size())
 
+    def replicate(self, tree: Any) -> Any:
+        """Gives every device a copy of some parameters."""
+        return jax.device_put(tree, self._replicated)
+
     def place(self, group: Group) -> Group:
         """Transfers a group to the devices."""
         return jax.device_put(group, self._split)

@@ -23,8 +23,9 @@ from steph_jax.data.cohort import Fold
 from steph_jax.data.survival import SurvivalTable
 from steph_jax.evaluation import Predictions
 from steph_jax.fitting import Epoch
+from steph_jax.methods.abmil import AbmilMethod
 from steph_jax.objectives import Labels, Objective
-from steph_jax.program import LossFunction, Program
+from steph_jax.program import LossFunction, Program, program_of
 
 
 class Part(NamedTuple):
@@ -247,6 +248,25 @@ def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected the metrics of a finished fold; {error}") from None
 
 
+def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dict[str, float]:
+    """C-index and loss of the target's own base model, which a merged model holds; {} without one.
+
+    Args:
+        model: the merged model.
+        evaluate: of the merged model, for its data.
+        rows: numbers of the patients in the cohort.
+    """
+    target = model.params.get("frozen", {}).get("target")
+    num_outputs = evaluate.objective.output.num_outputs(model.architecture.num_bins)
+    if target is None or len(target["pred_head"]["bias"]) != num_outputs:
+        return {}
+    merged = evaluate.program
+    method = AbmilMethod(model.architecture, merged.method.compute_dtype)
+    program = program_of(method, None, merged.mesh, merged.num_slots)
+    alone = dataclasses.replace(evaluate, program=program, frozen={})
+    return alone(program.replicate(target), rows).scores
+
+
 def write_fold(
     directory: pathlib.Path,
     parts: dict[str, Part],
@@ -267,9 +287,11 @@ def write_fold(
     time, event = table.time[test.rows], table.event[test.rows]
     shown = evaluation.predictions_table(test.predicted, time, event)
     files.write_table(directory / "predictions_test.csv", shown)
+    # Patients are at high risk above the median of the training patients, who alone were seen.
+    cut = float(np.median(parts["train"].predicted.risk))
     title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}"
     on_test = f"{title}, test patients"
-    plots.risk_groups(shown, directory / "risk_groups_test.png", on_test)
+    plots.risk_groups(shown.assign(cut=cut), directory / "risk_groups_test.png", on_test)
     if test.predicted.survival is not None:
         widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges).tolist()
         plots.survival_curves(shown, directory / "survival_curves_test.png", on_test, widths)
@@ -283,14 +305,33 @@ def write_fold(
         if history is not None:
             plots.source_weights(history, weights, directory / "source_weights.png", title)
     scores = {part: of.scores for part, of in parts.items()}
-    files.write_json(directory / "metrics.json", scores | numbers)
+    others = {name: value for name, value in numbers.items() if name not in scores}
+    files.write_json(directory / "metrics.json", scores | others | {"risk_cut": cut})
+
+
+def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -> None:
+    """The mean weight of each source on the test patients, by fold, where a method has weights."""
+    paths = [runs.fold_directory(workdir, fold) / "merge_weights_test.csv" for fold in folds]
+    if not all(path.is_file() for path in paths):
+        return
+    means = {
+        f"fold {fold}": pd.read_csv(path).groupby("source", sort=False)["weight"].mean()
+        for fold, path in zip(folds, paths, strict=True)
+    }
+    table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
+    label = "Mean weight w of the test patients"
+    plots.matrix(table, workdir / "source_weights.png", title, label)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     """Writes, draws and prints the C-index over the folds of a run."""
     directories = [runs.fold_directory(workdir, fold) for fold in config["folds"]]
-    scores = [read_metrics(directory)["test"]["c_index"] for directory in directories]
-    values = [math.nan if score is None else float(score) for score in scores]
+    found = [read_metrics(directory) for directory in directories]
+    values = [_or_nan(of["test"]["c_index"]) for of in found]
     mean, sd = metrics.mean_sd(values)
     summary = {
         "method": config["method"],
@@ -301,10 +342,15 @@ def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     }
     files.write_json(workdir / "summary.json", summary)
     title = f"{config['dataset']}, {config['method']}"
-    plots.folds({config["method"]: values}, workdir / "c_index.png", title)
+    shown = {config["method"]: values}
+    if all(of.get("target_only") for of in found):
+        alone = [_or_nan(of["target_only"]["c_index"]) for of in found]
+        shown = {"target-only ABMIL": alone} | shown
+    plots.folds(shown, workdir / "c_index.png", title, config["folds"])
+    plot_mean_weights(workdir, config["folds"], title)
     tables = [
-        pd.read_csv(directory / "predictions_test.csv").assign(fold=fold)
-        for fold, directory in zip(config["folds"], directories, strict=True)
+        pd.read_csv(directory / "predictions_test.csv").assign(fold=fold, cut=of["risk_cut"])
+        for fold, directory, of in zip(config["folds"], directories, found, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
     print(f"\n{title}: test C-index")

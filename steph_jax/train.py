@@ -196,7 +196,6 @@ def train_fold(
         model, bins=bins.to_json(), objective=settings.objective_record(objective)
     )
     ready = method.restore(model, settings.compute_dtype(config["compute_dtype"]))
-    frozen = jax.tree.map(jax.numpy.asarray, ready.frozen)
 
     # --- data ---
     split = cohort.folds[fold]
@@ -210,10 +209,11 @@ def train_fold(
         mesh,
         batches.slots_for(config["batch_size"], mesh.size),
     )
+    frozen = program.replicate(ready.frozen)
     evaluate = report.Evaluator(program, frozen, bags, layout, labels, cohort.table, objective)
 
     # --- epochs ---
-    trainable: Params = jax.tree.map(jax.numpy.asarray, ready.trainable)
+    trainable: Params = program.replicate(ready.trainable)
     history: list[dict[str, float]] = []
     if method.trains:
         patients = np.concatenate([split.train, cohort.others])
@@ -247,7 +247,8 @@ def train_fold(
             "trainable_parameters": count,
         }
         | report.training_numbers(history)
-        | {name: model.settings[name] for name in chosen if name in model.settings},
+        | {name: model.settings[name] for name in chosen if name in model.settings}
+        | {"target_only": report.target_only(trained, evaluate, split.test)},
     )
     if config["method"] == "abmil" and config["pool"]["save"]:
         abmil.add_to_pool(pool, trained, config["seed"])
@@ -321,7 +322,7 @@ def fit(
     )
     optimizer = fitting.adamw(schedule, config["weight_decay"])
     selection = Selection(**config["validation"])
-    state = fitting.initial_state(trainable, optimizer)
+    state = program.replicate(fitting.initial_state(trainable, optimizer))
     kept = fitting.Kept(state, fitting.copied(trainable) if selection.is_on else ())
     store = epochs.EpochStore(directory / "checkpoints")
     start = epochs.fingerprint(model)

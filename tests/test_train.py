@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +92,10 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
         assert {"train_loss", "train_c_index", "test_c_index", "weight_sim_b"} <= set(history)
         for picture in ("training_curves", "source_weights", "risk_groups_test"):
             assert (directory / f"{picture}.png").stat().st_size > 5000
+        alone = json.loads((home / "runs" / "sim_a" / f"fold_{fold}" / "metrics.json").read_text())
+        assert found["target_only"]["c_index"] == alone["test"]["c_index"]
+    for picture in ("c_index", "source_weights", "risk_groups"):
+        assert (steph_run / f"{picture}.png").stat().st_size > 5000
 
 
 def test_evaluate_makes_the_same_files_from_the_directory_alone(home, steph_run, tmp_path):
@@ -105,6 +110,8 @@ def test_evaluate_makes_the_same_files_from_the_directory_alone(home, steph_run,
     config = json.loads((moved / "config.json").read_text())
     config["pool"]["root"] = str(tmp_path / "no pool")
     config["data"]["root"] = str(tmp_path / "no table")
+    found = json.loads(before["metrics.json"]) | {"test": {}, "train": {}, "target_only": {}}
+    (directory / "metrics.json").write_text(json.dumps(found))
     evaluate.evaluate_fold(directory, config)
     assert json.loads((directory / "metrics.json").read_text()) == json.loads(
         before["metrics.json"]
@@ -175,7 +182,7 @@ def test_a_killed_process_goes_on_with_the_same_numbers(home, steph_run, tmp_pat
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(workdir)]
     command += simulated.flags(home, "--config.folds=(0,)")
-    environment = os.environ | {"STEPH_DEBUG": "", "XLA_FLAGS": ""}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}
     running = subprocess.Popen(
         command, cwd=simulated.ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
