@@ -19,10 +19,6 @@ from steph_jax.abmil import Linear, dropout
 #: Functions of MLP_w's output, by their names in `steph.Options.weight_output`.
 WEIGHT_OUTPUTS = {"relu": nn.relu, "softplus": nn.softplus, "sigmoid": nn.sigmoid}
 MIXINGS = ("nn", "fnn", "param", "fix")
-#: What the output biases of MLP_w start around. The initial parameters recorded of the published
-#: program have it (uniform around 0.3 in +-1/sqrt(512)); around 0, the merge regularizer can push
-#: all weights below 0 before any was of use, and relu lets no gradient bring them back.
-INITIAL_WEIGHT = 0.3
 #: Size of the projection and of the hidden layers.
 HIDDEN_DIM = 512
 
@@ -115,18 +111,20 @@ def init(
     weight_output: str = "relu",
     mixing: str = "nn",
     fixed_mixing: tuple[float, ...] = (),
+    initial_weight: float = 0.0,
 ) -> dict[str, Any]:
-    """Random float32 parameters: torch's default start, biases of w around `INITIAL_WEIGHT`.
+    """Random float32 parameters of the hypernetworks (torch's default start).
 
     Args:
         key: random key.
         feature_dim: D.
         num_sources: S.
         weight_output, mixing, fixed_mixing: as in `Hypernetworks`.
+        initial_weight: added to the output biases of MLP_w.
     """
     module = Hypernetworks(num_sources, weight_output, mixing, fixed_mixing)
     features = jnp.zeros((1, feature_dim), jnp.float32)
     params = module.init(key, features, method="initial")["params"]
     output = params["weights"]["output"]
-    output = output | {"bias": output["bias"] + INITIAL_WEIGHT}
+    output = output | {"bias": output["bias"] + initial_weight}
     return params | {"weights": params["weights"] | {"output": output}}

@@ -157,6 +157,9 @@ def epoch_line(row: dict[str, float]) -> str:
     text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
     if "test_c_index" in row:
         text += f", test C {row['test_c_index']:.4f}"
+    weights = [value for name, value in row.items() if name.startswith("weight_")]
+    if weights and not any(weights):
+        text += " (all weights of sources are 0 and relu keeps them: try steph.initial_weight=0.3)"
     return (
         f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "
         f"patches/s, {100 * row['waiting_share']:.0f}% waiting for data"

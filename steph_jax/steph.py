@@ -40,6 +40,9 @@ class Options:
         merged: tensors that are merged: "mil_encoder", "pred_head" or "all"; the rest are the
             target's.
         retrained: "pred_head" (a new head is trained) or "none" (it stays merged or the target's).
+        initial_weight: added to the start of MLP_w's output biases. Around 0, as published, the merge
+            regularizer can push all w below 0 before any was of use, and relu lets no gradient
+            bring them back; 0.3 keeps them alive.
         head_init: the new head starts at random ("new") or as the target's ("target").
     """
 
@@ -53,6 +56,7 @@ class Options:
     merged: str = "mil_encoder"
     retrained: str = "pred_head"
     head_init: str = "new"
+    initial_weight: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed_mixing", tuple(float(x) for x in self.fixed_mixing))

@@ -178,6 +178,7 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         options.weight_output,
         options.mixing,
         options.fixed_mixing,
+        options.initial_weight,
     )
     if options.retrained == "pred_head":
         if options.head_init == "target":
