@@ -40,7 +40,7 @@ class Options:
         merged: tensors that are merged: "mil_encoder", "pred_head" or "all"; the rest are the
             target's.
         retrained: "pred_head" (a new head is trained) or "none" (it stays merged or the target's).
-        initial_weight: added to the start of MLP_w's output biases. Around 0, as published, the merge
+        initial_weight: added to the start of the output biases of MLP_w. Around 0, the merge
             regularizer can push all w below 0 before any was of use, and relu lets no gradient
             bring them back; 0.3 keeps them alive.
         head_init: the new head starts at random ("new") or as the target's ("target").
