@@ -73,7 +73,14 @@ def config(world):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Pictures, which take most of the time of such small runs, are tested elsewhere."""
-    names = ("risk_groups", "survival_curves", "training_curves", "source_weights", "folds")
+    names = (
+        "risk_groups",
+        "survival_curves",
+        "training_curves",
+        "source_weights",
+        "folds",
+        "matrix",
+    )
     none = types.SimpleNamespace(**dict.fromkeys(names, lambda *given: None))
     monkeypatch.setattr(report, "plots", none)
 
