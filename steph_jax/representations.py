@@ -4,6 +4,7 @@ All models run in one pass over the patches, in the same groups of pieces as tra
 (`data.batches`), so that slides of any length are read piece by piece.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -62,20 +63,9 @@ class Representations:
 
     def _encode(self, architecture: Architecture, encoders: Params) -> np.ndarray:
         """z of all bags by encoders with leaves [S, ...], in one pass."""
-        pooling = architecture.pooling
         num_models = len(jax.tree.leaves(encoders)[0])
         split = NamedSharding(self._mesh, P(AXIS))
-        attend = jax.jit(
-            jax.shard_map(
-                partial(_attend, Abmil(architecture, self._compute_dtype)),
-                mesh=self._mesh,
-                in_specs=(P(), P(AXIS), P(AXIS)),
-                out_specs=P(AXIS),
-                check_vma=False,
-            ),
-            donate_argnums=1,
-        )
-        finish = jax.jit(jax.vmap(partial(abmil.pooled, pooling)))
+        attend, finish = _compiled(architecture, self._compute_dtype, self._mesh)
         size = bags_for(self._num_slots, self._mesh.size)
         filled = np.flatnonzero(self._store.num_patches).tolist()
         z = np.zeros((len(self._store.num_patches), num_models, architecture.embed_dim), np.float32)
@@ -98,6 +88,22 @@ class Representations:
             index = np.asarray(batch.slots.index)
             z[index[index >= 0]] = np.asarray(finish(bags))[index >= 0]
         return z
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(architecture: Architecture, compute_dtype: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """`_attend` on every device's share of a group, and what makes z of summaries [B, S, ...]."""
+    attend = jax.jit(
+        jax.shard_map(
+            partial(_attend, Abmil(architecture, compute_dtype)),
+            mesh=mesh,
+            in_specs=(P(), P(AXIS), P(AXIS)),
+            out_specs=P(AXIS),
+            check_vma=False,
+        ),
+        donate_argnums=1,
+    )
+    return attend, jax.jit(jax.vmap(partial(abmil.pooled, architecture.pooling)))
 
 
 def _empty(architecture: Architecture, num_models: int, num_bags: int) -> Summary:
