@@ -12,7 +12,7 @@ The rooms of the house:
     abmil, task_vectors, preparation, hypernetworks, steph, roupkt, losses   the mathematics
     metrics                            concordance and survival numbers, on numpy arrays
     data/                              tables, splits, bins, feature readers, batches
-    program, methods/                  how a bag goes through a model; what each method changes
+    phases, program, methods/          how a bag goes through a model; what each method changes
     checkpoints, convert               models on disk; PyTorch names
     plots                              every picture
     train, evaluate, predict, simulate, ...   entry points: `python -m steph_jax.NAME`

@@ -19,179 +19,25 @@ of one axis by `jax.shard_map`; each device sees whole bags, and gradients are a
 
 import functools
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from steph_jax import abmil
-from steph_jax.abmil import Abmil, Architecture, Params, Summary
+from steph_jax import abmil, phases
+from steph_jax.abmil import Params, Summary
 from steph_jax.data.batches import Batch, Group, Slots
+from steph_jax.phases import Headed, LossFunction, Merged, Method
 
 AXIS = "devices"
-
-
-class Merged(NamedTuple):
-    """What the parameters of the bags of a batch follow from.
-
-    Attributes:
-        encoder: what `Method.encoder` makes feat_proj and attention_net of; leaves [B, ...] if
-            `Method.encoder_per_bag`.
-        head: whatever `Method.head` wants of it; leaves [B, ...] where they differ by bag.
-        penalty: [B] regularizers to be added to the loss, weighted.
-        record: arrays [B, ...] to be reported (weights, regularizers), without gradient.
-    """
-
-    encoder: Params
-    head: Params
-    penalty: jax.Array
-    record: dict[str, jax.Array]
-
-
-class Headed(NamedTuple):
-    """Outputs of the bags of a batch: logits [B, T], penalty [B] and record as in `Merged`."""
-
-    logits: jax.Array
-    penalty: jax.Array
-    record: dict[str, jax.Array]
-
-
-class Method(Protocol):
-    """What a method must say; everything else is the same for all of them.
-
-    Attributes:
-        architecture: of the ABMIL that encodes a bag.
-        compute_dtype: of the operands of matrix products over patches; None for float32.
-        encoder_per_bag: whether every bag has an encoder of its own.
-        embed_parts: names in the trainable tree of what `embed` uses; () if there is no embedding.
-        embed_dims: sizes of what `embed` returns, by name.
-    """
-
-    def __hash__(self) -> int: ...
-
-    @property
-    def architecture(self) -> Architecture: ...
-
-    @property
-    def compute_dtype(self) -> Any: ...
-
-    @property
-    def encoder_per_bag(self) -> bool: ...
-
-    @property
-    def embed_parts(self) -> tuple[str, ...]: ...
-
-    @property
-    def embed_dims(self) -> dict[str, int]: ...
-
-    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
-        """Embeddings [N, embed_dims] of patches [N, D], whose means over bags `merge` gets."""
-
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
-        """Parameters of B bags from their mean embeddings; `keys` [B] switch dropout on."""
-
-    def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
-        """feat_proj and attention_net from rows of `Merged.encoder`; leaves [rows, ...] per bag.
-
-        It is called for the pieces of a group, so that no more encoders than that are ever held.
-        """
-
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
-        """Logits of B bags from their pooled embeddings z [B, E]."""
-
-
-#: (logits [B, T], labels, mask [B]) -> the loss, a mean over the bags where the mask is True.
-LossFunction = Callable[[jax.Array, dict[str, jax.Array], jax.Array], jax.Array]
 
 
 def device_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     """The one-axis mesh over some devices; all local ones by default."""
     chosen = list(jax.local_devices() if devices is None else devices)
     return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
-
-
-def bag_keys(key: jax.Array, rank: jax.Array) -> jax.Array:
-    """A random key per bag, by its place in the batch: the same wherever its patches lie."""
-    return jax.vmap(partial(jax.random.fold_in, key))(rank)
-
-
-def _embed_group(
-    method: Method, trainable: Params, totals: dict[str, jax.Array], group: Group
-) -> dict[str, jax.Array]:
-    """Adds the embeddings of the patches of a group to the totals [B, ...] of their bags."""
-
-    def piece(features: jax.Array, length: jax.Array) -> dict[str, jax.Array]:
-        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
-        embedded = method.embed(trainable, features)
-        return jax.tree.map(lambda y: jnp.sum(y, axis=0, where=mask[:, None]), embedded)
-
-    sums = jax.vmap(piece)(group.features, group.length)
-    return jax.tree.map(
-        lambda total, s: total + jax.ops.segment_sum(s, group.owner, total.shape[0]), totals, sums
-    )
-
-
-def _attend_group(
-    method: Method,
-    encoder: Params,
-    bags: Summary,
-    group: Group,
-    keys: jax.Array | None,
-) -> Summary:
-    """Joins the summaries of the pieces of a group to those of their bags.
-
-    `encoder` has a leading axis [G] where every bag has one of its own.
-    """
-    model = Abmil(method.architecture, method.compute_dtype)
-    pooling = method.architecture.pooling
-
-    def piece(
-        encoder: Params, features: jax.Array, length: jax.Array, key: jax.Array | None
-    ) -> Summary:
-        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
-        rngs = None if key is None else {"dropout": key}
-        h, scores = cast(
-            tuple[jax.Array, jax.Array | None],
-            model.apply(
-                {"params": encoder}, features, key is not None, method="instances", rngs=rngs
-            ),
-        )
-        return abmil.summarize(pooling, h, scores, mask)
-
-    axes = (0 if method.encoder_per_bag else None, 0, 0, None if keys is None else 0)
-    pieces = jax.vmap(piece, in_axes=axes)(encoder, group.features, group.length, keys)
-    return abmil.join(pooling, bags, pieces, group.owner)
-
-
-def _piece_keys(key: jax.Array | None, rank: jax.Array, group: Group) -> jax.Array | None:
-    """[G] random keys, by the bag's place in the batch and the piece's number in the bag."""
-    if key is None:
-        return None
-    return jax.vmap(jax.random.fold_in)(bag_keys(key, rank[group.owner]), group.serial)
-
-
-def _encoders(method: Method, frozen: Params, merged: Params, owner: jax.Array) -> Params:
-    """The encoders of the pieces of a group, or the one of all bags."""
-    if method.encoder_per_bag:
-        merged = jax.tree.map(lambda x: x[owner], merged)
-    return method.encoder(frozen, merged)
 
 
 class Outputs(NamedTuple):
@@ -300,12 +146,12 @@ class Program:
     def _embed_forward(
         self, parts: Params, totals: dict[str, jax.Array], group: Group
     ) -> dict[str, jax.Array]:
-        return _embed_group(self.method, parts, totals, group)
+        return phases.embed_group(self.method, parts, totals, group)
 
     def _embed_with_vjp(
         self, parts: Params, totals: dict[str, jax.Array], group: Group
     ) -> tuple[dict[str, jax.Array], Any]:
-        totals, pull = jax.vjp(lambda p: _embed_group(self.method, p, totals, group), parts)
+        totals, pull = jax.vjp(lambda p: phases.embed_group(self.method, p, totals, group), parts)
         return totals, jax.tree.map(lambda x: x[None], pull)
 
     def _embed_backward(self, gradient: Params, pull: Any, cotangent: Params) -> Params:
@@ -315,8 +161,8 @@ class Program:
     def _attend_forward(
         self, frozen: Params, encoder: Params, bags: Summary, group: Group
     ) -> Summary:
-        encoders = _encoders(self.method, frozen, encoder, group.owner)
-        return _attend_group(self.method, encoders, bags, group, None)
+        encoders = phases.encoders(self.method, frozen, encoder, group.owner)
+        return phases.attend_group(self.method, encoders, bags, group, None)
 
     def _attend_with_vjp(
         self,
@@ -327,11 +173,11 @@ class Program:
         slots: Slots,
         key: jax.Array | None,
     ) -> tuple[Summary, Any]:
-        keys = _piece_keys(key, slots.rank, group)
+        keys = phases.piece_keys(key, slots.rank, group)
 
         def attend(encoder: Params, bags: Summary) -> Summary:
-            encoders = _encoders(self.method, frozen, encoder, group.owner)
-            return _attend_group(self.method, encoders, bags, group, keys)
+            encoders = phases.encoders(self.method, frozen, encoder, group.owner)
+            return phases.attend_group(self.method, encoders, bags, group, keys)
 
         bags, pull = jax.vjp(attend, encoder, bags)
         return bags, jax.tree.map(lambda x: x[None], pull)
@@ -356,7 +202,7 @@ class Program:
     ) -> Merged:
         count = jnp.maximum(slots.num_patches, 1)
         means = jax.tree.map(lambda t: t / count.astype(t.dtype)[:, None], totals)
-        keys = None if key is None else bag_keys(key, slots.rank)
+        keys = None if key is None else phases.bag_keys(key, slots.rank)
         return self.method.merge(trainable, frozen, means, len(slots.rank), keys)
 
     def _merge_with_vjp(

@@ -25,7 +25,8 @@ from steph_jax.evaluation import Predictions
 from steph_jax.fitting import Epoch
 from steph_jax.methods.abmil import AbmilMethod
 from steph_jax.objectives import Labels, Objective
-from steph_jax.program import LossFunction, Program, program_of
+from steph_jax.phases import LossFunction
+from steph_jax.program import Program, program_of
 
 
 class Part(NamedTuple):

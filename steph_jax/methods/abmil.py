@@ -10,13 +10,13 @@ from steph_jax import abmil
 from steph_jax.abmil import Architecture, Linear, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
+from steph_jax.phases import Headed, Merged
 from steph_jax.pool import Pool, member_name
-from steph_jax.program import Headed, Merged
 
 
 @dataclasses.dataclass(frozen=True)
 class AbmilMethod:
-    """ABMIL as a `program.Method`: one encoder for all bags.
+    """ABMIL as a `phases.Method`: one encoder for all bags.
 
     Attributes:
         architecture: dimensions and variant.

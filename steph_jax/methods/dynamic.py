@@ -17,13 +17,13 @@ from steph_jax.losses import merge_regularizer
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import apply_head, new_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.phases import Headed, Merged
 from steph_jax.pool import Pool
-from steph_jax.program import Headed, Merged
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicMethod:
-    """Weights from a hypernetwork as a `program.Method`: an encoder for every bag.
+    """Weights from a hypernetwork as a `phases.Method`: an encoder for every bag.
 
     Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree the
     hypernetwork and "pred_head".

@@ -18,13 +18,13 @@ from steph_jax.losses import merge_regularizer
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import AbmilMethod, new_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, with_trainable
+from steph_jax.phases import Merged
 from steph_jax.pool import Pool
-from steph_jax.program import Merged
 
 
 @dataclasses.dataclass(frozen=True)
 class LearnedMethod(AbmilMethod):
-    """Trained weights as a `program.Method`: one merged encoder for all bags, then as ABMIL.
+    """Trained weights as a `phases.Method`: one merged encoder for all bags, then as ABMIL.
 
     Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree
     "weights" [S] and "pred_head".

@@ -2,7 +2,7 @@
 
 A fold is started once (`Recipe.start` takes models from the pool and gives a `SavedModel` that
 holds all the fold needs), and from then on, training or not, here or elsewhere, the model is what
-was stored: `Recipe.restore` turns it into a `program.Method` with its parameters.
+was stored: `Recipe.restore` turns it into a `phases.Method` with its parameters.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import numpy as np
 from steph_jax import preparation, roupkt, steph
 from steph_jax.abmil import Architecture, Params
 from steph_jax.checkpoints import SavedModel
+from steph_jax.phases import Method
 from steph_jax.pool import Pool
-from steph_jax.program import Method
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import AbmilMethod, apply_head
 from steph_jax.methods.recipe import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
+from steph_jax.phases import Headed, Merged
 from steph_jax.pool import Pool
-from steph_jax.program import Headed, Merged
 
 #: Name of the representations z [n, S, E] among the labels of a batch.
 REPRESENTATIONS = "representations"
@@ -26,7 +26,7 @@ REPRESENTATIONS = "representations"
 
 @dataclasses.dataclass(frozen=True)
 class RoupktMethod(AbmilMethod):
-    """ROUPKT as a `program.Method`: the encoder of a bag is the router's.
+    """ROUPKT as a `phases.Method`: the encoder of a bag is the router's.
 
     Its trainable tree is that of `roupkt.init`; its frozen tree is empty.
 

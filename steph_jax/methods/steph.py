@@ -14,13 +14,13 @@ from steph_jax.losses import merge_regularizer, mix_regularizer
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import apply_head, new_head, without_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.phases import Headed, Merged
 from steph_jax.pool import Pool
-from steph_jax.program import Headed, Merged
 
 
 @dataclasses.dataclass(frozen=True)
 class StephMethod:
-    """STEPH as a `program.Method`.
+    """STEPH as a `phases.Method`.
 
     Its frozen tree holds "stack", the parameters to be summed (`steph.merge_stack`), and "target",
     theta_t, for the tensors that are not merged. Its trainable tree holds the hypernetworks and,
