@@ -12,6 +12,7 @@ rounding of 1 - hazard near 0, and with finite gradients for any finite logits.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -80,19 +81,53 @@ def _only(mask: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.where(where, values, jnp.zeros_like(values))
 
 
-def _likelihood(
-    log_density: jax.Array, log_survival: jax.Array, event: jax.Array, alpha: float
-) -> jax.Array:
-    """(1 - alpha)(uncensored + censored) + alpha uncensored [B], of two logarithms [B]."""
-    died = event.astype(log_density.dtype)
-    uncensored = -died * log_density
-    censored = -(1 - died) * log_survival
-    return (1 - alpha) * (uncensored + censored) + alpha * uncensored
-
-
 def _clipped(log_value: jax.Array) -> jax.Array:
     """log max(value, LOG_CLIP)."""
     return jnp.maximum(log_value, math.log(LOG_CLIP))
+
+
+#: (logits [B, T], y [B, 1], bins [1, T]) -> clipped logarithms [B] of what an event in bin y, and
+#: what a life beyond it, has as its likelihood.
+_LogLikelihoods = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def _likelihood(
+    of: _LogLikelihoods,
+    logits: jax.Array,
+    time_bin: jax.Array,
+    event: jax.Array,
+    alpha: float,
+    mask: jax.Array | None,
+) -> jax.Array:
+    """(1 - alpha)(uncensored + censored) + alpha uncensored [B]."""
+    _check(logits, 2, time_bin, event, mask)
+    mask = _mask_or_all(logits, mask)
+    bins = jnp.arange(logits.shape[1], dtype=time_bin.dtype)[None]
+    log_density, log_survival = of(_only(mask, logits), time_bin[:, None], bins)
+    died = event.astype(logits.dtype)
+    uncensored = -died * log_density
+    censored = -(1 - died) * log_survival
+    return _only(mask, (1 - alpha) * (uncensored + censored) + alpha * uncensored)
+
+
+def _of_hazards(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log S_{y-1} + log hazard_y, and log S_y."""
+    log_hazard, log_alive = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    zero = jnp.zeros_like(logits)
+    log_hazard_y = jnp.sum(jnp.where(bins == y, log_hazard, zero), axis=1)
+    log_survival_before = jnp.sum(jnp.where(bins < y, log_alive, zero), axis=1)
+    log_survival_y = jnp.sum(jnp.where(bins <= y, log_alive, zero), axis=1)
+    return _clipped(log_survival_before) + _clipped(log_hazard_y), _clipped(log_survival_y)
+
+
+def _of_incidences(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log p_y and log(1 - CIF_y)."""
+    log_p = jax.nn.log_softmax(logits, axis=1)
+    log_p_y = jnp.sum(jnp.where(bins == y, log_p, jnp.zeros_like(log_p)), axis=1)
+    # Finite in place of -inf: there is nothing after the last bin, and nothing may become NaN.
+    lowest = jnp.full_like(log_p, jnp.finfo(log_p.dtype).min / 2)
+    log_survival_y = jax.nn.logsumexp(jnp.where(bins > y, log_p, lowest), axis=1)
+    return _clipped(log_p_y), _clipped(log_survival_y)
 
 
 def nll(
@@ -125,18 +160,7 @@ def nll(
     Raises:
         ValueError: for other shapes.
     """
-    _check(logits, 2, time_bin, event, mask)
-    mask = _mask_or_all(logits, mask)
-    logits = _only(mask, logits)
-    y = time_bin[:, None]
-    bins = jnp.arange(logits.shape[1], dtype=time_bin.dtype)[None]
-    log_hazard, log_alive = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
-    zero = jnp.zeros_like(logits)
-    log_hazard_y = jnp.sum(jnp.where(bins == y, log_hazard, zero), axis=1)
-    log_survival_before = jnp.sum(jnp.where(bins < y, log_alive, zero), axis=1)
-    log_survival_y = jnp.sum(jnp.where(bins <= y, log_alive, zero), axis=1)
-    log_density = _clipped(log_survival_before) + _clipped(log_hazard_y)
-    return _only(mask, _likelihood(log_density, _clipped(log_survival_y), event, alpha))
+    return _likelihood(_of_hazards, logits, time_bin, event, alpha, mask)
 
 
 def incidence_nll(
@@ -167,16 +191,7 @@ def incidence_nll(
     Raises:
         ValueError: for other shapes.
     """
-    _check(logits, 2, time_bin, event, mask)
-    mask = _mask_or_all(logits, mask)
-    log_p = jax.nn.log_softmax(_only(mask, logits), axis=1)
-    y = time_bin[:, None]
-    bins = jnp.arange(logits.shape[1], dtype=time_bin.dtype)[None]
-    log_p_y = jnp.sum(jnp.where(bins == y, log_p, jnp.zeros_like(log_p)), axis=1)
-    # Finite in place of -inf: there is nothing after the last bin, and nothing may become NaN.
-    lowest = jnp.full_like(log_p, jnp.finfo(log_p.dtype).min / 2)
-    log_survival_y = jax.nn.logsumexp(jnp.where(bins > y, log_p, lowest), axis=1)
-    return _only(mask, _likelihood(_clipped(log_p_y), _clipped(log_survival_y), event, alpha))
+    return _likelihood(_of_incidences, logits, time_bin, event, alpha, mask)
 
 
 def log_risk(output: jax.Array) -> jax.Array:

@@ -88,7 +88,7 @@ class Loss:
 
     name: str
     output: Output
-    value: Callable[[jax.Array, Labels, "Objective", jax.Array | None], jax.Array]
+    value: "Value"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +155,10 @@ class Objective:
         return total
 
 
+#: (outputs [B, O], labels, objective, mask [B] or None) -> the loss of a batch.
+Value = Callable[[jax.Array, Labels, Objective, jax.Array | None], jax.Array]
+
+
 def _single(outputs: jax.Array) -> jax.Array:
     """[B] of outputs [B, 1]."""
     if outputs.ndim != 2 or outputs.shape[1] != 1:
@@ -162,41 +166,28 @@ def _single(outputs: jax.Array) -> jax.Array:
     return outputs[:, 0]
 
 
-def _nll(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
-    values = losses.nll(outputs, labels.time_bin, labels.event, alpha=objective.alpha, mask=mask)
-    return losses.mean(values, mask)
+def _of_bins(loss: Callable[..., jax.Array], option: str) -> Value:
+    """A loss [B] over time bins with one option of the objective, as the mean over the patients."""
+
+    def value(
+        outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+    ) -> jax.Array:
+        options = {option: getattr(objective, option)}
+        values = loss(outputs, labels.time_bin, labels.event, mask=mask, **options)
+        return losses.mean(values, mask)
+
+    return value
 
 
-def _incidence_nll(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
-    values = losses.incidence_nll(
-        outputs, labels.time_bin, labels.event, alpha=objective.alpha, mask=mask
-    )
-    return losses.mean(values, mask)
+def _of_pairs(loss: Callable[..., jax.Array]) -> Value:
+    """A loss of single outputs that compares patients."""
 
+    def value(
+        outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
+    ) -> jax.Array:
+        return loss(_single(outputs), labels.time, labels.event, mask=mask)
 
-def _cox(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
-    return losses.cox(_single(outputs), labels.time, labels.event, mask=mask)
-
-
-def _emd(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
-    values = losses.earth_mover(
-        outputs, labels.time_bin, labels.event, scale=objective.scale, mask=mask
-    )
-    return losses.mean(values, mask)
-
-
-def _rank(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
-    return losses.ranking(_single(outputs), labels.time, labels.event, mask=mask)
+    return value
 
 
 def _recon(
@@ -211,11 +202,11 @@ def _recon(
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("nll", HAZARD, _nll),
-        Loss("incidence_nll", INCIDENCE, _incidence_nll),
-        Loss("cox", LOG_RISK, _cox),
-        Loss("emd", INCIDENCE, _emd),
-        Loss("rank", TIME, _rank),
+        Loss("nll", HAZARD, _of_bins(losses.nll, "alpha")),
+        Loss("incidence_nll", INCIDENCE, _of_bins(losses.incidence_nll, "alpha")),
+        Loss("cox", LOG_RISK, _of_pairs(losses.cox)),
+        Loss("emd", INCIDENCE, _of_bins(losses.earth_mover, "scale")),
+        Loss("rank", TIME, _of_pairs(losses.ranking)),
         Loss("recon", TIME, _recon),
     )
 }

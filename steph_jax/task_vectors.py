@@ -92,11 +92,6 @@ def mixup_coefficients(
     return jnp.sum(kept * ratios, axis=-1), kept * (1 - ratios)
 
 
-def squared_norm(tree: Params) -> jax.Array:
-    """Sum of squares of all entries of a tree."""
-    return sum((jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)), jnp.zeros(()))
-
-
 def cosine_matrix(stacked: Params) -> jax.Array:
     """Cosine similarity [S, S] between the stacked task vectors, all tensors together.
 
