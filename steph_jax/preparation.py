@@ -1,6 +1,8 @@
 """Preparing task vectors before they are merged: TIES, Iso-C and Iso-CTS (SPEC 2).
 
 Each source's task vector tau_s is paired with the target's, tau_t, and the result takes its place.
+A target that is one of the sources is paired with itself, as any other: matrices (with TIES, all
+tensors) of every pair have the size of a sum of two task vectors, its own being about 2 tau_t.
 All functions are pure and work on the tensors that are merged, as trees (`task_vectors.parts_of`).
 Kernels are [inputs, outputs] here and [outputs, inputs] in the papers; what "left" and "right"
 singular vectors mean below is as in the papers.
@@ -136,9 +138,15 @@ def _iso_cts(tau_t: jax.Array, tau_s: jax.Array) -> jax.Array:
 
 
 def _polar_factor(matrix: jax.Array) -> jax.Array:
-    """The closest matrix with orthonormal rows or columns: U V^T of its singular vectors."""
+    """The closest matrix with orthonormal rows or columns: U V^T of its singular vectors.
+
+    Directions without any strength have no singular vectors of their own and are left out. There
+    are some where both task vectors are the same, since each gives the same directions then.
+    """
     both = _triplets(matrix, min(matrix.shape))
-    return matmul(both.left, both.right)
+    least = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * both.values[0]
+    kept = (both.values > least).astype(matrix.dtype)
+    return matmul(both.left * kept[None], both.right)
 
 
 #: Rules by name, besides "none".

@@ -225,6 +225,23 @@ def test_iso_c_of_two_equal_vectors_keeps_the_singular_vectors():
         np.testing.assert_allclose(left.T @ found @ right.T, expected, atol=2e-5 * values.sum())
 
 
+def test_iso_cts_of_a_vector_with_itself_keeps_its_leading_directions():
+    """The target as a source: directions that come twice count once, and none is made up."""
+    tau = vectors(3)
+    for name, x in each(tau).items():
+        found = np.asarray(preparation.iso_cts(tau, tau)[name]["tensor"])
+        if x.ndim == 1:
+            np.testing.assert_allclose(found, x, rtol=1e-6)
+            continue
+        left, values, right = np.linalg.svd(x, full_matrices=False)
+        r = len(values)
+        specific = round((r - int(0.8 * r)) / 2)
+        kept = r - specific  # r - 2 * specific common ones, and those that both vectors have left
+        strength = 2 * values[:kept].sum() / r
+        expected = strength * left[:, :kept] @ right[:kept]
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("rule", [preparation.iso_c, preparation.iso_cts])
 def test_iso_makes_all_directions_equally_strong(rule):
     for x in each(rule(vectors(0), vectors(1))).values():
