@@ -19,11 +19,13 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from steph_jax import cli, files, settings, train
+from steph_jax import cli, files, settings
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
 from steph_jax.checks.findings import Finding, Status
+from steph_jax.data import isolated
 from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
+from steph_jax.experiment import fold_spec
 from steph_jax.labels import listed
 from steph_jax.methods.merging import source_names
 from steph_jax.methods.recipe import Spec
@@ -46,7 +48,7 @@ def run(
     json_file: str = "",
     out: str = "",
     seconds: float = SECONDS,
-    slide_seconds: float = reading.SLIDE_SECONDS,
+    slide_seconds: float = isolated.SLIDE_SECONDS,
 ) -> int:
     """Checks a run, prints and writes the report; returns the exit status."""
     try:
@@ -95,7 +97,7 @@ def check(
     config: dict[str, Any],
     *,
     seconds: float = SECONDS,
-    slide_seconds: float = reading.SLIDE_SECONDS,
+    slide_seconds: float = isolated.SLIDE_SECONDS,
 ) -> list[Finding]:
     """All findings about a run.
 
@@ -257,7 +259,7 @@ def try_start(config: dict[str, Any], columns: Columns) -> None:
     root = pathlib.Path(config["data"]["root"])
     cohort = load_cohort(root, config["dataset"], config["folds"], columns)
     for fold in config["folds"]:
-        spec = train.fold_spec(config, cohort, fold)
+        spec = fold_spec(config, cohort, fold, cohort.folds[fold])
         if fold == config["folds"][0]:
             recipe(config["method"]).start(spec, Pool(config["pool"]["root"]))
 
@@ -267,5 +269,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("json", "", "File for the whole report as JSON.")
     flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
     flags.DEFINE_float("seconds", SECONDS, "In which values of features are read; 0: no limit.")
-    flags.DEFINE_float("slide_seconds", reading.SLIDE_SECONDS, "That reading a slide may take.")
+    flags.DEFINE_float("slide_seconds", isolated.SLIDE_SECONDS, "That reading a slide may take.")
     cli.app_run(main, required=("config",))

@@ -14,10 +14,12 @@ stopped when the same command is given again. Until it is done there is only OUT
 
 Slides that cannot be packed are listed at the end, one line each, and end it with status 1: the
 others are packed by then, but the store gets its name only when all slides are good, or when
-`--skip_bad` says to leave the bad ones out. `--verify` reads the store again, and what it was
+`--skip_bad` says to leave the bad ones out. Files are read in child processes: one that crashes its
+library, or never ends, is listed like any other. `--verify` reads the store again, and what it was
 packed from where that is still there, and compares checksums.
 """
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Collection
@@ -30,7 +32,11 @@ from tqdm import tqdm
 from steph_jax import cli, settings
 from steph_jax.data import packing, survival
 from steph_jax.data.features import FeatureSource, open_features
+from steph_jax.data.isolated import IsolatedSource
 from steph_jax.data.store import DTYPES, StoreSource
+
+#: Seconds that one slide may take before its file is taken to hang; drives may be slow.
+SLIDE_SECONDS = 900.0
 
 
 def define_flags() -> None:
@@ -51,29 +57,33 @@ def main() -> int:
     out = pathlib.Path(given.out)
     if given.config is not None and given.features is not None:
         raise ValueError("--config and --features both say what to pack; give one of them")
-    source: FeatureSource | None = None
     if given.config is not None:
-        source, slides = of_config(settings.as_dict(given.config))
+        config = settings.as_dict(given.config)
+        location, slides = of_config(config)
+        origin = _isolated(location, config["data"]["hdf5_dataset"])
     elif given.features is not None:
-        source = open_features(given.features, dataset_name=given.hdf5_dataset)
-        slides = source.slide_ids
-    elif not given.verify:
+        origin, slides = _isolated(given.features, given.hdf5_dataset), None
+    elif given.verify:
+        return verify(out, None, given.workers)
+    else:
         raise ValueError("expected --config or --features to pack, or --verify for a store")
-    if source is not None:
-        status = pack(source, slides, out, given.dtype, given.workers, given.skip_bad)
-        if status:
-            return status
-    return verify(out, source, given.workers) if given.verify else 0
+    with origin as source:
+        wanted = source.slide_ids if slides is None else slides
+        status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad)
+        return status or (verify(out, source, given.workers) if given.verify else 0)
 
 
-def of_config(config: dict[str, Any]) -> tuple[FeatureSource, Collection[str]]:
-    """The features of a config's dataset, and the slides of its survival table."""
+def of_config(config: dict[str, Any]) -> tuple[pathlib.Path, Collection[str]]:
+    """Where the features of a config's dataset are, and the slides of its survival table."""
     data, dataset = config["data"], config["dataset"]
     root = pathlib.Path(data["root"])
     table = survival.read_table(survival.table_path(root, dataset), settings.columns(data))
     location = settings.features_location(data, dataset)
-    source = open_features(location, dataset_name=data["hdf5_dataset"])
-    return source, [slide for of_patient in table.slides for slide in of_patient]
+    return location, [slide for of_patient in table.slides for slide in of_patient]
+
+
+def _isolated(location: str | pathlib.Path, dataset_name: str) -> IsolatedSource:
+    return IsolatedSource(pathlib.Path(location), dataset_name, seconds=SLIDE_SECONDS)
 
 
 def pack(
@@ -126,12 +136,13 @@ def verify(out: pathlib.Path, source: FeatureSource | None, workers: int = 4) ->
     store = open_features(out)
     if not isinstance(store, StoreSource):
         raise ValueError(f"{out}: expected a packed store, found other features")
-    if source is None:
-        came_from = store.index.provenance
-        if pathlib.Path(came_from["location"]).exists():
-            source = open_features(came_from["location"], dataset_name=came_from["dataset_name"])
+    came_from = store.index.provenance
     slides = [record.slide_id for record in store.index.slides]
-    with _bar("verifying", len(slides)) as progress:
+    with contextlib.ExitStack() as stack:
+        if source is None and pathlib.Path(came_from["location"]).exists():
+            origin = _isolated(came_from["location"], came_from["dataset_name"])
+            source = stack.enter_context(origin)
+        progress = stack.enter_context(_bar("verifying", len(slides)))
         problems = packing.verify(store, source, workers=workers, progress=progress.update)
     for message in problems.values():
         print(f"bad slide: {message}", file=sys.stderr)

@@ -394,7 +394,7 @@ def test_every_problem_of_features_is_found(broken):
 
 CRASHING = """
 import os, signal, sys
-from steph_jax.checks import reader
+from steph_jax.data import isolated_reader as reader
 look_at = reader.look_at
 
 def dangerous(source, slide, values, profile):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steph_jax import pack
-from steph_jax.data import packing
+from steph_jax.data import isolated, packing
 from steph_jax.data.features import open_features
 from steph_jax.data.store import StoreSource
 
@@ -255,15 +255,105 @@ def test_verify(folder: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "slide_3.h5: not what" in lines[1]
 
 
-def test_command_line(folder: pathlib.Path) -> None:
-    out = folder.parent / "cohort.store"
-    words = ["--features", str(folder), "--out", str(out), "--dtype=float16", "--verify"]
-    done = subprocess.run(
+def command(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """`python -m steph_jax.pack` with these words."""
+    return subprocess.run(
         [sys.executable, "-m", "steph_jax.pack", *words],
+        cwd=pathlib.Path(pack.__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_command_line(folder: pathlib.Path) -> None:
+    out = folder.parent / "cohort.store"
+    done = command(["--features", str(folder), "--out", str(out), "--dtype=float16", "--verify"])
     assert done.returncode == 0, done.stderr
     assert "8 slides (1 without patches), [227, 16] float16" in done.stdout
     assert "8 slides verified" in done.stdout
+
+
+def test_a_config_says_what_is_packed(folder: pathlib.Path) -> None:
+    """The slides of its table, from its features; `hdf5_dataset` and `columns` are the config's."""
+    for path in folder.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file.move("features", "uni")
+    table = folder.parent / "data" / "mine" / "mine_survival.csv"
+    table.parent.mkdir(parents=True)
+    rows = ["a,slide_0,9,1", "a,slide_2,9,1", "b,slide_3,8,0", "c,slide_7,7,0"]
+    table.write_text("case,pathology_id,t,e\n" + "\n".join(rows) + "\n")
+    out = folder.parent / "mine.store"
+    words = ["--config", "configs/default.py", "--out", str(out), "--config.dataset=mine"]
+    words += [f"--config.data.root={folder.parent / 'data'}", f"--config.data.features={folder}"]
+    words += ["--config.data.columns.patient=case", "--config.data.hdf5_dataset=uni", "--verify"]
+    done = command(words)
+    assert done.returncode == 0, done.stderr
+    assert "4 slides (1 without patches), [116, 16] float32" in done.stdout
+    source, store = open_features(folder, dataset_name="uni"), open_features(out)
+    assert list(store.slide_ids) == ["slide_0", "slide_2", "slide_3", "slide_7"]
+    for slide in store.slide_ids:
+        np.testing.assert_array_equal(store.read(slide), source.read(slide))
+    with table.open("a") as file:
+        file.write("d,elsewhere,6,1\n")
+    done = command([*words[:3], f"{out}.2", *words[4:]])
+    assert done.returncode == 1
+    assert "bad slide: elsewhere: no features of this slide in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected --config or --features to pack, or --verify for a store"),
+        (("--config=configs/default.py", "--features=x"), "both say what to pack"),
+        (("--features=no/such/place",), "no/such/place: no such file or folder"),
+        (("--config=configs/default.py", "--config.dataset=no"), "no_survival.csv: no such file"),
+        (("--verify",), "out.store: no such file or folder"),
+    ],
+)
+def test_mistakes_end_in_one_message(
+    tmp_path: pathlib.Path, words: tuple[str, ...], message: str
+) -> None:
+    done = command([*words, "--out", str(tmp_path / "out.store")])
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(tmp_path.iterdir()) == []
+
+
+CRASHING = """
+import os, signal
+from steph_jax.data import isolated_reader
+from steph_jax.data.features import FeatureSource
+read_rows = FeatureSource.read_rows
+
+def dangerous(self, slide, *rest, **more):
+    if slide == "slide_3":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if slide == "slide_5":
+        signal.pause()
+    return read_rows(self, slide, *rest, **more)
+
+FeatureSource.read_rows = dangerous
+isolated_reader.main()
+"""
+
+
+def test_files_that_crash_or_hang_their_library_are_bad_slides(
+    folder: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, out = folder.parent / "reader.py", folder.parent / "cohort.store"
+    script.write_text(CRASHING)
+    reader = (sys.executable, str(script))
+    with isolated.IsolatedSource(folder, command=reader, seconds=10) as source:
+        assert pack.pack(source, source.slide_ids, out) == 1
+        crash, hang, summary = capsys.readouterr().err.splitlines()
+        assert crash.startswith(f"bad slide: {folder / 'slide_3.h5'}: expected a file of features")
+        assert "crashed the process that read it (SIGSEGV)" in crash
+        assert hang.startswith(f"bad slide: {folder / 'slide_5.h5'}: ")
+        assert "more than 10 seconds" in hang
+        assert "2 of 8 slides cannot be packed" in summary
+        assert pack.pack(source, source.slide_ids, out, skip_bad=True) == 0
+    assert "slide_4" in open_features(out).slide_ids
+    assert open_features(out).missing(["slide_3", "slide_5"]) == ["slide_3", "slide_5"]

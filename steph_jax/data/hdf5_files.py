@@ -4,6 +4,7 @@ This is the only home of h5py.
 """
 
 import contextlib
+import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ import h5py
 import numpy as np
 
 from steph_jax.data.patches import BLOCK, BadFeatures, Layout, Patches, check_size, convert, damage
+
+#: Attributes that name the encoder, and the one that names TRIDENT's folder of features.
+_ENCODER_ATTRIBUTES = ("encoder", "encoder_name", "patch_encoder", "patch_encoder_name")
+_FOLDER_ATTRIBUTE, _FOLDER_PREFIX = "savetodir", "features_"
+#: Bytes of an attribute that is read.
+_MAX_TEXT = 4096
 
 
 @contextlib.contextmanager
@@ -26,6 +33,7 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
             dataset = _hdf5_dataset(file, name, path)
             shape = (0,) if dataset.shape is None else dataset.shape
             layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
+            layout = dataclasses.replace(layout, encoder=_encoder(dataset, file))
             chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
             check_size(max(layout.nbytes, chunk_bytes), path.stat().st_size, str(path))
 
@@ -48,6 +56,31 @@ def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     if elsewhere or dataset.is_virtual or dataset.external:
         raise BadFeatures(f"{path}: {name!r} keeps its values in other files; copy them in")
     return dataset
+
+
+def _encoder(dataset: Any, file: Any) -> str:
+    """The encoder's name from the attributes of the dataset or the file; "" where there is none.
+
+    Some programs write it as it is; TRIDENT writes the folder, features_ENCODER.
+    """
+    for owner in (dataset, file):
+        for name in _ENCODER_ATTRIBUTES:
+            if text := _text(owner.attrs, name):
+                return text
+    folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
+    return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
+
+
+def _text(attributes: Any, name: str) -> str:
+    """A short attribute of text; "" for anything else."""
+    if name not in attributes:
+        return ""
+    held = attributes.get_id(name)
+    if held.shape != () or held.get_storage_size() > _MAX_TEXT:
+        return ""
+    value = attributes[name]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text.strip() if isinstance(text, str) and len(text) <= _MAX_TEXT else ""
 
 
 def _copy_hdf5(

@@ -82,6 +82,8 @@ def make_plan(
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }
+        if layout.encoder:
+            came_from["encoder"] = layout.encoder
         slides.append(Record(slide_id, start, layout.num_patches, "", came_from))
         start += layout.num_patches
         if layout.num_patches:

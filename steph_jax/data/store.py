@@ -228,6 +228,8 @@ class StoreSource(FeatureSource):
     def _open(self, slide_id: str) -> Iterator[Patches]:
         rows, where = self.mapped(slide_id), self.path_of(slide_id)
         layout = Layout.of(rows.shape, rows.dtype, where, self.feature_dim)
+        encoder = self._records[slide_id].source.get("encoder", "")
+        layout = dataclasses.replace(layout, encoder=str(encoder))
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             # Mapped pages that a file has lost would end the process.
