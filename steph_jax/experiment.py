@@ -1,0 +1,160 @@
+"""What all trainings of a run share: its settings, its data, and the devices they are on."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from steph_jax import settings
+from steph_jax.data import batches, features
+from steph_jax.data.batches import Layout
+from steph_jax.data.bins import TimeBins
+from steph_jax.data.cache import Bags, open_bags
+from steph_jax.data.cohort import Cohort, Fold, load_cohort
+from steph_jax.data.joined import joined, other_patients
+from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
+from steph_jax.methods.recipe import Recipe, Spec
+from steph_jax.methods.registry import recipe
+from steph_jax.pool import Pool
+from steph_jax.program import device_mesh
+from steph_jax.representations import Representations
+from steph_jax.selection import Selection
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """Settings and data of a run, open to be trained on.
+
+    Attributes:
+        config: as `settings.as_dict` gives it.
+        pool: of models.
+        cohort: of the target; for a method that joins cohorts, with the others' patients.
+        bags: of all patients of the cohort.
+        mesh: devices that share every batch.
+        layout: shapes of the groups that batches of `config["batch_size"]` are cut into.
+        represent: the bags as frozen models see them.
+    """
+
+    config: dict[str, Any]
+    pool: Pool
+    cohort: Cohort
+    bags: Bags
+    mesh: Mesh
+    layout: Layout
+    represent: Representations
+
+    @property
+    def method(self) -> Recipe:
+        """What `config.method` names."""
+        return recipe(self.config["method"])
+
+    @property
+    def num_slots(self) -> int:
+        """Bags per device and batch."""
+        return batches.slots_for(self.config["batch_size"], self.mesh.size)
+
+
+def read_cohort(config: dict[str, Any]) -> Cohort:
+    """The target's patients and folds.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_cohort`.
+    """
+    data = config["data"]
+    root = pathlib.Path(data["root"])
+    return load_cohort(root, config["dataset"], config["folds"], settings.columns(data))
+
+
+def open_experiment(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Experiment:
+    """Opens the features of all patients that a run trains on.
+
+    Raises:
+        FileNotFoundError, ValueError: features that are missing or cannot be used.
+    """
+    bags = read_bags(config, config["dataset"], cohort.table)
+    joins = recipe(config["method"]).joins
+    if joins is not None:
+        fold = config["folds"][0]
+        names = joins(fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
+        cohort, bags = join_cohorts(config, cohort, bags, names)
+    return arranged(config, cohort, pool, bags)
+
+
+def arranged(config: dict[str, Any], cohort: Cohort, pool: Pool, bags: Bags) -> Experiment:
+    """The experiment on bags that are open, in batches of `config["batch_size"]`."""
+    mesh, size = device_mesh(), config["batch_size"]
+    budget = settings.patches_per_group(mesh.devices.flat[0].platform)
+    layout = batches.choose_layout(bags.num_patches, size, budget)
+    dtype = settings.compute_dtype(config["compute_dtype"])
+    slots = batches.slots_for(size, mesh.size)
+    represent = Representations(bags, layout, mesh, slots, dtype)
+    return Experiment(config, pool, cohort, bags, mesh, layout, represent)
+
+
+def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) -> Spec:
+    """What a fold asks of its method; the number of outputs follows from bins and loss.
+
+    Args:
+        config: of the run.
+        cohort: of the target.
+        fold: number of the fold whose models of the pool are meant.
+        split: its patients.
+    """
+    bins = time_bins(config, cohort, split)
+    num_outputs = settings.objective(config["loss"]).output.num_outputs(bins.num_bins)
+    return settings.spec(config, fold, num_outputs)
+
+
+def time_bins(config: dict[str, Any], cohort: Cohort, split: Fold) -> TimeBins:
+    """Time bins of a split, from its training patients."""
+    rows = split.train
+    return settings.time_bins(config["bins"], cohort.table.time[rows], cohort.table.event[rows])
+
+
+def check_parts(config: dict[str, Any], cohort: Cohort) -> None:
+    """Raises ValueError for folds with too few training patients, or none to validate on."""
+    for fold, split in cohort.folds.items():
+        size = config["batch_size"]
+        if len(split.train) < size:
+            raise ValueError(
+                f"fold {fold} of {config['dataset']} has {len(split.train)} training patients, "
+                f"fewer than one batch of {size}; lower --config.batch_size"
+            )
+        if Selection(**config["validation"]).is_on and not len(split.validation):
+            path = split_path(pathlib.Path(config["data"]["root"]), config["dataset"], fold)
+            raise ValueError(
+                f"{path}: expected a column `validation`, for validation.select = "
+                f"{config['validation']['select']!r}, found no patients there; add some, or use "
+                "--config.validation.select=none"
+            )
+
+
+def read_bags(config: dict[str, Any], dataset: str, table: SurvivalTable) -> Bags:
+    """The features of the patients of a dataset."""
+    data = config["data"]
+    source = features.open_features(
+        settings.features_location(data, dataset), dataset_name=data["hdf5_dataset"]
+    )
+    dtype = settings.feature_dtype(config["compute_dtype"])
+    return open_bags(
+        source,
+        table.patients,
+        table.slides,
+        dtype,
+        data["cache_gb"],
+        config["batch_size"],
+    )
+
+
+def join_cohorts(
+    config: dict[str, Any], cohort: Cohort, bags: Bags, names: Sequence[str]
+) -> tuple[Cohort, Bags]:
+    """The target's cohort with all patients of other cohorts behind its own."""
+    root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
+    tables = other_patients(
+        [read_table(table_path(root, name), columns) for name in names], cohort.table
+    )
+    filled = [(name, table) for name, table in zip(names, tables, strict=True) if len(table)]
+    return joined(cohort, bags, [(table, read_bags(config, name, table)) for name, table in filled])

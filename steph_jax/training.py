@@ -1,0 +1,214 @@
+"""One model and the patients it is trained on: how it starts, and its epochs."""
+
+import pathlib
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from steph_jax import epochs, fitting, metrics, report, settings
+from steph_jax.abmil import Params
+from steph_jax.checkpoints import SavedModel
+from steph_jax.data import batches
+from steph_jax.data.bins import TimeBins
+from steph_jax.data.cohort import Fold
+from steph_jax.experiment import Experiment, fold_spec, time_bins
+from steph_jax.methods.recipe import Recipe, with_settings
+from steph_jax.program import program_of
+from steph_jax.selection import Selection
+
+
+class Trained(NamedTuple):
+    """What training leaves.
+
+    Attributes:
+        start: the model before it.
+        trainable: the parameters of the last epoch, or of the best by `config.validation`.
+        history: a row per epoch; none for a method that is not trained.
+        evaluate: runs the method on patients of the cohort.
+    """
+
+    start: SavedModel
+    trainable: Params
+    history: list[dict[str, float]]
+    evaluate: report.Evaluator
+
+
+def start_model(run: Experiment, fold: int, split: Fold) -> SavedModel:
+    """The untrained model of a split; some methods look at its training patients to make it.
+
+    Args:
+        run: settings and data.
+        fold: number of the fold whose models of the pool are meant.
+        split: its patients.
+
+    Raises:
+        ValueError: the features have another size than the models.
+    """
+    spec = fold_spec(run.config, run.cohort, fold, split)
+    model = run.method.start(spec, run.pool)
+    if run.bags.feature_dim != model.architecture.feature_dim:
+        raise ValueError(
+            f"features of {run.config['dataset']} have D = {run.bags.feature_dim}, the models of "
+            f"{run.pool.root} expect D = {model.architecture.feature_dim}; use features of the "
+            "encoder that the pool was fitted on"
+        )
+    if run.method.choose is not None:
+        table, rows = run.cohort.table, split.train
+
+        def c_index(candidate: SavedModel, outputs: np.ndarray) -> float:
+            output = settings.stored_objective(candidate).output
+            risk = np.asarray(output.risk(jax.numpy.asarray(outputs[rows])))
+            return metrics.concordance_index(table.time[rows], table.event[rows], risk)
+
+        model = run.method.choose(spec, run.pool, run.represent, c_index)
+    bins = time_bins(run.config, run.cohort, split)
+    objective = settings.objective(run.config["loss"])
+    return with_settings(model, bins=bins.to_json(), objective=settings.objective_record(objective))
+
+
+def train_model(
+    run: Experiment,
+    method: Recipe,
+    model: SavedModel,
+    patients: np.ndarray,
+    split: Fold,
+    directory: pathlib.Path,
+    label: str,
+) -> Trained:
+    """Trains a model, from its last finished epoch; a method without training is only made ready.
+
+    Args:
+        run: settings and data.
+        method: of the model.
+        model: what training starts from; its settings hold "bins" and "objective".
+        patients: numbers of those that are trained on.
+        split: whose test patients are watched, and whose validation patients may select an epoch.
+        directory: where the states of training are kept.
+        label: in the log.
+    """
+    config, table = run.config, run.cohort.table
+    objective = settings.stored_objective(model)
+    bins = TimeBins.from_json(model.settings["bins"])
+    ready = method.restore(model, settings.compute_dtype(config["compute_dtype"]))
+    labels = report.cohort_labels(table, bins) | method.patient_inputs(model, run.represent)
+    loss = report.loss_function(objective)
+    program = program_of(ready.method, loss, run.mesh, run.num_slots)
+    frozen = program.replicate(ready.frozen)
+    evaluate = report.Evaluator(program, frozen, run.bags, run.layout, labels, table, objective)
+    trainable: Params = program.replicate(ready.trainable)
+    history: list[dict[str, float]] = []
+    if method.trains:
+        trainable, history = fit(
+            config, label, evaluate, model, trainable, patients, split, directory
+        )
+    return Trained(model, trainable, history, evaluate)
+
+
+def fit(
+    config: dict[str, Any],
+    label: str,
+    evaluate: report.Evaluator,
+    model: SavedModel,
+    trainable: Params,
+    patients: np.ndarray,
+    split: Fold,
+    directory: pathlib.Path,
+) -> tuple[Params, list[dict[str, float]]]:
+    """The epochs of a fold.
+
+    Args:
+        config: of the run.
+        label: of the fold, in the log.
+        evaluate: the compiled method, and all it reads.
+        model: what training starts from.
+        trainable: its parameters.
+        patients: numbers of those that are trained on.
+        split: of the fold.
+        directory: of the fold.
+
+    Returns:
+        the parameters of the last epoch, or of the best by `config.validation`; and the history.
+    """
+    # --- optimizer, state ---
+    program, bags, labels = evaluate.program, evaluate.bags, evaluate.labels
+    size, sources = config["batch_size"], model.settings.get("sources", [])
+    steps = len(patients) // size
+    schedule = fitting.learning_rates(
+        config["learning_rate"], config["warmup_epochs"] * steps, config["epochs"] * steps
+    )
+    optimizer = fitting.adamw(schedule, config["weight_decay"])
+    selection = Selection(**config["validation"])
+    state = program.replicate(fitting.initial_state(trainable, optimizer))
+    kept = fitting.Kept(state, fitting.copied(trainable) if selection.is_on else ())
+    store = epochs.EpochStore(directory / "checkpoints")
+    start = epochs.fingerprint(model)
+    begun, (state, best), history = store.restore(kept, start)
+    if begun:
+        logging.info("%s: going on after epoch %d", label, begun)
+    key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
+
+    # --- epochs ---
+    orders = [
+        list(batches.epoch_order(patients, size, config["seed"], epoch))
+        for epoch in range(config["epochs"])
+    ]
+    for epoch, order in enumerate(orders[begun:], begun):
+        if selection.is_over(history):
+            logging.info("%s: no better epoch in the last %d", label, selection.patience)
+            break
+        tests = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+        following = orders[epoch + 1] if epoch + 1 < config["epochs"] else []
+        evaluated = [*(split.test if tests else ()), *(split.validation if selection.is_on else ())]
+        bags.expect([*chain(*order), *evaluated, *chain(*following)])
+        made = (
+            batches.make_batch(
+                bags,
+                evaluate.layout,
+                chosen,
+                labels,
+                program.num_slots,
+                program.mesh.size,
+                program.place,
+            )
+            for chosen in order
+        )
+        named = f"{label} epoch {epoch + 1}/{config['epochs']}"
+        state, passed = fitting.train_epoch(
+            program,
+            optimizer,
+            state,
+            evaluate.frozen,
+            made,
+            key,
+            epoch * steps,
+            partial(bar, total=steps, label=named),
+        )
+        row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
+        row |= report.epoch_row(passed, evaluate.table, bags, labels, evaluate.objective, sources)
+        if tests:
+            tested = evaluate(state.trainable, split.test)
+            row |= {f"test_{name}": value for name, value in tested.scores.items()}
+        if selection.is_on:
+            validated = evaluate(state.trainable, split.validation)
+            row |= {f"validation_{name}": value for name, value in validated.scores.items()}
+        history.append(row)
+        logging.info("%s: %s", named, report.epoch_line(row))
+        if selection.is_on and selection.best_epoch(history) == epoch + 1:
+            best = fitting.copied(state.trainable)
+        store.save(epoch + 1, fitting.Kept(state, best), history, start)
+    store.close()
+    return (best if selection.is_on else state.trainable), history
+
+
+def bar(iterator: Iterator[Any], total: int, label: str) -> Iterator[Any]:
+    """A progress bar on a terminal; nothing in a log, where every epoch has its line."""
+    return iter(
+        tqdm(iterator, total=total, desc=label, unit="step", disable=not sys.stderr.isatty())
+    )
