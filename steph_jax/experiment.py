@@ -5,16 +5,15 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from jax.sharding import Mesh
-
 from steph_jax import settings
-from steph_jax.data import batches, features
-from steph_jax.data.batches import Layout
+from steph_jax.data import features
+from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import Bags, open_bags
 from steph_jax.data.cohort import Cohort, Fold, load_cohort
 from steph_jax.data.joined import joined, other_patients
 from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
+from steph_jax.feed import Feed
 from steph_jax.methods.recipe import Recipe, Spec
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
@@ -32,8 +31,7 @@ class Experiment:
         pool: of models.
         cohort: of the target; for a method that joins cohorts, with the others' patients.
         bags: of all patients of the cohort.
-        mesh: devices that share every batch.
-        layout: shapes of the groups that batches of `config["batch_size"]` are cut into.
+        feed: of them, in batches of `config["batch_size"]`.
         represent: the bags as frozen models see them.
     """
 
@@ -41,19 +39,13 @@ class Experiment:
     pool: Pool
     cohort: Cohort
     bags: Bags
-    mesh: Mesh
-    layout: Layout
+    feed: Feed
     represent: Representations
 
     @property
     def method(self) -> Recipe:
         """What `config.method` names."""
         return recipe(self.config["method"])
-
-    @property
-    def num_slots(self) -> int:
-        """Bags per device and batch."""
-        return batches.slots_for(self.config["batch_size"], self.mesh.size)
 
 
 def read_cohort(config: dict[str, Any]) -> Cohort:
@@ -85,12 +77,18 @@ def open_experiment(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Exper
 def arranged(config: dict[str, Any], cohort: Cohort, pool: Pool, bags: Bags) -> Experiment:
     """The experiment on bags that are open, in batches of `config["batch_size"]`."""
     mesh, size = device_mesh(), config["batch_size"]
-    budget = settings.patches_per_group(mesh.devices.flat[0].platform)
-    layout = batches.choose_layout(bags.num_patches, size, budget)
-    dtype = settings.compute_dtype(config["compute_dtype"])
-    slots = batches.slots_for(size, mesh.size)
-    represent = Representations(bags, layout, mesh, slots, dtype)
-    return Experiment(config, pool, cohort, bags, mesh, layout, represent)
+    device = mesh.devices.flat[0]
+    layout = choose_layout(bags.num_patches, size, settings.patches_per_group(device.platform))
+    feed = Feed(bags, layout, mesh, size, settings.resident_bytes(config["data"], device))
+    represent = Representations(feed, settings.compute_dtype(config["compute_dtype"]))
+    return Experiment(config, pool, cohort, bags, feed, represent)
+
+
+def configured(run: Experiment, config: dict[str, Any]) -> Experiment:
+    """The experiment under other settings than those that say on what and how it works."""
+    if config["batch_size"] == run.config["batch_size"]:
+        return dataclasses.replace(run, config=config)
+    return arranged(config, run.cohort, run.pool, run.bags)
 
 
 def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) -> Spec:

@@ -4,6 +4,8 @@
 
 Read from top to bottom: settings, data, then for every fold the model, the epochs, the results. A
 run that was interrupted goes on where its last epoch ended when the same command is given again.
+With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
+(see steph_jax/sweep.py).
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over the folds of the run
 W/config.json           the settings
@@ -14,6 +16,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 """
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,28 +24,44 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import checkpoints, cli, experiment, files, report, runs, settings, task_vectors
+from steph_jax import (
+    checkpoints,
+    cli,
+    experiment,
+    files,
+    report,
+    runs,
+    settings,
+    sweep,
+    task_vectors,
+)
 from steph_jax.experiment import Experiment
+from steph_jax.grid import parse
 from steph_jax.methods import abmil
 from steph_jax.methods.recipe import with_settings
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
 from steph_jax.selection import Selection
+from steph_jax.sweep import Chosen
 from steph_jax.training import start_model, train_model
 
 
 def main() -> int:
     """The entry point."""
-    train(settings.as_dict(flags.FLAGS.config), pathlib.Path(flags.FLAGS.workdir))
+    given = flags.FLAGS
+    train(settings.as_dict(given.config), pathlib.Path(given.workdir), given.sweep)
     return 0
 
 
-def train(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+def train(
+    config: dict[str, Any], workdir: pathlib.Path, sweeps: Sequence[str] = ()
+) -> dict[str, Any]:
     """Runs all folds of a config that are not finished; returns the summary.
 
     Args:
         config: as `settings.as_dict` gives it.
         workdir: where the run keeps its files.
+        sweeps: settings whose values each fold selects, as `grid.parse` reads them.
 
     Raises:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
@@ -55,8 +74,10 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
     for fold, split in cohort.folds.items():
         method.start(experiment.fold_spec(config, cohort, fold, split), pool)
     experiment.check_parts(config, cohort)
+    grid = parse(sweeps, config)
+    sweep.check(grid, config, cohort, pool)
     with runs.locked(workdir):
-        runs.settle(workdir, config, settings.FREE)
+        runs.settle(workdir, config | grid.record(), settings.FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
         unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
@@ -64,12 +85,20 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
             run = experiment.open_experiment(config, cohort, pool)
             for fold, directory in unfinished.items():
                 directory.mkdir(exist_ok=True)
-                train_fold(run, fold, directory)
+                chosen = sweep.select(run, grid, fold, directory)
+                train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
         return report.summarize(workdir, config)
 
 
-def train_fold(run: Experiment, fold: int, directory: pathlib.Path) -> None:
-    """Trains and evaluates one fold, from its last finished epoch."""
+def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chosen) -> None:
+    """Trains and evaluates one fold, from its last finished epoch.
+
+    Args:
+        run: settings and data; the settings hold what the fold's sweep selected.
+        fold: number.
+        directory: of the fold.
+        chosen: what the sweep selected.
+    """
     # --- model, epochs ---
     config, cohort, method = run.config, run.cohort, run.method
     split = cohort.folds[fold]
@@ -90,7 +119,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path) -> None:
     report.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", report.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
-    chosen = ("source", "source_train_c_index", "cohorts", "weights")
+    noted = ("source", "source_train_c_index", "cohorts", "weights")
     report.write_fold(
         directory,
         report.with_curves(parts, fitted),
@@ -105,7 +134,8 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path) -> None:
             "trainable_parameters": count,
         }
         | report.training_numbers(history)
-        | {name: model.settings[name] for name in chosen if name in model.settings}
+        | {name: model.settings[name] for name in noted if name in model.settings}
+        | chosen.record()
         | {"target_only": report.target_only(fitted, evaluate, split.test)},
     )
     if config["method"] == "abmil" and config["pool"]["save"]:
@@ -115,4 +145,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
+    flags.DEFINE_multi_string(
+        "sweep", [], "NAME=VALUE,VALUE,...: a setting whose value inner folds select; repeatable."
+    )
     cli.app_run(main, required=("config", "workdir"))

@@ -19,7 +19,7 @@ from steph_jax.data import batches
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cohort import Fold
 from steph_jax.experiment import Experiment, fold_spec, time_bins
-from steph_jax.methods.recipe import Recipe, with_settings
+from steph_jax.methods.recipe import Recipe, with_defaults
 from steph_jax.program import program_of
 from steph_jax.selection import Selection
 
@@ -70,7 +70,7 @@ def start_model(run: Experiment, fold: int, split: Fold) -> SavedModel:
         model = run.method.choose(spec, run.pool, run.represent, c_index)
     bins = time_bins(run.config, run.cohort, split)
     objective = settings.objective(run.config["loss"])
-    return with_settings(model, bins=bins.to_json(), objective=settings.objective_record(objective))
+    return with_defaults(model, bins=bins.to_json(), objective=settings.objective_record(objective))
 
 
 def train_model(
@@ -89,7 +89,8 @@ def train_model(
         method: of the model.
         model: what training starts from; its settings hold "bins" and "objective".
         patients: numbers of those that are trained on.
-        split: whose test patients are watched, and whose validation patients may select an epoch.
+        split: whose test patients are watched, if it has any, and whose validation patients may
+            select an epoch.
         directory: where the states of training are kept.
         label: in the log.
     """
@@ -99,9 +100,9 @@ def train_model(
     ready = method.restore(model, settings.compute_dtype(config["compute_dtype"]))
     labels = report.cohort_labels(table, bins) | method.patient_inputs(model, run.represent)
     loss = report.loss_function(objective)
-    program = program_of(ready.method, loss, run.mesh, run.num_slots)
+    program = program_of(ready.method, loss, run.feed.mesh, run.feed.num_slots)
     frozen = program.replicate(ready.frozen)
-    evaluate = report.Evaluator(program, frozen, run.bags, run.layout, labels, table, objective)
+    evaluate = report.Evaluator(program, frozen, run.feed, labels, table, objective)
     trainable: Params = program.replicate(ready.trainable)
     history: list[dict[str, float]] = []
     if method.trains:
@@ -137,7 +138,7 @@ def fit(
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
     # --- optimizer, state ---
-    program, bags, labels = evaluate.program, evaluate.bags, evaluate.labels
+    program, feed, labels = evaluate.program, evaluate.feed, evaluate.labels
     size, sources = config["batch_size"], model.settings.get("sources", [])
     steps = len(patients) // size
     schedule = fitting.learning_rates(
@@ -163,35 +164,24 @@ def fit(
         if selection.is_over(history):
             logging.info("%s: no better epoch in the last %d", label, selection.patience)
             break
-        tests = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+        due = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+        tests = due and len(split.test) > 0
         following = orders[epoch + 1] if epoch + 1 < config["epochs"] else []
         evaluated = [*(split.test if tests else ()), *(split.validation if selection.is_on else ())]
-        bags.expect([*chain(*order), *evaluated, *chain(*following)])
-        made = (
-            batches.make_batch(
-                bags,
-                evaluate.layout,
-                chosen,
-                labels,
-                program.num_slots,
-                program.mesh.size,
-                program.place,
-            )
-            for chosen in order
-        )
+        feed.expect([*chain(*order), *evaluated, *chain(*following)])
         named = f"{label} epoch {epoch + 1}/{config['epochs']}"
         state, passed = fitting.train_epoch(
             program,
             optimizer,
             state,
             evaluate.frozen,
-            made,
+            feed.ahead(order, labels),
             key,
             epoch * steps,
             partial(bar, total=steps, label=named),
         )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= report.epoch_row(passed, evaluate.table, bags, labels, evaluate.objective, sources)
+        row |= report.epoch_row(passed, evaluate.table, feed, labels, evaluate.objective, sources)
         if tests:
             tested = evaluate(state.trainable, split.test)
             row |= {f"test_{name}": value for name, value in tested.scores.items()}
