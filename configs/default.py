@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.data.features = "data/features/{dataset}"  # folder, .lmdb or packed store
     config.data.hdf5_dataset = "features"  # name of the array in HDF5 and .npz files
     config.data.cache_gb = 0.0  # features in memory, 10^9 bytes; 0 = a quarter of the machine's
+    config.data.device_gb = -1.0  # features kept on each GPU if all fit; -1 = half of it, 0 = none
     config.data.time_unit = "days"  # of the table: days, months or years
     config.data.event_coding = "event"  # "event": 1 = death seen; "censorship": 1 = censored
     config.data.columns = ConfigDict()  # names of the table's columns

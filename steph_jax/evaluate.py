@@ -12,9 +12,10 @@ from absl import flags
 
 from steph_jax import checkpoints, cli, report, runs, settings
 from steph_jax.data import features
-from steph_jax.data.batches import choose_layout, slots_for
+from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import open_bags
+from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
 from steph_jax.program import device_mesh, program_of
 from steph_jax.representations import Representations
@@ -65,13 +66,13 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     layout = choose_layout(
         bags.num_patches, size, settings.patches_per_group(mesh.devices.flat[0].platform)
     )
-    slots = slots_for(size, mesh.size)
-    represent = Representations(bags, layout, mesh, slots, dtype)
+    feed = Feed(bags, layout, mesh, size, settings.resident_bytes(data, mesh.devices.flat[0]))
+    represent = Representations(feed, dtype)
     labels = report.cohort_labels(table, bins) | method.patient_inputs(model, represent)
     ready = method.restore(model, dtype)
-    program = program_of(ready.method, None, mesh, slots)
+    program = program_of(ready.method, None, mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
-    evaluate = report.Evaluator(program, frozen, bags, layout, labels, table, objective)
+    evaluate = report.Evaluator(program, frozen, feed, labels, table, objective)
     parts = {
         "train": evaluate(trainable, split.train),
         "test": evaluate(trainable, split.test),

@@ -10,8 +10,9 @@ import pandas as pd
 
 from steph_jax import metrics
 from steph_jax.abmil import Params
-from steph_jax.data.batches import BagStore, Batch, Layout, bags_for, make_batch
+from steph_jax.data.batches import Batch
 from steph_jax.data.bins import TimeBins
+from steph_jax.feed import HELD_BYTES, Feed
 from steph_jax.objectives import LOG_RISK, Labels, Objective
 from steph_jax.program import Outputs, Program
 
@@ -51,33 +52,27 @@ def run(
     program: Program,
     trainable: Params,
     frozen: Params,
-    store: BagStore,
+    feed: Feed,
     bags: Sequence[int],
-    layout: Layout,
     labels: dict[str, np.ndarray],
-    progress: Callable[[Iterator[Any], int], Iterator[Any]] = lambda batches, total: batches,
+    progress: Callable[[Iterator[Batch], int], Iterator[Batch]] = lambda batches, total: batches,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Outputs [n, T] and record of some bags, in the order given; dropout off.
 
     Args:
         program: the compiled method.
         trainable, frozen: its parameters.
-        store: where the bags are.
-        bags: numbers of the bags in the store.
-        layout: shapes of the groups.
+        feed: of the bags.
+        bags: their numbers.
         labels: arrays [all bags, ...] that the method's head reads.
         progress: wraps the iteration over (batches, their number).
     """
-    size = bags_for(program.num_slots, program.mesh.size)
-    chunks = [list(bags[i : i + size]) for i in range(0, len(bags), size)]
+    chunks = feed.chunks(bags)
     batches, outputs = [], []
-    for chunk in progress(iter(chunks), len(chunks)):
-        batch = make_batch(
-            store, layout, chunk, labels, program.num_slots, program.mesh.size, program.place
-        )
+    for batch in progress(iter(feed.ahead(chunks, labels, HELD_BYTES)), len(chunks)):
         outputs.append(program.evaluate(trainable, frozen, batch))
-        batches.append(batch)
-    seen, logits, record = collect(batches, outputs, len(store.num_patches))
+        batches.append(batch._replace(groups=()))
+    seen, logits, record = collect(batches, outputs, feed.num_bags)
     order = np.searchsorted(seen, bags)
     return logits[order], {name: rows[order] for name, rows in record.items()}
 

@@ -1,9 +1,7 @@
 """One fold's training: AdamW, the schedule, and epochs that can be resumed (SPEC 4)."""
 
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ import optax
 
 from steph_jax.abmil import Params
 from steph_jax.data.batches import Batch
+from steph_jax.feed import ReadAhead
 from steph_jax.program import Outputs, Program
 
 
@@ -102,7 +101,7 @@ def train_epoch(
     optimizer: optax.GradientTransformation,
     state: State,
     frozen: Params,
-    batches: Iterable[Batch],
+    batches: ReadAhead,
     key: jax.Array,
     step: int,
     progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
@@ -114,7 +113,7 @@ def train_epoch(
         optimizer: made by `adamw`.
         state: before the epoch; its buffers are reused.
         frozen: parameters that are not trained.
-        batches: of this epoch, read ahead by one.
+        batches: of this epoch.
         key: of the fold; the dropout of update i comes from fold_in(key, i), so that an
             interrupted run goes on with the same numbers.
         step: updates before this epoch.
@@ -126,8 +125,7 @@ def train_epoch(
     began = time.perf_counter()
     seen: list[Batch] = []
     outputs: list[Outputs] = []
-    ahead = ReadAhead(batches, depth=1)
-    for batch in progress(iter(ahead)):
+    for batch in progress(iter(batches)):
         gradient, out = program.gradients(
             state.trainable, frozen, batch, jax.random.fold_in(key, step + len(seen))
         )
@@ -138,58 +136,4 @@ def train_epoch(
         if len(outputs) > 1:
             jax.block_until_ready(outputs[-2].loss)
     jax.block_until_ready(state)
-    return state, Epoch(seen, outputs, time.perf_counter() - began, ahead.waited)
-
-
-class ReadAhead:
-    """Iterates over batches whose groups a thread reads and places ahead of time.
-
-    Attributes:
-        waited: seconds that the consumer has waited for the thread, but for the first batch.
-    """
-
-    def __init__(self, batches: Iterable[Batch], depth: int) -> None:
-        self._batches = batches
-        self._depth = depth
-        self.waited = 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._depth)
-        stopped = threading.Event()
-
-        def put(item: Batch | BaseException | None) -> bool:
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    return True
-                except queue.Full:
-                    continue
-            return False
-
-        def read() -> None:
-            try:
-                for batch in self._batches:
-                    if not put(batch._replace(groups=list(batch.groups))):
-                        return
-                put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
-                put(error)
-
-        thread = threading.Thread(target=read, name="read-ahead", daemon=True)
-        thread.start()
-        try:
-            first = True
-            while True:
-                began = time.perf_counter()
-                item = ready.get()
-                if not first:
-                    self.waited += time.perf_counter() - began
-                first = False
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            thread.join()
+    return state, Epoch(seen, outputs, time.perf_counter() - began, batches.waited)

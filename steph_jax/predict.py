@@ -23,8 +23,9 @@ from steph_jax import checkpoints, cli, evaluation, files, runs, settings
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data import features, survival
 from steph_jax.data.bags import LazyBags
-from steph_jax.data.batches import choose_layout, slots_for
+from steph_jax.data.batches import choose_layout
 from steph_jax.evaluation import Predictions
+from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
 from steph_jax.program import Program, device_mesh
 from steph_jax.representations import Representations
@@ -93,9 +94,9 @@ def predict(
     mesh = device_mesh()
     budget = settings.patches_per_group(mesh.devices.flat[0].platform)
     layout = choose_layout(bags.num_patches, batch_size, budget)
-    slots = slots_for(batch_size, mesh.size)
-    program = Program(ready.method, None, mesh, slots)
-    represent = Representations(bags, layout, mesh, slots, settings.compute_dtype(dtype))
+    feed = Feed(bags, layout, mesh, batch_size)
+    program = Program(ready.method, None, mesh, feed.num_slots)
+    represent = Representations(feed, settings.compute_dtype(dtype))
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
@@ -104,9 +105,8 @@ def predict(
         program,
         program.replicate(ready.trainable),
         program.replicate(ready.frozen),
-        bags,
+        feed,
         filled.tolist(),
-        layout,
         method.patient_inputs(model, represent),
         progress,
     )

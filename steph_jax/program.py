@@ -118,10 +118,6 @@ class Program:
         """Gives every device a copy of some parameters."""
         return jax.device_put(tree, self._replicated)
 
-    def place(self, group: Group) -> Group:
-        """Transfers a group to the devices."""
-        return jax.device_put(group, self._split)
-
     def place_slots(self, slots: Slots) -> Slots:
         """Transfers the slots of a batch to the devices."""
         return jax.device_put(slots, self._split)

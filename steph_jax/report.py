@@ -16,15 +16,14 @@ import pandas as pd
 from steph_jax import evaluation, files, metrics, plots, runs
 from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
-from steph_jax.data.batches import BagStore, Layout
 from steph_jax.data.bins import TimeBins
-from steph_jax.data.cache import Bags
 from steph_jax.data.cohort import Fold
 from steph_jax.data.survival import SurvivalTable
 from steph_jax.evaluation import Predictions
+from steph_jax.feed import Feed
 from steph_jax.fitting import Epoch
 from steph_jax.methods.abmil import AbmilMethod
-from steph_jax.objectives import Labels, Objective
+from steph_jax.objectives import DAYS_PER_UNIT, HAZARD, Labels, Objective
 from steph_jax.phases import LossFunction
 from steph_jax.program import Program, program_of
 
@@ -64,8 +63,7 @@ class Evaluator:
     Attributes:
         program: the compiled method.
         frozen: its parameters that are not trained.
-        bags: of the cohort.
-        layout: shapes of the groups.
+        feed: of the cohort's bags.
         labels: of all patients of the cohort.
         table: of the cohort.
         objective: the loss.
@@ -73,8 +71,7 @@ class Evaluator:
 
     program: Program
     frozen: Params
-    bags: Bags
-    layout: Layout
+    feed: Feed
     labels: dict[str, np.ndarray]
     table: SurvivalTable
     objective: Objective
@@ -84,9 +81,8 @@ class Evaluator:
             self.program,
             trainable,
             self.frozen,
-            self.bags,
+            self.feed,
             rows.tolist(),
-            self.layout,
             self.labels,
         )
         return scored(rows, outputs, record, self.labels, self.table, self.objective)
@@ -129,7 +125,7 @@ def with_curves(parts: dict[str, Part], model: SavedModel) -> dict[str, Part]:
 def epoch_row(
     passed: Epoch,
     table: SurvivalTable,
-    bags: BagStore,
+    feed: Feed,
     labels: dict[str, np.ndarray],
     objective: Objective,
     sources: Sequence[str],
@@ -139,7 +135,7 @@ def epoch_row(
     part = scored(rows, outputs, record, labels, table, objective)
     row = {f"train_{name}": value for name, value in part.scores.items()}
     row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
-    patches = int(bags.num_patches[rows].sum())
+    patches = int(feed.bags.num_patches[rows].sum())
     row |= {
         "seconds": passed.seconds,
         "slides_per_second": len(rows) / passed.seconds,
@@ -231,10 +227,10 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
 
 
 def cohort_labels(table: SurvivalTable, bins: TimeBins) -> dict[str, np.ndarray]:
-    """What losses need of every patient: time_bin, time and event."""
+    """What losses need of every patient: time_bin, time (years) and event."""
     return {
         "time_bin": bins.index(table.time).astype(np.int32),
-        "time": table.time.astype(np.float32),
+        "time": (table.time / DAYS_PER_UNIT).astype(np.float32),
         "event": table.event.astype(np.int32),
     }
 
@@ -253,7 +249,9 @@ def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dict[str, float]:
-    """C-index and loss of the target's own base model, which a merged model holds; {} without one.
+    """C-index and loss of the target's own base model, which a merged model holds.
+
+    {} without one, or where its outputs mean something else than the merged model's.
 
     Args:
         model: the merged model.
@@ -263,6 +261,8 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
     target = model.params.get("frozen", {}).get("target")
     num_outputs = evaluate.objective.output.num_outputs(model.architecture.num_bins)
     if target is None or len(target["pred_head"]["bias"]) != num_outputs:
+        return {}
+    if model.settings.get("target_output", HAZARD.name) != evaluate.objective.output.name:
         return {}
     merged = evaluate.program
     method = AbmilMethod(model.architecture, merged.method.compute_dtype)
@@ -331,6 +331,11 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
+def setting_values(values: dict[str, Any]) -> str:
+    """Settings and their values, by name, as a line shows them."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
 def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     """Writes, draws and prints the C-index over the folds of a run."""
     directories = [runs.fold_directory(workdir, fold) for fold in config["folds"]]
@@ -344,6 +349,10 @@ def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
         "fold_numbers": list(config["folds"]),
         "c_index": {"folds": values, "mean": mean, "sd": sd},
     }
+    # What a sweep selected for each fold (`sweep`).
+    selected = [of.get("selected", {}) for of in found]
+    if any(selected):
+        summary["selected"] = selected
     files.write_json(workdir / "summary.json", summary)
     title = f"{config['dataset']}, {config['method']}"
     shown = {config["method"]: values}
@@ -358,7 +367,7 @@ def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
     print(f"\n{title}: test C-index")
-    for fold, value in zip(config["folds"], values, strict=True):
-        print(f"  fold {fold}  {value:.4f}")
+    for fold, value, swept in zip(config["folds"], values, selected, strict=True):
+        print(f"  fold {fold}  {value:.4f}  {setting_values(swept)}".rstrip())
     print(f"  mean    {mean:.4f}   sd {sd:.4f}\nwritten to {workdir}")
     return summary

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from steph_jax import abmil, task_vectors
 from steph_jax.abmil import Abmil, Architecture, Params, Summary
-from steph_jax.data.batches import BagStore, Group, Layout, bags_for, make_batch
+from steph_jax.data.batches import Group
+from steph_jax.feed import HELD_BYTES, Feed
 from steph_jax.program import AXIS
 
 
@@ -29,20 +30,12 @@ class Representations:
     share what their sources say.
 
     Args:
-        store: where the bags are.
-        layout: shapes of the groups.
-        mesh: devices that share every batch.
-        num_slots: bags per device and batch.
+        feed: of the bags.
         compute_dtype: of products over patches; None for float32.
     """
 
-    def __init__(
-        self, store: BagStore, layout: Layout, mesh: Mesh, num_slots: int, compute_dtype: Any = None
-    ) -> None:
-        self._store = store
-        self._layout = layout
-        self._mesh = mesh
-        self._num_slots = num_slots
+    def __init__(self, feed: Feed, compute_dtype: Any = None) -> None:
+        self._feed = feed
         self._compute_dtype = compute_dtype
         self._kept: dict[str, np.ndarray] = {}
 
@@ -64,24 +57,14 @@ class Representations:
     def _encode(self, architecture: Architecture, encoders: Params) -> np.ndarray:
         """z of all bags by encoders with leaves [S, ...], in one pass."""
         num_models = len(jax.tree.leaves(encoders)[0])
-        split = NamedSharding(self._mesh, P(AXIS))
-        attend, finish = _compiled(architecture, self._compute_dtype, self._mesh)
-        size = bags_for(self._num_slots, self._mesh.size)
-        filled = np.flatnonzero(self._store.num_patches).tolist()
-        z = np.zeros((len(self._store.num_patches), num_models, architecture.embed_dim), np.float32)
-        for first in range(0, len(filled), size):
-            chunk = filled[first : first + size]
-            batch = make_batch(
-                self._store,
-                self._layout,
-                chunk,
-                {},
-                self._num_slots,
-                self._mesh.size,
-                lambda group: jax.device_put(group, split),
-            )
+        feed, mesh = self._feed, self._feed.mesh
+        split = NamedSharding(mesh, P(AXIS))
+        attend, finish = _compiled(architecture, self._compute_dtype, mesh)
+        filled = np.flatnonzero(feed.bags.num_patches).tolist()
+        z = np.zeros((feed.num_bags, num_models, architecture.embed_dim), np.float32)
+        for batch in feed.ahead(feed.chunks(filled), {}, HELD_BYTES):
             bags = jax.device_put(
-                _empty(architecture, num_models, self._num_slots * self._mesh.size), split
+                _empty(architecture, num_models, feed.num_slots * mesh.size), split
             )
             for group in batch.groups:
                 bags = attend(encoders, bags, group)

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ from steph_jax.objectives import Objective
 from steph_jax.selection import Selection
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds", "data.cache_gb")
+FREE = ("folds", "data.cache_gb", "data.device_gb")
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
@@ -89,6 +90,24 @@ def patches_per_group(platform: str) -> int:
     return 4096 if platform == "cpu" else 65536
 
 
+def resident_bytes(data: dict[str, Any], device: jax.Device) -> int:
+    """What features may take on a device, from the section `data`.
+
+    Raises:
+        ValueError: for less than -1.
+    """
+    gigabytes = data["device_gb"]
+    if gigabytes >= 0:
+        return int(gigabytes * 1e9)
+    if gigabytes != -1:
+        raise ValueError(
+            f"data.device_gb is 0 or more, or -1 for half of the device; found {gigabytes}"
+        )
+    if device.platform == "cpu":
+        return 0
+    return int((device.memory_stats() or {}).get("bytes_limit", 0)) // 2
+
+
 def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
     """What a fold asks of its method."""
     architecture = Architecture(**settings["model"], num_bins=num_outputs)
@@ -98,6 +117,7 @@ def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
         seed=settings["seed"],
         architecture=architecture,
         num_outputs=num_outputs,
+        output=objective(settings["loss"]).output.name,
         sources=tuple(settings["sources"]),
         steph=steph.Options(**settings["steph"]),
         merge_weight=float(settings["loss"]["merge_weight"]),

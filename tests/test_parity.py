@@ -55,7 +55,7 @@ def on_one_device(method, loss, num_slots):
 def evaluated(program, trainable, frozen, store, layout):
     """Outputs of a store's bags, all in one batch."""
     everyone = range(len(store.num_patches))
-    batch = make_batch(store, layout, everyone, {}, program.num_slots, 1, program.place)
+    batch = make_batch(store, layout, everyone, {}, program.num_slots, 1)
     return program.evaluate(trainable, frozen, batch)
 
 

@@ -68,7 +68,7 @@ def a_batch(program, layout=LAYOUT, chosen=range(4)):
     store = slow_twin.bags()[1]
     labels = {"time_bin": TIME_BIN, "event": EVENT}
     size = program.mesh.size
-    return make_batch(store, layout, list(chosen), labels, program.num_slots, size, program.place)
+    return make_batch(store, layout, list(chosen), labels, program.num_slots, size)
 
 
 def in_order(batch, values):
@@ -209,7 +209,7 @@ def test_the_order_of_patches_changes_nothing():
         [rng.permutation(bag) for bag in made], DIMS.feature_dim, np.dtype(np.float32)
     )
     program = program_of(method)
-    batch = make_batch(shuffled, LAYOUT, range(4), {}, 4, 1, program.place)
+    batch = make_batch(shuffled, LAYOUT, range(4), {}, 4, 1)
     assert_close(np.asarray(program.evaluate(trainable, frozen, batch).logits), logits)
 
 

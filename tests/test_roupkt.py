@@ -10,6 +10,7 @@ from reference_bags import difference
 from steph_jax import roupkt, torch_names
 from steph_jax.abmil import Architecture
 from steph_jax.data.batches import Layout, make_batch
+from steph_jax.feed import Feed
 from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktMethod
 from steph_jax.program import Program, device_mesh
 from steph_jax.representations import Representations
@@ -91,11 +92,11 @@ def test_parity(shared, parity):
     ]
     store = reference_bags.bags(shared, "tcga_gbmlgg", recorded["patient_id"], np.float32)
     mesh = device_mesh(jax.devices()[:1])
-    z = Representations(store, PIECES, mesh, 4)(architecture, models)
+    z = Representations(Feed(store, PIECES, mesh, 4))(architecture, models)
     assert difference(z, recorded["bag_feature"]) < 1e-5
 
     program = Program(RoupktMethod(architecture), None, mesh, 6)
-    batch = make_batch(store, PIECES, range(6), {REPRESENTATIONS: z}, 6, 1, program.place)
+    batch = make_batch(store, PIECES, range(6), {REPRESENTATIONS: z}, 6, 1)
     out = program.evaluate(jax.tree.map(jnp.asarray, trainable), {}, batch)
     assert difference(out.logits, recorded["logits"]) < 1e-5
     assert difference(out.record["weight"], recorded["p"]) < 1e-5

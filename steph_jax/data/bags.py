@@ -64,6 +64,9 @@ class LazyBags:
         self.feature_dim = dims.pop() if dims else 0
         self.dtype = np.dtype(dtype)
 
+    def expect(self, order: Sequence[int]) -> None:
+        """Nothing is prepared: patches are read as they are asked for (see `cache.Bags`)."""
+
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
         starts, done = self._starts[index], 0

@@ -14,6 +14,7 @@ import dataclasses
 import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -39,6 +40,24 @@ class Group(NamedTuple):
     length: Any
     owner: Any
     serial: Any
+
+
+class Pieces(NamedTuple):
+    """Where the pieces of a group are cut from; arrays [G] as in `Group`.
+
+    Attributes:
+        size: patches of a piece in the group, L.
+        bag: int32, the bag's number in the store.
+        start: int32, the first patch of the piece in its bag.
+        length, owner, serial: as in `Group`.
+    """
+
+    size: int
+    bag: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    owner: np.ndarray
+    serial: np.ndarray
 
 
 class Slots(NamedTuple):
@@ -223,67 +242,63 @@ def bags_for(num_slots: int, num_devices: int) -> int:
     return num_slots if num_devices == 1 else max(1, 2 * num_slots * num_devices // 3)
 
 
+def read_pieces(store: BagStore, pieces: Pieces) -> Group:
+    """The group of some pieces, read from a store into host memory; zeros beyond their lengths."""
+    features = np.empty((len(pieces.bag), pieces.size, store.feature_dim), store.dtype)
+    for row, (bag, start, length) in enumerate(
+        zip(pieces.bag, pieces.start, pieces.length, strict=True)
+    ):
+        if length:
+            store.read(int(bag), int(start), features[row, :length])
+        features[row, length:] = 0
+    return Group(features, pieces.length, pieces.owner, pieces.serial)
+
+
 class Groups(Sequence[Group]):
-    """The groups of a batch, read from a store as they are asked for.
+    """The groups of a batch, made as they are asked for.
 
     Args:
-        store: where the patches are.
+        num_patches: [n] patches of every bag.
         layout: the shapes.
-        shares: for each device, the store's bag numbers in the order of its slots.
-        place: called with each group of numpy arrays; what it returns is handed out (a transfer
-            to devices, say).
+        shares: for each device, the numbers of its bags in the order of its slots.
+        take: makes a group of its pieces.
     """
 
     def __init__(
         self,
-        store: BagStore,
+        num_patches: np.ndarray,
         layout: Layout,
         shares: Sequence[Sequence[int]],
-        place: Callable[[Group], Group] = lambda group: group,
+        take: Callable[[Pieces], Group],
     ):
-        self._store = store
-        self._layout = layout
-        self._place = place
-        self._bags = [list(share) for share in shares]
-        # pieces[shape][device]: (slot, first patch, patches, serial)
-        pieces: list[list[list[tuple[int, int, int, int]]]]
-        pieces = [[[] for _ in shares] for _ in layout.shapes]
+        self._take = take
+        # cut[shape][device]: (bag, start, length, slot, serial)
+        cut: list[list[list[tuple[int, int, int, int, int]]]]
+        cut = [[[] for _ in shares] for _ in layout.shapes]
         for device, share in enumerate(shares):
             for slot, bag in enumerate(share):
-                cut = layout.pieces(int(store.num_patches[bag]))
-                for serial, (shape, start, taken) in enumerate(cut):
-                    pieces[shape][device].append((slot, start, taken, serial))
-        self._plan = []
-        for (per_group, length), of_shape in zip(layout.shapes, pieces, strict=True):
-            most = max(len(p) for p in of_shape)
-            for first in range(0, most, per_group):
-                chosen = [p[first : first + per_group] for p in of_shape]
-                self._plan.append((per_group, length, chosen))
+                of_bag = layout.pieces(int(num_patches[bag]))
+                for serial, (shape, start, taken) in enumerate(of_bag):
+                    cut[shape][device].append((bag, start, taken, slot, serial))
+        self._plan: list[Pieces] = []
+        for (per_group, length), of_shape in zip(layout.shapes, cut, strict=True):
+            for first in range(0, max(len(pieces) for pieces in of_shape), per_group):
+                meta = np.zeros((5, len(shares), per_group), np.int32)
+                for device, pieces in enumerate(of_shape):
+                    chosen = pieces[first : first + per_group]
+                    meta[:, device, : len(chosen)] = np.array(chosen, np.int32).reshape(-1, 5).T
+                self._plan.append(Pieces(length, *meta.reshape(5, -1)))
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, number):  # type: ignore[no-untyped-def]
-        per_group, length, chosen = self._plan[number]
-        size = per_group * len(chosen)
-        features = np.empty((size, length, self._store.feature_dim), self._store.dtype)
-        meta = np.zeros((3, size), np.int32)
-        for device, pieces in enumerate(chosen):
-            for i in range(per_group):
-                row = device * per_group + i
-                if i >= len(pieces):
-                    features[row] = 0
-                    continue
-                slot, start, taken, serial = pieces[i]
-                self._store.read(self._bags[device][slot], start, features[row, :taken])
-                features[row, taken:] = 0
-                meta[:, row] = taken, slot, serial
-        return self._place(Group(features, meta[0], meta[1], meta[2]))
+        return self._take(self._plan[number])
 
     @property
     def padded_patches(self) -> int:
         """Patches in all groups, padding included."""
-        return sum(n * length * len(chosen) for n, length, chosen in self._plan)
+        return sum(pieces.size * len(pieces.bag) for pieces in self._plan)
 
 
 def make_batch(
@@ -293,7 +308,7 @@ def make_batch(
     labels: dict[str, np.ndarray],
     num_slots: int,
     num_devices: int = 1,
-    place: Callable[[Group], Group] = lambda group: group,
+    take: Callable[[Pieces], Group] | None = None,
 ) -> Batch:
     """A batch of some bags of a store.
 
@@ -304,7 +319,7 @@ def make_batch(
         labels: arrays [n, ...] over all bags of the store, of which the batch takes its rows.
         num_slots: slots per device.
         num_devices: devices that share the batch.
-        place: what is done with every group before it is handed out.
+        take: makes a group of its pieces; by default in host memory, from the store.
     """
     sizes = [int(store.num_patches[bag]) for bag in bags]
     shares = assign(sizes, num_devices, num_slots)
@@ -322,7 +337,8 @@ def make_batch(
         for name, values in labels.items()
     }
     patches = np.where(filled, store.num_patches[index], 0).astype(np.int32)
-    groups = Groups(store, layout, [[bags[i] for i in share] for share in shares], place)
+    chosen = [[bags[i] for i in share] for share in shares]
+    groups = Groups(store.num_patches, layout, chosen, take or partial(read_pieces, store))
     return Batch(Slots(index, rank, patches, rows), groups)
 
 

@@ -50,6 +50,7 @@ class Spec:
         seed: of the initial parameters.
         architecture: dimensions for a model that starts without a pool.
         num_outputs: outputs of a new pred_head: T, or 1 for losses without time bins.
+        output: what they mean, the name of an `objectives.Output`.
         sources: names of the datasets whose fold-0 models are merged, in order.
         steph: options of STEPH.
         merge_weight: of the merge regularizer.
@@ -64,6 +65,7 @@ class Spec:
     seed: int
     architecture: Architecture
     num_outputs: int
+    output: str
     sources: tuple[str, ...]
     steph: steph.Options
     merge_weight: float
@@ -128,6 +130,11 @@ def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:
 def with_settings(model: SavedModel, **more: Any) -> SavedModel:
     """`model` with more entries in its settings."""
     return dataclasses.replace(model, settings=model.settings | more)
+
+
+def with_defaults(model: SavedModel, **more: Any) -> SavedModel:
+    """`model` with more entries in its settings, but for those that it has."""
+    return dataclasses.replace(model, settings=more | model.settings)
 
 
 def as_numpy(tree: Mapping[str, Any]) -> Params:
