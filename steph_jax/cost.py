@@ -30,7 +30,8 @@ from steph_jax import abmil, evaluation
 from steph_jax.abmil import Abmil, Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import choose_layout, slots_for
+from steph_jax.data.batches import choose_layout
+from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
 from steph_jax.program import program_of
 from steph_jax.representations import Representations
@@ -152,17 +153,16 @@ def seconds_per_slide(
     features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
     bags = MemoryBags([features.astype(dtype)] * batch_size, size, dtype)
     layout = choose_layout(bags.num_patches, batch_size, patches_per_group)
-    slots = slots_for(batch_size, mesh.size)
+    feed = Feed(bags, layout, mesh, batch_size)
     method = recipe(model.kind)
     ready = method.restore(model, compute_dtype)
-    program = program_of(ready.method, None, mesh, slots)
+    program = program_of(ready.method, None, mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
 
     def once() -> float:
         began = time.perf_counter()
-        represent = Representations(bags, layout, mesh, slots, compute_dtype)
-        labels = method.patient_inputs(model, represent)
-        evaluation.run(program, trainable, frozen, bags, range(batch_size), layout, labels)
+        labels = method.patient_inputs(model, Representations(feed, compute_dtype))
+        evaluation.run(program, trainable, frozen, feed, range(batch_size), labels)
         return time.perf_counter() - began
 
     once()
