@@ -345,6 +345,19 @@ def test_source_weights_stand_in_the_order_of_their_mean():
     assert "2 test patients" in [points.get_title(loc="left")]
 
 
+def test_a_source_of_weight_0_is_not_used_though_selected():
+    table = pd.DataFrame(
+        {
+            "patient_id": np.repeat(["p", "q"], 2),
+            "source": ["a", "b"] * 2,
+            "weight": [0.4, 0.0, 0.3, 0.1],
+            "selected": 1,
+        }
+    )
+    _, _, used = plots.source_weights_figure(history(["a", "b"]), table, "t").axes
+    assert [bar.get_width() for bar in used.patches] == [1.0, 0.5]
+
+
 def test_methods_that_select_no_sources_have_no_such_panel():
     table = merge_weights(COHORTS[:3]).drop(columns="selected")
     assert len(plots.source_weights_figure(history(COHORTS[:3]), table, "t").axes) == 2
@@ -516,6 +529,25 @@ def test_folds_of_odd_tables(c_index, shown):
     assert set(shown) <= set(texts(figure))
     assert not reaches_the_edge(figure)
     assert overlapping(figure, [t.get_text() for t in figure.axes[0].texts]) == []
+
+
+def test_folds_with_intervals_show_them_in_place_of_the_deviation():
+    c_index = {"abmil": [0.6, 0.7, 0.65], "steph": [0.62, 0.75, 0.63]}
+    ends = {"abmil": (0.61, 0.68), "steph": (0.6, 0.72)}
+    figure = plots.folds_figure(c_index, "t", mean_intervals=ends)
+    (axes,) = figure.axes
+    drawn = [tuple(line.get_xdata()) for line in axes.lines if line.get_linewidth() == 1.4]
+    assert drawn == list(ends.values())
+    assert {"0.650 [0.610, 0.680]", "mean [95 % interval]"} <= set(texts(figure))
+    assert figure.legends[0].get_texts()[-1].get_text() == "mean [95 % interval]"
+    one = plots.folds_figure({"abmil": [0.6]}, "t", mean_intervals={"abmil": (0.5, 0.7)})
+    assert "0.600 [0.500, 0.700]" in texts(one)
+    unknown = plots.folds_figure(
+        c_index, "t", mean_intervals=dict.fromkeys(c_index, (math.nan, math.nan))
+    )
+    assert "0.650 [n/a, n/a]" in texts(unknown)
+    for drawn_figure in (figure, one, unknown):
+        assert not reaches_the_edge(drawn_figure)
 
 
 def test_folds_need_a_fold_and_its_number():

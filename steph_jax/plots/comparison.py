@@ -36,9 +36,11 @@ def folds(
     path: str | os.PathLike[str],
     title: str,
     fold_numbers: Sequence[int] | None = None,
+    mean_intervals: Mapping[str, tuple[float, float]] | None = None,
+    patients: str = "test patients",
 ) -> pathlib.Path:
     """Writes the picture of `folds_figure`; returns the path."""
-    return save(folds_figure(c_index, title, fold_numbers), path)
+    return save(folds_figure(c_index, title, fold_numbers, mean_intervals, patients), path)
 
 
 @styled
@@ -46,8 +48,12 @@ def folds_figure(
     c_index: Mapping[str, Sequence[float]],
     title: str,
     fold_numbers: Sequence[int] | None = None,
+    mean_intervals: Mapping[str, tuple[float, float]] | None = None,
+    patients: str = "test patients",
 ) -> Figure:
-    """C-index per fold of one or several methods, with mean and standard deviation (n - 1).
+    """C-index per fold of one or several methods, with the mean and how far to trust it.
+
+    That is the standard deviation (n - 1) over folds, or a 95 % interval where there is one.
 
     A fold has one color and marker; a line joins its points from method to method.
 
@@ -56,6 +62,8 @@ def folds_figure(
             none (mean and sd are then undefined too).
         title: of the picture.
         fold_numbers: what the folds are called; 0, 1, 2 and so on if left out.
+        mean_intervals: 95 % interval (low, high) of the mean of every method.
+        patients: whose C-index it is.
 
     Raises:
         ValueError: without a method or a fold, or if there is not one number per fold.
@@ -89,21 +97,29 @@ def folds_figure(
             label=f"fold {numbers[fold]}",
             zorder=3,
         )
+    told = "mean ± sd" if mean_intervals is None else "mean [95 % interval]"
     for row, method in enumerate(methods):
         mean, sd = metrics.mean_sd(c_index[method])
-        _beside(axes, row, f"{number(mean)} ± {number(sd)}" if np.isfinite(sd) else number(mean))
-        if num_folds > 1:
+        if mean_intervals is None:
+            low, high = mean - sd, mean + sd
+            _beside(
+                axes, row, f"{number(mean)} ± {number(sd)}" if np.isfinite(sd) else number(mean)
+            )
+        else:
+            low, high = mean_intervals[method]
+            _beside(axes, row, f"{number(mean)} [{number(low)}, {number(high)}]")
+        if num_folds > 1 or mean_intervals is not None:
             below = row + 0.28
-            axes.plot([mean - sd, mean + sd], [below, below], color=INK, linewidth=1.4, zorder=4)
+            axes.plot([low, high], [below, below], color=INK, linewidth=1.4, zorder=4)
             axes.plot(mean, below, marker="|", markersize=9, markeredgewidth=2.2, color=INK)
-    _heading(axes, "mean ± sd" if num_folds > 1 else "C-index")
-    axes.set_xlabel("C-index on the test patients (0.5 = chance)")
+    _heading(axes, told if num_folds > 1 or mean_intervals is not None else "C-index")
+    axes.set_xlabel(f"C-index on the {patients} (0.5 = chance)")
     handles, labels = axes.get_legend_handles_labels()
     if num_folds > len(CATEGORIES):
         handles, labels = [Line2D([], [], color=FAINT, marker="o")], ["one fold"]
-    if num_folds > 1:
+    if num_folds > 1 or mean_intervals is not None:
         handles.append(Line2D([], [], color=INK, marker="|", markersize=8, markeredgewidth=2))
-        labels.append("mean ± sd")
+        labels.append(told)
     columns = 4 if len(labels) > 6 else 6
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
     return figure

@@ -1,0 +1,211 @@
+"""Trains several methods on the same folds and says how they differ, and how surely.
+
+    python -m steph_jax.compare --config configs/brca.py --methods abmil,roupkt,steph --workdir W
+
+Runs what is missing and goes on where it was interrupted; `--seeds 42,43,44` runs every method with
+several. Calls for other methods may use one W, at the same time as well.
+
+W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
+W/compare.csv             method, fold, seed, c_index
+W/compare.md              the table for people, with differences to `abmil` in words
+W/compare_table.csv       the same table as numbers
+W/compare.tex             and for a paper
+W/compare.png             C-index per fold, mean and interval
+W/differences.png         differences to `abmil`, per fold and on the whole
+"""
+
+import json
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags, logging
+from ml_collections import config_flags
+
+from steph_jax import (
+    checkpoints,
+    cli,
+    comparison,
+    comparison_page,
+    cost,
+    experiment,
+    files,
+    report,
+    runs,
+    settings,
+    train,
+)
+from steph_jax.comparison import Comparison, run_directory
+from steph_jax.data import features
+from steph_jax.data.bags import LazyBags
+from steph_jax.methods.registry import recipe
+from steph_jax.pool import Pool
+from steph_jax.program import device_mesh
+
+
+def main() -> int:
+    """The entry point."""
+    given = flags.FLAGS
+    config = settings.as_dict(given.config)
+    seeds = whole_numbers(given.seeds) if given.seeds else [config["seed"]]
+    command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
+    compare(config, given.methods, seeds, pathlib.Path(given.workdir), command)
+    return 0
+
+
+def whole_numbers(seeds: Sequence[str]) -> list[int]:
+    """--seeds as numbers.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    try:
+        return [int(seed) for seed in seeds]
+    except ValueError:
+        raise ValueError(f"--seeds are whole numbers, as 42,43; found {','.join(seeds)}") from None
+
+
+def compare(
+    config: dict[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+    command: str,
+    tables: pathlib.Path | None = None,
+) -> Comparison:
+    """Runs what is missing of some methods and writes the comparison.
+
+    Args:
+        config: as `settings.as_dict` gives it; its method and seed are not used.
+        methods: values of `config.method`.
+        seeds: every method is run with each.
+        workdir: where the runs are kept.
+        command: that was given, for the record.
+        tables: where tables and pictures go, if not in `workdir`.
+
+    Raises:
+        ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used.
+    """
+    asked = {
+        (method, seed): config | {"method": method, "seed": seed}
+        for method in methods
+        for seed in seeds
+    }
+    if not asked or len(asked) < len(methods) * len(seeds):
+        raise ValueError(
+            "expected methods and seeds, each of them once; found --methods "
+            f"{','.join(methods)} --seeds {','.join(map(str, seeds))}"
+        )
+    for method in methods:
+        recipe(method)
+    missing = {
+        (method, seed): run
+        for (method, seed), run in asked.items()
+        if not is_finished(run_directory(workdir, method, seed), run)
+    }
+    check_methods(missing)
+    for (method, seed), run in missing.items():
+        logging.info("%s, seed %d", method, seed)
+        train.train(run, run_directory(workdir, method, seed))
+    costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
+    found = comparison.compare_runs(workdir, config["dataset"], methods, seeds, config["folds"])
+    out = workdir if tables is None else tables
+    out.mkdir(parents=True, exist_ok=True)
+    comparison_page.write(out, found, costs, command)
+    print(f"\n{(out / 'compare.md').read_text(encoding='utf-8')}\nwritten to {out}")
+    return found
+
+
+def is_finished(directory: pathlib.Path, config: dict[str, Any]) -> bool:
+    """Whether a run has finished all folds of its config.
+
+    Raises:
+        ValueError: the run in this directory has other settings.
+    """
+    folds = [runs.fold_directory(directory, fold) for fold in config["folds"]]
+    if not all(runs.is_finished(fold) for fold in folds):
+        return False
+    runs.settle(directory, config, settings.FREE)
+    return True
+
+
+def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
+    """Finds out before the first training whether each of the runs can be started.
+
+    Raises:
+        ValueError, FileNotFoundError: a setting that cannot be used; a model that the pool lacks,
+            with how to make it.
+    """
+    checked: set[str] = set()
+    for (method, _), config in asked.items():
+        settings.check(config)
+        if config["pool"]["save"]:
+            raise ValueError(
+                "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
+                "no method depends on those run before it; make the pool first"
+            )
+        if method in checked:
+            continue
+        checked.add(method)
+        cohort = experiment.read_cohort(config)
+        experiment.check_parts(config, cohort)
+        pool = Pool(pathlib.Path(config["pool"]["root"]))
+        for fold, split in cohort.folds.items():
+            recipe(method).start(experiment.fold_spec(config, cohort, fold, split), pool)
+
+
+def inference_cost(
+    config: dict[str, Any], workdir: pathlib.Path, method: str, seed: int
+) -> dict[str, Any]:
+    """Operations and seconds per slide of a method's first model, measured once per device.
+
+    The slide has as many patches as the median test patient of the fold.
+    """
+    directory = run_directory(workdir, method, seed)
+    fold = runs.fold_directory(directory, config["folds"][0])
+    kept = directory / "inference.json"
+    mesh = device_mesh()
+    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+    measured = {"device": device, "jax": jax.__version__, "batch_size": config["batch_size"]}
+    if kept.is_file():
+        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        if all(known.get(name) == value for name, value in measured.items()):
+            return known
+    model = checkpoints.load_model(fold / "model")
+    num_patches = median_patches(config, fold)
+    dtype = settings.compute_dtype(config["compute_dtype"])
+    budget = settings.patches_per_group(mesh.devices.flat[0].platform)
+    logging.info("%s: measuring inference", method)
+    found = measured | {
+        "num_patches": num_patches,
+        "flops_per_slide": cost.flops_per_slide(model, num_patches),
+        "seconds_per_slide": cost.seconds_per_slide(
+            model, num_patches, config["batch_size"], budget, mesh, dtype
+        ),
+    }
+    files.write_json(kept, found)
+    return found
+
+
+def median_patches(config: dict[str, Any], fold: pathlib.Path) -> int:
+    """The median number of patches of the test patients of a finished fold."""
+    table, split = report.read_patients(fold)
+    data = config["data"]
+    source = features.open_features(
+        settings.features_location(data, config["dataset"]), dataset_name=data["hdf5_dataset"]
+    )
+    slides = [table.slides[i] for i in split.test]
+    dtype = settings.feature_dtype(config["compute_dtype"])
+    return max(1, int(np.median(LazyBags(source, slides, dtype).num_patches)))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+    flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
+    flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
+    flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
+    cli.app_run(main, required=("config", "methods", "workdir"))
