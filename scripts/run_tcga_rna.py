@@ -10,55 +10,26 @@ it goes on where it was. Several cohorts can be run side by side, each in a proc
 
 import json
 import pathlib
-import subprocess
 import sys
 
 import pandas as pd
+import tcga_rna
 from absl import flags, logging
 
-from steph_jax import cli, convert_cli, files, metrics, runs, settings, train
+from steph_jax import cli, files, metrics, runs, train
 
 
 def main() -> int:
     """The entry point."""
     shared, out = pathlib.Path(flags.FLAGS.shared), pathlib.Path(flags.FLAGS.out)
-    if not (shared / "tcga_rna" / "make_bags.py").is_file():
-        raise ValueError(
-            f"{shared}: expected tcga_rna/ and parity/ there; name the folder by --shared"
-        )
-    prepare(shared, out)
+    tcga_rna.prepare(shared, out, flags.FLAGS.cohorts)
     for cohort in flags.FLAGS.cohorts:
         for method in flags.FLAGS.methods:
             for seed in flags.FLAGS.seeds:
-                config = config_of(cohort, method, int(seed), shared, out)
+                config = tcga_rna.config_of(cohort, method, int(seed), shared, out)
                 train.train(config, workdir_of(out, cohort, method, int(seed)))
     write_results(shared, out)
     return 0
-
-
-def prepare(shared: pathlib.Path, out: pathlib.Path) -> None:
-    """Bags and pool, made once."""
-    for cohort in flags.FLAGS.cohorts:
-        done = out / "features" / cohort / ".complete"
-        if not done.is_file():
-            script = shared / "tcga_rna" / "make_bags.py"
-            subprocess.run([sys.executable, script, out / "features", cohort], check=True)
-            done.touch()
-    if convert_cli.main([str(shared / "parity" / "result"), "--out", str(out / "pool")]):
-        raise ValueError("the pool could not be imported; see above")
-
-
-def config_of(cohort: str, method: str, seed: int, shared: pathlib.Path, out: pathlib.Path) -> dict:
-    """Settings of the paper for a cohort, a method and a seed."""
-    from configs import default
-
-    config = default.get_config()
-    config.dataset, config.method, config.seed = cohort, method, seed
-    config.data.root = str(shared / "tcga_rna")
-    config.data.features = str(out / "features" / "{dataset}")
-    config.pool.root = str(out / "pool")
-    config.eval_every = 5
-    return settings.as_dict(config)
 
 
 def workdir_of(out: pathlib.Path, cohort: str, method: str, seed: int) -> pathlib.Path:

@@ -1,0 +1,105 @@
+"""Every method on real patients, with the statistics of `steph_jax.compare`, and what transfers.
+
+    python scripts/run_comparison.py --shared ../shared --out runs/comparison
+
+Builds the bags of RNA-seq of the TCGA cohorts and imports the pool of PyTorch checkpoints, then, on
+five folds of tcga_gbmlgg and tcga_kirc,
+
+OUT/{cohort}/compare.*         all methods with the first seed
+OUT/{cohort}/seeds/compare.*   those of SEVERAL_SEEDS with all seeds
+OUT/transfer/                  the zero-shot matrix of all cohorts
+OUT/published.md               beside the published program's numbers, where there are any
+
+Interrupted, it goes on where it was. After a call with `--only_prepare`, cohorts and methods can be
+run side by side, each in a process of its own (`--cohorts`, `--methods`, `--notransfer`); a last
+call without these writes the tables of all.
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+import tcga_rna
+from absl import flags, logging
+
+from steph_jax import cli, files
+from steph_jax.compare import compare
+from steph_jax.methods.registry import RECIPES
+from steph_jax.transfer import transfer
+
+#: What is run with all seeds; everything else with the first one.
+SEVERAL_SEEDS = {
+    "tcga_gbmlgg": ("abmil", "steph_target"),
+    "tcga_kirc": ("abmil", "roupkt", "steph", "steph_target"),
+}
+
+
+def main() -> int:
+    """The entry point."""
+    given = flags.FLAGS
+    shared, out = pathlib.Path(given.shared), pathlib.Path(given.out)
+    tcga_rna.prepare(shared, out, tcga_rna.all_cohorts(shared))
+    if given.only_prepare:
+        return 0
+    seeds = [int(seed) for seed in given.seeds]
+    for cohort in given.cohorts:
+        run_cohort(cohort, given.methods, seeds, shared, out)
+    if given.transfer:
+        config = tcga_rna.config_of(given.cohorts[0], "zero_shot", seeds[0], shared, out)
+        transfer(config, out / "transfer")
+    write_published(shared, out, given.cohorts)
+    return 0
+
+
+def run_cohort(
+    cohort: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    shared: pathlib.Path,
+    out: pathlib.Path,
+) -> None:
+    """Both comparisons of a cohort; they share their runs."""
+    config = tcga_rna.config_of(cohort, methods[0], seeds[0], shared, out)
+    command = "python scripts/run_comparison.py"
+    compare(config, methods, seeds[:1], out / cohort, command)
+    several = [method for method in SEVERAL_SEEDS.get(cohort, ()) if method in methods]
+    if several and len(seeds) > 1:
+        compare(config, several, seeds, out / cohort, command, out / cohort / "seeds")
+
+
+def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> None:
+    """Our mean C-index beside the published program's, seed 42 both."""
+    reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
+    rows = []
+    for cohort in cohorts:
+        ours = pd.read_csv(out / cohort / "compare.csv")
+        for method, runs in ours.groupby("method", sort=False):
+            published = reference.get(method, {}).get(cohort)
+            if published:
+                means = (
+                    runs.groupby("fold")["c_index"].mean().mean(),
+                    sum(published) / len(published),
+                )
+                rows.append((cohort, method, *means, means[0] - means[1]))
+    lines = ["| cohort | method | ours | published | difference |", "| --- | --- |" + " ---: |" * 3]
+    lines += [
+        f"| {cohort} | {method} | {a:.4f} | {b:.4f} | {c:+.4f} |"
+        for cohort, method, a, b, c in rows
+    ]
+    files.write_text(out / "published.md", "\n".join(lines) + "\n")
+    print((out / "published.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
+    flags.DEFINE_string("out", "runs/comparison", "Where everything is written.")
+    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
+    flags.DEFINE_list("methods", list(RECIPES), "Methods.")
+    flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds; the first is the one of all methods.")
+    flags.DEFINE_bool("only_prepare", False, "Make bags and pool, and nothing else.")
+    flags.DEFINE_bool("transfer", True, "Whether to make the zero-shot matrix too.")
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    logging.set_verbosity(logging.INFO)
+    cli.app_run(main)
