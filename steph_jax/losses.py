@@ -315,7 +315,8 @@ def reconstruction(
 
     Args:
         output: [B] predicted times p.
-        time: [B] times t, in the unit of p (the margin of 1 is in that unit as well).
+        time: [B] times t, in the unit of p (the margin of 1 is in that unit as well); training
+            gives years, which outputs that start near 0 can reach.
         event: [B] booleans or {0, 1}, e.
         alpha: in [0, 1]; weight taken from the censored patients.
         mask: [B] False for slots without a patient.

@@ -14,14 +14,18 @@ import jax.numpy as jnp
 
 from steph_jax import losses
 
+#: Times are given to losses in years: in days, `recon` would ask of a head that starts near 0 to
+#: reach thousands by steps of 1e-4. SPEC 3 names no unit; the margins of `rank` and `recon` are 1.
+DAYS_PER_UNIT = 365.25
+
 
 class Labels(NamedTuple):
     """What is known of the patients of a batch.
 
     Attributes:
         time_bin: [B] integers in [0, T), the bin that holds `time`.
-        time: [B] time to the event or to the end of follow-up, at least 0. A model that predicts
-            times (`rank`, `recon`) predicts them in this unit.
+        time: [B] time to the event or to the end of follow-up, at least 0, in units of
+            `DAYS_PER_UNIT`. A model that predicts times (`recon`) predicts them in this unit.
         event: [B] True or 1 where death was seen.
     """
 

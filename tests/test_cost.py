@@ -26,6 +26,7 @@ SPEC = Spec(
     seed=0,
     architecture=ARCHITECTURE,
     num_outputs=T,
+    output="hazard",
     sources=(),
     steph=steph.Options(top_k=2),
     merge_weight=0.005,

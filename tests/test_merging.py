@@ -50,6 +50,7 @@ def spec(recorded):
         seed=0,
         architecture=Architecture(),
         num_outputs=32,
+        output="hazard",
         sources=tuple(map(str, recorded["sources"])),
         steph=steph.Options(),
         merge_weight=0.005,

@@ -97,11 +97,17 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
     return with_outputs(null, spec)
 
 
-def with_outputs(model: SavedModel, spec: Spec) -> SavedModel:
-    """An ABMIL model for a target and fold; a head of another size than asked for is a new one."""
+def with_outputs(model: SavedModel, spec: Spec, keep_head: bool = True) -> SavedModel:
+    """An ABMIL model for a target and fold; a head of another size than asked for is a new one.
+
+    Args:
+        model: what is trained on.
+        spec: what is asked.
+        keep_head: whether its head is of use, if it has the size.
+    """
     params = model.params
     architecture = model.architecture
-    if architecture.num_bins != spec.num_outputs:
+    if architecture.num_bins != spec.num_outputs or not keep_head:
         params = params | {"pred_head": new_head(spec.seed, architecture, spec.num_outputs)}
         architecture = dataclasses.replace(architecture, num_bins=spec.num_outputs)
     settings = {"dataset": spec.dataset, "fold": spec.fold}

@@ -2,7 +2,8 @@
 
     theta = theta_0 + sum_s w_s tau_s,   w_s = 0.3 (or as given), or 1 / S;   pred_head is theta_t's
 
-The result is one ABMIL model, and is stored as such.
+The result is one ABMIL model, and is stored as such; its outputs mean what theta_t's do, whatever
+the loss of the run.
 """
 
 from functools import partial
@@ -14,10 +15,10 @@ from steph_jax import task_vectors
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods import abmil
 from steph_jax.methods.merging import (
-    check_outputs,
     coefficients,
     encoder_stack,
     gather,
+    own_outputs,
     settings_of,
 )
 from steph_jax.methods.recipe import Recipe, Spec, as_numpy
@@ -49,12 +50,12 @@ def equal_weights(spec: Spec, num_sources: int) -> np.ndarray:
 def start(spec: Spec, pool: Pool, equal: bool) -> SavedModel:
     """The merged model, which is final."""
     gathered = gather(spec, pool, spec.merging.include_target, "mil_encoder")
-    check_outputs(spec, gathered.target, "target's model")
+    outputs = own_outputs(spec, gathered.target, "target's model")
     weigh = equal_weights if equal else given_weights
     weights = weigh(spec, len(gathered.sources))
     encoder = task_vectors.weighted_sum(encoder_stack(gathered), coefficients(jnp.asarray(weights)))
     params = as_numpy(encoder) | {"pred_head": gathered.target.params["pred_head"]}
-    settings = settings_of(spec, gathered) | {"weights": weights.tolist()}
+    settings = settings_of(spec, gathered) | outputs | {"weights": weights.tolist()}
     return SavedModel("abmil", gathered.target.architecture, settings, params)
 
 

@@ -4,13 +4,13 @@ Only the encoder is merged. The target is one of the sources by default, and the
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax import preparation, task_vectors
+from steph_jax import preparation, settings, task_vectors
 from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Spec, as_numpy
@@ -107,7 +107,7 @@ def with_prepared(spec: Spec, kind: str) -> Spec:
     return dataclasses.replace(spec, merging=dataclasses.replace(spec.merging, prepare=kind))
 
 
-def settings_of(spec: Spec, gathered: Gathered) -> dict[str, object]:
+def settings_of(spec: Spec, gathered: Gathered) -> dict[str, Any]:
     """What a stored model says of how it was merged."""
     return {
         "dataset": spec.dataset,
@@ -117,8 +117,23 @@ def settings_of(spec: Spec, gathered: Gathered) -> dict[str, object]:
     }
 
 
-def check_outputs(spec: Spec, model: SavedModel, name: str) -> None:
-    """Raises ValueError where the head of a model that is kept does not fit the loss and bins."""
+def own_outputs(spec: Spec, model: SavedModel, name: str) -> dict[str, Any]:
+    """Settings of a model that keeps the head of another one, and with it what its outputs mean.
+
+    Args:
+        spec: what is asked.
+        model: whose head is kept.
+        name: of that model, for messages.
+
+    Returns:
+        "objective", the default one where the model does not say; and "bins", where it says.
+
+    Raises:
+        ValueError: it does not say its bins, and has another number of outputs than asked for.
+    """
+    kept = {"objective": settings.objective_record(settings.stored_objective(model))}
+    if "bins" in model.settings:
+        return kept | {"bins": model.settings["bins"]}
     found = model.architecture.num_bins
     if found != spec.num_outputs:
         raise ValueError(
@@ -126,3 +141,9 @@ def check_outputs(spec: Spec, model: SavedModel, name: str) -> None:
             f"has {found} outputs where loss.terms and bins ask for {spec.num_outputs}; use the "
             "loss and bins that the pool was fitted with, or a method that trains a new head"
         )
+    return kept
+
+
+def output_of(model: SavedModel) -> str:
+    """What the outputs of a stored model mean: the name of an `objectives.Output`."""
+    return settings.stored_objective(model).output.name

@@ -152,25 +152,25 @@ def freeze(models: Params, options: steph.Options) -> Params:
     }
 
 
-def gather(spec: Spec, pool: Pool) -> tuple[Architecture, tuple[str, ...], Params]:
-    """The models that are merged, as they are stored: (architecture, sources, frozen tree)."""
+def start(spec: Spec, pool: Pool) -> SavedModel:
+    """Hypernetworks and a head of torch's default start, over the models of the pool.
+
+    Raises:
+        FileNotFoundError: the pool lacks a model; says how to make it.
+        ValueError: options that do not fit the sources, or a head that does not fit the loss.
+    """
     options = spec.steph
     gathered = merging.gather(spec, pool, options.include_target, options.merged)
     options.check_sources(len(gathered.sources))
+    architecture, sources = gathered.null.architecture, gathered.sources
     null, target = gathered.null.params, gathered.target.params
+    output = merging.output_of(gathered.target)
     frozen = {
         "null": null,
         "target": target,
         "target_task_vector": task_vectors.task_vector(target, null),
         "task_vectors": gathered.task_vectors,
     }
-    return gathered.null.architecture, gathered.sources, frozen
-
-
-def start(spec: Spec, pool: Pool) -> SavedModel:
-    """Hypernetworks and a head of torch's default start, over the models of the pool."""
-    architecture, sources, frozen = gather(spec, pool)
-    options = spec.steph
     trainable = hypernetworks.init(
         jax.random.key(spec.seed),
         architecture.feature_dim,
@@ -182,16 +182,11 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
     )
     if options.retrained == "pred_head":
         if options.head_init == "target":
-            trainable["pred_head"] = frozen["target"]["pred_head"]
+            trainable["pred_head"] = target["pred_head"]
         else:
             trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
-    num_outputs = len(trainable.get("pred_head", frozen["target"]["pred_head"])["bias"])
-    if num_outputs != spec.num_outputs:
-        raise ValueError(
-            f"the head of the pool's models has {num_outputs} outputs, the loss and the time bins "
-            f"of this run ask for {spec.num_outputs}; use bins.number={num_outputs}, or a new head "
-            "(steph.retrained=pred_head, steph.head_init=new)"
-        )
+    if options.retrained != "pred_head" or options.head_init == "target":
+        _check_head(spec, architecture, output)
     settings = {
         "dataset": spec.dataset,
         "fold": spec.fold,
@@ -200,9 +195,22 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         "options": steph.as_dict(options),
         "merge_weight": spec.merge_weight,
         "mix_weight": spec.mix_weight,
+        "target_output": output,
     }
     params = {"trainable": as_numpy(trainable), "frozen": frozen}
     return SavedModel("steph", architecture, settings, params)
+
+
+def _check_head(spec: Spec, architecture: Architecture, output: str) -> None:
+    """Raises ValueError where a head of the pool's models is used, but means something else."""
+    found = (architecture.num_bins, output)
+    if found != (spec.num_outputs, spec.output):
+        raise ValueError(
+            f"{spec.dataset}, fold {spec.fold}: the head of the pool's models has {found[0]} "
+            f"outputs ({found[1]}), the loss and the time bins of this run ask for "
+            f"{spec.num_outputs} ({spec.output}); use the loss.terms and bins that the pool was "
+            "fitted with, or a new head (steph.retrained=pred_head, steph.head_init=new)"
+        )
 
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:

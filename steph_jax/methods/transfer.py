@@ -1,7 +1,8 @@
 """`zero_shot` and `fine_tune`: one source's model, unchanged or trained on (SPEC 9).
 
 The source is `transfer.source`, or the one whose model has the best C-index on the target's
-training patients of the fold.
+training patients of the fold. A model that stays unchanged is read by its own loss and time bins,
+not by those of the run.
 """
 
 import dataclasses
@@ -43,17 +44,19 @@ def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
 def unchanged(spec: Spec, pool: Pool) -> SavedModel:
     """The first candidate's model as it is."""
     models = candidates(spec, pool)
-    for name, model in models.items():
-        merging.check_outputs(spec, model, f"model of {name}")
+    outputs = {
+        name: merging.own_outputs(spec, model, f"model of {name}") for name, model in models.items()
+    }
     name, model = next(iter(models.items()))
-    settings = {"dataset": spec.dataset, "fold": spec.fold, "source": name}
+    settings = {"dataset": spec.dataset, "fold": spec.fold, "source": name} | outputs[name]
     return dataclasses.replace(model, settings=settings)
 
 
 def to_be_trained(spec: Spec, pool: Pool) -> SavedModel:
     """The first candidate's model, with a new head where the loss asks for other outputs."""
     name, model = next(iter(candidates(spec, pool).items()))
-    return with_settings(with_outputs(model, spec), source=name)
+    is_alike = merging.output_of(model) == spec.output
+    return with_settings(with_outputs(model, spec, keep_head=is_alike), source=name)
 
 
 def best_source(

@@ -85,6 +85,10 @@ def _heatmaps(panels: list[Heatmap], title: str) -> Figure:
     below = max(_LETTER * _longest(panel.values.columns) for panel in panels)
     width = max(4.5, sum(columns) * _CELL + left + 1.1 * len(panels))
     figure = new_figure(title, width, max(2.4, rows * _CELL + below + 1.1))
+    # Room between the label of one panel's color bar and that of the next one's rows.
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(wspace=0.05)
     grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=columns)
     for axes, panel in zip(grid[0], panels, strict=True):
         _heatmap(axes, panel)

@@ -123,8 +123,9 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
 
     Left: the mean weight w of each source over the epochs (means over folds, if there are several).
     Middle: w of each test patient, filled where the source was selected for the patient, with the
-    median and the middle half. Right: for what share of the patients a source was selected (left
-    out where the method selects none). Sources stand in the order of their mean weight.
+    median and the middle half. Right: for what share of the patients a source was used, that is
+    selected with a weight other than 0 (left out where the method selects none). Sources stand in
+    the order of their mean weight.
 
     Args:
         history: columns epoch and weight_{source}.
@@ -158,10 +159,11 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
         axes.set_ylim(len(sources) - 0.4, -0.6)
         axes.grid(axis="x")
     if selects:
-        chosen = merge_weights.groupby("source")["selected"].mean()
+        is_used = (merge_weights["selected"] > 0) & (merge_weights["weight"] != 0)
+        used = is_used.groupby(merge_weights["source"]).mean()
         panels[2].barh(
             range(len(sources)),
-            [float(chosen[s]) for s in sources],
+            [float(used[s]) for s in sources],
             height=0.6,
             color=[colors[s] for s in sources],
         )
@@ -169,7 +171,7 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
         panels[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panels[2].set_xticks([0, 0.5, 1])
         panels[2].set_xlabel("Patients")
-        panels[2].set_title("Selected for")
+        panels[2].set_title("Used (w ≠ 0) for")
         panels[2].tick_params(axis="y", left=False, labelleft=False)
     return figure
 
