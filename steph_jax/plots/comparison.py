@@ -142,7 +142,7 @@ def intervals_figure(
 ) -> Figure:
     """Paired differences in C-index to a reference method, with their 95 % intervals.
 
-    Intervals that hold zero are gray: such a difference is within the noise.
+    Intervals that hold zero are gray: such a difference is within the noise of patients.
 
     Args:
         table: columns method, difference, low, high; NaN where undefined.
@@ -188,7 +188,9 @@ def intervals_figure(
         keys.append(
             Line2D([], [], color=INK, marker="o", linestyle="", fillstyle="none", label="one fold")
         )
-    keys.append(Line2D([], [], color="#777777", linewidth=2.2, label="within the noise"))
+    keys.append(
+        Line2D([], [], color="#777777", linewidth=2.2, label="within the noise of patients")
+    )
     figure.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=8.5)
     return figure
 
