@@ -1,13 +1,18 @@
-"""Time to read one slide from every layout of features, and the waiting share of streaming.
+"""Time to read a slide from every layout of features, and how long training waits for them.
 
-    python benchmarks/read.py [--patches 15000] [--dim 1536] [--repeats 7] [--json FILE]
-    python benchmarks/read.py --step-seconds 0.5      compute time of a step of 16 slides
+    python benchmarks/read.py [--quick] [--json FILE]
 
-Part one reads a slide into a reused buffer, warm, from each layout in turn, round after round, so
-that all of them see the same machine; it prints medians and their ratios to a copy of the same
-bytes from a mapped file (the floor) and to HDF5 in (1, D) chunks. Part two streams epochs of a
-cohort twice the size of the cache through `cache.CachedBags` and `fitting.ReadAhead`, as training
-does, while every step takes the time given, and prints which share of an epoch waits for data.
+1. One slide, 15,000 x 1536 float32, into a reused buffer, warm. Every layout takes turns with a
+   copy of the same bytes from a mapped file (the floor), and the pairs that have a target with
+   each other; what is printed are medians of the ratios within a turn, so that a machine that is
+   busy for a while slows both sides. `bound by` says where the time of a layout goes.
+2. STEPH is trained on a cohort of twice the cache (`steph_jax.train`, models of the paper's size),
+   and again with all of it in memory: the share of an epoch that waits for data, and whether both
+   end with the same parameters.
+3. The same bags handed out in the order of training, with nothing computed: our reading ahead, and
+   grain's threads and processes where grain is installed (extra `bench`).
+
+--quick is for small sizes: its ratios mean little, and its targets are not judged.
 """
 
 import argparse
@@ -17,166 +22,247 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import streaming
 
-from steph_jax.data import batches, packing
-from steph_jax.data.cache import CachedBags
+from steph_jax.data import packing
 from steph_jax.data.features import open_features
 from steph_jax.data.store import DTYPES
-from steph_jax.fitting import ReadAhead
 
 #: The slide of part one, as each layout names it.
 SLIDE = "slide"
+FLOOR, STORE, HALF = "copy of a mapped file", "packed store float32", "packed store float16"
+TRIDENT = "HDF5 chunks (1, D), TRIDENT"
 
 
-def write_layouts(folder: pathlib.Path, patches: int, dim: int) -> dict[str, pathlib.Path]:
-    """Writes one slide in every layout; returns where, by name of the layout."""
-    rows = np.random.default_rng(0).standard_normal((patches, dim), dtype=np.float32)
-    chunked: dict[str, dict[str, Any]] = {
-        "HDF5 contiguous": {},
-        "HDF5 chunks (32, D), CLAM": {"chunks": (min(32, patches), dim)},
-        "HDF5 chunks (1, D), TRIDENT": {"chunks": (1, dim)},
-        "HDF5 gzip": {"chunks": (min(32, patches), dim), "compression": "gzip"},
+class Reader(NamedTuple):
+    """A layout: how the slide is read into its buffer, and where the time goes."""
+
+    read: Callable[[], object]
+    bound: str
+
+
+class Target(NamedTuple):
+    """What the median ratio of the times of two layouts has to be at most."""
+
+    layout: str
+    other: str
+    at_most: float
+
+
+TARGETS = (
+    Target(STORE, FLOOR, 1.3),
+    Target(STORE, TRIDENT, 1 / 8),
+    # "Halves it": half the bytes, and what every call costs beside them.
+    Target(HALF, STORE, 0.55),
+)
+
+
+def hdf5_readers(folder: pathlib.Path, rows: np.ndarray) -> dict[str, Reader]:
+    """HDF5 as TRIDENT, CLAM and the UNI2-h release write it, and contiguous and compressed."""
+    patches, dim = rows.shape
+    some = (min(32, patches), dim)
+    layouts: dict[str, tuple[np.ndarray, dict[str, Any], str]] = {
+        "HDF5 contiguous": (rows, {}, "the kernel's copy"),
+        "HDF5 [1, N, D], UNI2-h": (rows[None], {}, "the kernel's copy"),
+        "HDF5 chunks (32, D), CLAM": (rows, {"chunks": some}, "a call of the kernel per chunk"),
+        TRIDENT: (rows, {"chunks": (1, dim)}, "libhdf5, per chunk of one patch"),
+        "HDF5 gzip": (rows, {"chunks": some, "compression": "gzip"}, "inflating"),
     }
-    places = {}
-    for number, (name, options) in enumerate(chunked.items()):
-        places[name] = folder / f"hdf5_{number}"
-        places[name].mkdir()
-        with h5py.File(places[name] / f"{SLIDE}.h5", "w") as file:
-            file.create_dataset("features", data=rows, **options)
-    places["HDF5 [1, N, D], UNI2-h"] = folder / "uni2h"
-    places["HDF5 [1, N, D], UNI2-h"].mkdir()
-    with h5py.File(folder / "uni2h" / f"{SLIDE}.h5", "w") as file:
-        file["features"] = rows[None]
-    places["npy"] = folder / "npy"
-    places["npy"].mkdir()
-    np.save(places["npy"] / f"{SLIDE}.npy", rows)
-    source = open_features(places["npy"])
-    for dtype in DTYPES:
-        name = f"packed store {dtype}"
-        places[name] = folder / f"{dtype}.store"
-        packing.pack(source, [SLIDE], places[name], dtype=dtype)
-    write_pt(folder / "pt", rows, places)
-    return places
+    readers = {}
+    for number, (name, (array, options, bound)) in enumerate(layouts.items()):
+        place = folder / f"hdf5_{number}"
+        place.mkdir()
+        with h5py.File(place / f"{SLIDE}.h5", "w") as file:
+            file.create_dataset("features", data=array, **options)
+        readers[name] = Reader(reading(place, rows.shape), bound)
+    return readers
 
 
-def write_pt(folder: pathlib.Path, rows: np.ndarray, places: dict[str, pathlib.Path]) -> None:
-    """Adds a .pt file where PyTorch is installed."""
+def reading(
+    place: pathlib.Path,
+    shape: tuple[int, ...],
+    dtype: Any = np.float32,
+    check_finite: bool = False,
+) -> Callable[[], object]:
+    """Reads the slide through `open_features` into a buffer of its own."""
+    source, out = open_features(place), np.zeros(shape, dtype)
+    return lambda: source.read(SLIDE, out, check_finite=check_finite)
+
+
+def torch_reader(folder: pathlib.Path, rows: np.ndarray) -> Reader | None:
+    """A .pt file as torch.save writes it; None where PyTorch is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
-        return
-    folder.mkdir()
-    torch.save(torch.from_numpy(rows), folder / f"{SLIDE}.pt")
-    places["pt"] = folder
+        return None
+    (folder / "pt").mkdir()
+    torch.save(torch.from_numpy(rows), folder / "pt" / f"{SLIDE}.pt")
+    return Reader(reading(folder / "pt", rows.shape), "fresh memory and a copy")
 
 
-def time_reading(folder: pathlib.Path, patches: int, dim: int, repeats: int) -> dict[str, float]:
-    """Median seconds to read the slide, by layout; "floor" is the mapped copy."""
-    places = write_layouts(folder, patches, dim)
-    float32 = np.empty((patches, dim), np.float32)
-    float32[:] = 0
-    mapped = np.memmap(places["packed store float32"] / "features.bin", "<f4", "r")
-    mapped = mapped.reshape(patches, dim)
-    readers: dict[str, Callable[[], object]] = {"floor": lambda: np.copyto(float32, mapped)}
-    for name, place in places.items():
-        source = open_features(place)
-        out = np.zeros((patches, dim), source.layout(SLIDE).dtype)
-        readers[name] = lambda source=source, out=out: source.read(SLIDE, out)
-    seconds: dict[str, list[float]] = {name: [] for name in readers}
+def zarr_reader(folder: pathlib.Path, rows: np.ndarray) -> Reader | None:
+    """Zarr through TensorStore, uncompressed, in chunks of 1000 patches; None if not installed."""
+    try:
+        import tensorstore
+    except ModuleNotFoundError:
+        return None
+    metadata = {"chunks": [min(1000, len(rows)), rows.shape[1]], "compressor": None}
+    spec = {"driver": "zarr", "kvstore": {"driver": "file", "path": str(folder / "zarr")}}
+    spec |= {"metadata": metadata}
+    written = tensorstore.open(spec, create=True, dtype=tensorstore.float32, shape=rows.shape)
+    stored = written.result()
+    stored.write(rows).result()
+    buffer = tensorstore.array(np.zeros_like(rows))
+    return Reader(
+        lambda: buffer.write(stored).result(), "a file, fresh memory and a copy per chunk"
+    )
+
+
+def readers_of(folder: pathlib.Path, patches: int, dim: int) -> dict[str, Reader]:
+    """Writes one slide in every layout; the floor comes first."""
+    rows = np.random.default_rng(0).standard_normal((patches, dim), dtype=np.float32)
+    (folder / "npy").mkdir()
+    np.save(folder / "npy" / f"{SLIDE}.npy", rows)
+    source = open_features(folder / "npy")
+    stores = {dtype: folder / f"{dtype}.store" for dtype in DTYPES}
+    for dtype, place in stores.items():
+        packing.pack(source, [SLIDE], place, dtype=dtype)
+    flat = stores["float32"] / "features.bin"
+    mapped = np.memmap(flat, "<f4", "r", shape=rows.shape)
+    out = np.zeros_like(rows)
+
+    def copy_by_kernel() -> None:
+        with flat.open("rb", buffering=0) as file:
+            held, view = 0, memoryview(out).cast("B")
+            while held < len(view):
+                held += file.readinto(view[held:]) or 0
+
+    readers = {FLOOR: Reader(lambda: np.copyto(out, mapped), "memory")}
+    readers["flat file, read()"] = Reader(copy_by_kernel, "the kernel's copy")
+    for dtype, place in stores.items():
+        into = DTYPES[dtype]
+        bound = "memory" if dtype == "float32" else "memory, half of it"
+        readers[f"packed store {dtype}"] = Reader(reading(place, rows.shape, into), bound)
+    checked = reading(stores["float32"], rows.shape, check_finite=True)
+    readers["  float32, checked for NaN"] = Reader(checked, "memory, passed twice")
+    for dtype in ("bfloat16", "float16"):
+        widened = reading(stores[dtype], rows.shape)
+        readers[f"  {dtype} into float32"] = Reader(widened, "numpy's conversion")
+    readers["npy"] = Reader(reading(folder / "npy", rows.shape), "memory")
+    readers |= hdf5_readers(folder, rows)
+    others = {"pt": torch_reader(folder, rows), "Zarr, TensorStore": zarr_reader(folder, rows)}
+    return readers | {name: reader for name, reader in others.items() if reader is not None}
+
+
+def seconds_of(read: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    read()
+    return time.perf_counter() - began
+
+
+def paired(
+    read: Callable[[], object], other: Callable[[], object], repeats: int
+) -> tuple[float, float]:
+    """(median seconds of `read`, median ratio to `other`), after a turn that warms both."""
+    seconds, ratios = [], []
     for turn in range(repeats + 1):
-        for name, read in readers.items():
-            began = time.perf_counter()
-            read()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+        if turn % 2:
+            theirs, ours = seconds_of(other), seconds_of(read)
+        else:
+            ours, theirs = seconds_of(read), seconds_of(other)
+        if turn:
+            seconds.append(ours)
+            ratios.append(ours / theirs)
+    return statistics.median(seconds), statistics.median(ratios)
 
 
-def stream(
-    folder: pathlib.Path, slides: int, patches: int, dim: int, step_seconds: float, epochs: int
-) -> dict[str, float]:
-    """Streams a cohort twice the size of its cache; returns the shares of an epoch that wait.
+def time_layouts(
+    folder: pathlib.Path, patches: int, dim: int, repeats: int, judged: bool
+) -> dict[str, Any]:
+    """Part one; prints its tables."""
+    readers = readers_of(folder, patches, dim)
+    floor, megabytes = readers[FLOOR].read, patches * dim * 4 / 1e6
+    print(f"1. one slide of {patches} x {dim}, {megabytes:.0f} MB as float32\n")
+    print(f"{'layout':<30}{'ms':>9}{'x floor':>9}  bound by")
+    layouts: dict[str, Any] = {}
+    for name, reader in readers.items():
+        seconds, ratio = paired(reader.read, floor, repeats)
+        layouts[name] = {"seconds": seconds, "ratio": ratio, "bound": reader.bound}
+        print(f"{name:<30}{seconds * 1e3:9.1f}{ratio:9.2f}  {reader.bound}", flush=True)
+    targets = []
+    print(f"\n{'target':<60}{'ratio':>8}{'at most':>9}")
+    for layout, other, at_most in TARGETS:
+        _, ratio = paired(readers[layout].read, readers[other].read, repeats)
+        targets.append({"layout": layout, "other": other, "ratio": ratio, "at_most": at_most})
+        judgment = verdict(ratio, at_most, judged)
+        print(f"{f'{layout} / {other}':<60}{ratio:8.3f}{at_most:9.3f}{judgment}")
+    return {"patches": patches, "dim": dim, "layouts": layouts, "targets": targets}
 
-    Args:
-        folder: for the cohort's files.
-        slides: of the cohort, `patches` x `dim` each on average.
-        patches, dim: see `slides`.
-        step_seconds: how long a step of 16 slides computes.
-        epochs: after a first one, which fills the cache.
-    """
-    rng, size = np.random.default_rng(1), 16
-    (folder / "cohort").mkdir()
-    names = [f"slide_{number:04}" for number in range(slides)]
-    for name in names:
-        number = int(patches * rng.uniform(0.5, 1.5))
-        rows = rng.standard_normal((number, dim), dtype=np.float32)
-        np.save(folder / "cohort" / f"{name}.npy", rows)
-    packing.pack(open_features(folder / "cohort"), names, folder / "cohort.store")
-    source = open_features(folder / "cohort.store")
-    float32 = np.dtype(np.float32)
-    total = sum(source.num_patches(name) for name in names) * dim * 4
-    bags = CachedBags(source, [[name] for name in names], float32, total // 2, size)
-    layout = batches.choose_layout(bags.num_patches, size, 4096)
-    orders = [
-        list(batches.epoch_order(range(slides), size, seed=0, epoch=e)) for e in range(epochs + 1)
-    ]
-    waited = spent = 0.0
-    for epoch, order in enumerate(orders):
-        following = orders[epoch + 1] if epoch < epochs else []
-        bags.expect([*chain(*order), *chain(*following)])
-        made = (batches.make_batch(bags, layout, chosen, {}, size) for chosen in order)
-        began = time.perf_counter()
-        ahead = ReadAhead(made, depth=1)
-        for _ in ahead:
-            time.sleep(step_seconds)
-        if epoch:
-            spent += time.perf_counter() - began
-            waited += ahead.waited
-    computed = epochs * len(orders[0]) * step_seconds
-    return {
-        "cohort_gb": total / 1e9,
-        "step_seconds": step_seconds,
-        "waiting_share": waited / spent,
-        "waiting_share_with_first_batches": 1 - computed / spent,
-    }
+
+def verdict(found: float, at_most: float, judged: bool) -> str:
+    if not judged:
+        return ""
+    return "  met" if found <= at_most else "  MISSED"
+
+
+def time_training(
+    folder: pathlib.Path, sizes: streaming.Sizes, repeats: int, judged: bool
+) -> dict[str, Any]:
+    """Parts two and three; prints their tables."""
+    cohort = streaming.make_cohort(folder, sizes)
+    print(
+        f"\n2. training STEPH on {cohort.patients} patients, {cohort.nbytes / 1e9:.2f} GB, "
+        f"with a cache of half as much; the same in memory\n"
+    )
+    found = streaming.train_both(cohort, sizes)
+    print(f"{'':<12}{'s an epoch':>12}{'waiting':>10}{'first epoch':>13}{'GB/s used':>11}")
+    for name in ("streamed", "in memory"):
+        run = found[name]
+        print(
+            f"{name:<12}{run['seconds']:12.2f}{run['waiting']:10.1%}"
+            f"{run['waiting_first']:13.1%}{run['used'] / 1e9:11.2f}"
+        )
+    waiting = found["streamed"]["waiting"]
+    judgment = verdict(waiting, 0.05, judged)
+    print(f"waiting of a streamed epoch {waiting:.3f}, at most 0.050{judgment}")
+    print(f"the same parameters: {found['same_parameters']}")
+    print(f"\n3. bags handed out, by {streaming.THREADS} threads or processes that read ahead\n")
+    print(f"{'':<48}{'GB/s':>7}")
+    handed = streaming.hand_out(cohort, repeats)
+    for name, rate in handed.items():
+        print(f"{name:<48}{rate / 1e9:7.2f}", flush=True)
+    print("A step that uses more bytes a second than are handed out waits for the difference.")
+    return {"cohort_bytes": cohort.nbytes, "training": found, "handed_out": handed}
 
 
 def main() -> None:
-    """Runs both parts and prints their tables."""
+    """Runs all parts and prints their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--patches", type=int, default=15_000)
+    parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
+    parser.add_argument("--patches", type=int, default=15_000, help="of the slide of part 1")
     parser.add_argument("--dim", type=int, default=1536)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--slides", type=int, default=64, help="of the streamed cohort")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--patients", type=int, default=80, help="of the cohort of part 2")
     parser.add_argument("--slide-patches", type=int, default=2000, help="of it, on average")
-    parser.add_argument("--step-seconds", type=float, default=0.5, help="0 leaves streaming out")
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--skip", choices=("layouts", "training"), help="leave a part out")
     parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     given = parser.parse_args()
+    if given.quick:
+        given.patches, given.dim, given.repeats = 1000, 256, 3
+        given.patients, given.slide_patches, given.epochs = 20, 100, 2
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        seconds = time_reading(root, given.patches, given.dim, given.repeats)
-        floor, trident = seconds["floor"], seconds["HDF5 chunks (1, D), TRIDENT"]
-        print(f"{'layout':<30}{'ms':>9}{'x floor':>9}{'of (1, D)':>11}")
-        for name, value in sorted(seconds.items(), key=lambda item: item[1]):
-            print(f"{name:<30}{value * 1e3:9.1f}{value / floor:9.2f}{value / trident:11.3f}")
-        found: dict[str, Any] = {"patches": given.patches, "dim": given.dim, "seconds": seconds}
-        if given.step_seconds:
-            found["streaming"] = stream(
-                root,
-                given.slides,
-                given.slide_patches,
-                given.dim,
-                given.step_seconds,
-                given.epochs,
-            )
-            for name, value in found["streaming"].items():
-                print(f"{name}: {value:.3f}")
+        if given.skip != "layouts":
+            found |= time_layouts(root, given.patches, given.dim, given.repeats, not given.quick)
+        if given.skip != "training":
+            sizes = streaming.Sizes(given.patients, given.slide_patches, given.dim, given.epochs)
+            found |= time_training(root, sizes, min(3, given.repeats), not given.quick)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
 
