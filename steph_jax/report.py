@@ -149,13 +149,18 @@ def epoch_row(
     return row
 
 
+def all_weights_are_zero(row: dict[str, float]) -> bool:
+    """Whether an epoch gave no slide any source."""
+    weights = [value for name, value in row.items() if name.startswith("weight_")]
+    return bool(weights) and not any(weights)
+
+
 def epoch_line(row: dict[str, float]) -> str:
     """An epoch in one line of a log."""
     text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
     if "test_c_index" in row:
         text += f", test C {row['test_c_index']:.4f}"
-    weights = [value for name, value in row.items() if name.startswith("weight_")]
-    if weights and not any(weights):
+    if all_weights_are_zero(row):
         text += " (all weights of sources are 0 and relu keeps them: try steph.initial_weight=0.3)"
     return (
         f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
@@ -43,7 +42,7 @@ from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
 from steph_jax.selection import Selection
 from steph_jax.sweep import Chosen
-from steph_jax.training import start_model, train_model
+from steph_jax.training import train_split
 
 
 def main() -> int:
@@ -102,10 +101,8 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     # --- model, epochs ---
     config, cohort, method = run.config, run.cohort, run.method
     split = cohort.folds[fold]
-    model = start_model(run, fold, split)
-    patients = np.concatenate([split.train, cohort.others])
-    trained = train_model(run, method, model, patients, split, directory, f"fold {fold}")
-    evaluate, history = trained.evaluate, trained.history
+    trained = train_split(run, fold, split, directory, f"fold {fold}")
+    model, evaluate, history = trained.start, trained.evaluate, trained.history
 
     # --- results ---
     parts = {
@@ -119,7 +116,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     report.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", report.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
-    noted = ("source", "source_train_c_index", "cohorts", "weights")
+    noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
     report.write_fold(
         directory,
         report.with_curves(parts, fitted),

@@ -1,5 +1,6 @@
 """One model and the patients it is trained on: how it starts, and its epochs."""
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,18 @@ from steph_jax.data import batches
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cohort import Fold
 from steph_jax.experiment import Experiment, fold_spec, time_bins
-from steph_jax.methods.recipe import Recipe, with_defaults
+from steph_jax.methods.recipe import Recipe, with_defaults, with_settings
 from steph_jax.program import program_of
 from steph_jax.selection import Selection
+
+#: Starts that a fold is given at most.
+MOST_STARTS = 5
+#: What a restart adds to the seed of the start; the order of patients and dropout stay as they are.
+_RESTART_STRIDE = 1000
+
+
+class DeadStartError(Exception):
+    """The weights of all sources are 0 for every slide, and no gradient can raise them."""
 
 
 class Trained(NamedTuple):
@@ -40,18 +50,61 @@ class Trained(NamedTuple):
     evaluate: report.Evaluator
 
 
-def start_model(run: Experiment, fold: int, split: Fold) -> SavedModel:
+def train_split(
+    run: Experiment, fold: int, split: Fold, directory: pathlib.Path, label: str
+) -> Trained:
+    """Starts the model of a split and trains it; a start that dies is drawn anew.
+
+    Weights of sources are relu outputs that start near 0, and the merge regularizer pushes them
+    down: where it drives all of them below 0, for every slide, no gradient moves them again, and
+    what is left is the null model's encoder, which nobody has trained. The epoch that shows it ends
+    that start. Nothing but the training passes is looked at. The last of `MOST_STARTS` is kept
+    whatever becomes of it.
+
+    Args:
+        run: settings and data.
+        fold: number of the fold whose models of the pool are meant.
+        split: its patients.
+        directory: where the states of training are kept.
+        label: in the log.
+    """
+    patients = np.concatenate([split.train, run.cohort.others])
+    for restart in range(MOST_STARTS):
+        model = start_model(run, fold, split, restart)
+        dies = run.method.dies(model)
+        if dies:
+            model = with_settings(model, restarts=restart)
+        states = directory / f"restart_{restart}" if restart else directory
+        last = restart + 1 == MOST_STARTS
+        try:
+            return train_model(
+                run, run.method, model, patients, split, states, label, dies and not last
+            )
+        except DeadStartError:
+            logging.warning(
+                "%s: all weights of sources fell to 0, from which relu lets none rise; "
+                "starting anew from other random numbers (%d of %d)",
+                label,
+                restart + 1,
+                MOST_STARTS - 1,
+            )
+    raise AssertionError("the last start is always kept")
+
+
+def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> SavedModel:
     """The untrained model of a split; some methods look at its training patients to make it.
 
     Args:
         run: settings and data.
         fold: number of the fold whose models of the pool are meant.
         split: its patients.
+        restart: how many starts from this seed have died.
 
     Raises:
         ValueError: the features have another size than the models.
     """
     spec = fold_spec(run.config, run.cohort, fold, split)
+    spec = dataclasses.replace(spec, seed=spec.seed + restart * _RESTART_STRIDE)
     model = run.method.start(spec, run.pool)
     if run.bags.feature_dim != model.architecture.feature_dim:
         raise ValueError(
@@ -81,6 +134,7 @@ def train_model(
     split: Fold,
     directory: pathlib.Path,
     label: str,
+    stops_dead: bool = False,
 ) -> Trained:
     """Trains a model, from its last finished epoch; a method without training is only made ready.
 
@@ -93,6 +147,10 @@ def train_model(
             select an epoch.
         directory: where the states of training are kept.
         label: in the log.
+        stops_dead: whether an epoch that gives no slide any source ends training.
+
+    Raises:
+        DeadStartError: such an epoch.
     """
     config, table = run.config, run.cohort.table
     objective = settings.stored_objective(model)
@@ -107,7 +165,7 @@ def train_model(
     history: list[dict[str, float]] = []
     if method.trains:
         trainable, history = fit(
-            config, label, evaluate, model, trainable, patients, split, directory
+            config, label, evaluate, model, trainable, patients, split, directory, stops_dead
         )
     return Trained(model, trainable, history, evaluate)
 
@@ -121,6 +179,7 @@ def fit(
     patients: np.ndarray,
     split: Fold,
     directory: pathlib.Path,
+    stops_dead: bool,
 ) -> tuple[Params, list[dict[str, float]]]:
     """The epochs of a fold.
 
@@ -132,7 +191,11 @@ def fit(
         trainable: its parameters.
         patients: numbers of those that are trained on.
         split: of the fold.
-        directory: of the fold.
+        directory: where the states of training are kept.
+        stops_dead: whether an epoch that gives no slide any source ends training.
+
+    Raises:
+        DeadStartError: such an epoch.
 
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
@@ -152,6 +215,9 @@ def fit(
     start = epochs.fingerprint(model)
     begun, (state, best), history = store.restore(kept, start)
     if begun:
+        if stops_dead and report.all_weights_are_zero(history[-1]):
+            store.close()
+            raise DeadStartError
         logging.info("%s: going on after epoch %d", label, begun)
     key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
 
@@ -193,6 +259,9 @@ def fit(
         if selection.is_on and selection.best_epoch(history) == epoch + 1:
             best = fitting.copied(state.trainable)
         store.save(epoch + 1, fitting.Kept(state, best), history, start)
+        if stops_dead and report.all_weights_are_zero(row):
+            store.close()
+            raise DeadStartError
     store.close()
     return (best if selection.is_on else state.trainable), history
 

@@ -135,4 +135,9 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     return Ready(method, model.params["trainable"], model.params["frozen"])
 
 
-RECIPE = Recipe("dynamic", start, restore, with_trainable)
+def dies(model: SavedModel) -> bool:
+    """Whether weights that are all 0 stay so (see `Recipe.dies`)."""
+    return bool(model.settings["weight_output"] == "relu")
+
+
+RECIPE = Recipe("dynamic", start, restore, with_trainable, dies=dies)

@@ -103,6 +103,8 @@ class Recipe:
         trains: whether there is anything to train.
         joins: (what is asked, the pool) -> cohorts all of whose patients are trained on too.
         choose: `start` for a method that looks at the training patients first.
+        dies: of a model about to be trained: whether nothing but its weights of sources tells it
+            from an untrained encoder, and they cannot rise again once all of them are 0.
         inputs: (a stored model, what represents patients) -> arrays [n, ...] of all patients, which
             reach `Method.head` by their names among the labels.
     """
@@ -114,6 +116,7 @@ class Recipe:
     trains: bool = True
     joins: Callable[[Spec, Pool], Sequence[str]] | None = None
     choose: Callable[[Spec, Pool, Represent, TrainingCIndex], SavedModel] | None = None
+    dies: Callable[[SavedModel], bool] = lambda model: False
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 
     def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:

@@ -227,4 +227,12 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     return Ready(method, model.params["trainable"], freeze(model.params["frozen"], options))
 
 
-RECIPE = Recipe("steph", start, restore, with_trainable)
+def dies(model: SavedModel) -> bool:
+    """Whether weights that are all 0 leave the untrained null encoder (see `Recipe.dies`)."""
+    options = steph.Options(**model.settings["options"])
+    return (
+        options.weight_output == "relu" and options.base == "null" and options.merged != "pred_head"
+    )
+
+
+RECIPE = Recipe("steph", start, restore, with_trainable, dies=dies)
