@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from steph_jax import abmil
+from steph_jax import abmil, files
 from steph_jax.abmil import Architecture, Params
 
 RECORD = "model.json"
@@ -154,20 +154,10 @@ def remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers of the model `path` left behind when they were killed."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
         process = leftover.name.rpartition("-")[2]
-        if process.isdigit() and not _is_running(int(process)):
+        if process.isdigit() and not files.is_running(int(process)):
             shutil.rmtree(leftover, ignore_errors=True)
     if path.exists():
         shutil.rmtree(_replaced(path), ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _replaced(path: pathlib.Path) -> pathlib.Path:

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save_file
 
-from steph_jax import checkpoints, cli, runs, torch_names
+from steph_jax import checkpoints, cli, files, runs, torch_names
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.torch_writer import write_state_dict
 
@@ -47,7 +47,7 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
             )
         write_state_dict(out, state_dict(model))
     elif out.suffix == ".safetensors":
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
+        temporary = files.temporary_name(out)
         try:
             save_file(state_dict(model), temporary, metadata={"kind": model.kind})
             os.replace(temporary, out)

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import glob
 import json
 import os
 import pathlib
@@ -31,6 +32,41 @@ def _finite(value: Any) -> Any:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes under a temporary name, then renames."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_name(path)
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def temporary_name(path: pathlib.Path) -> pathlib.Path:
+    """A hidden name beside `path` for this process; removes what killed processes left there."""
+    remove_leftovers(path.parent, glob.escape(path.name))
+    return hidden_name(path)
+
+
+def hidden_name(path: pathlib.Path) -> pathlib.Path:
+    """A hidden name beside `path` for this process."""
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def remove_leftovers(folder: pathlib.Path, pattern: str = "*") -> None:
+    """Removes the files under hidden names that killed processes left in a folder.
+
+    Args:
+        folder: where they are.
+        pattern: of the names that the files were to have.
+    """
+    for leftover in folder.glob(f".{pattern}.*"):
+        process = leftover.name.rpartition(".")[2]
+        if process.isdigit() and leftover.is_file() and not is_running(int(process)):
+            leftover.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

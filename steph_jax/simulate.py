@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from steph_jax import cli, metrics
+from steph_jax import cli, files, metrics
 from steph_jax.data.hdf5_files import write_hdf5
 from steph_jax.generative_model import (
     GENERATOR,
@@ -113,8 +113,8 @@ def simulate(
             for i, row in enumerate(settings.datasets)
         },
     }
-    _write(out / "truth.json", _json(truth))
-    _write(out / "simulation.json", _json(_record(settings, complete=True)))
+    files.write_text(out / "truth.json", _json(truth))
+    files.write_text(out / "simulation.json", _json(_record(settings, complete=True)))
     return truth
 
 
@@ -126,6 +126,7 @@ def _write_cohort(
     folder, features = out / dataset, out / "features" / dataset
     folder.mkdir(exist_ok=True)
     features.mkdir(parents=True, exist_ok=True)
+    files.remove_leftovers(features)
     size = settings.cohort_sizes[cancer.index]
     patients = [draw_patient(cancer, number) for number in range(size)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -138,12 +139,13 @@ def _write_cohort(
         for slide in patient.slides
     ]
     table = pd.DataFrame(rows, columns=["patient_id", "pathology_id", "project", "t", "e"])
-    _write(folder / f"{dataset}_survival.csv", table.astype({"e": int}).to_csv(index=False))
+    text = table.astype({"e": int}).to_csv(index=False)
+    files.write_text(folder / f"{dataset}_survival.csv", text)
     ids = np.array([patient.patient_id for patient in patients])
     events = np.array([patient.event for patient in patients])
     for k, test in enumerate(split_folds(cancer, events)):
         columns = {"train": pd.Series(ids[~test]), "test": pd.Series(ids[test])}
-        _write(folder / f"splits_{k}.csv", pd.DataFrame(columns).to_csv(index=False))
+        files.write_text(folder / f"splits_{k}.csv", pd.DataFrame(columns).to_csv(index=False))
 
     truth = pd.DataFrame(
         np.stack([patient.proportions for patient in patients]),
@@ -151,7 +153,7 @@ def _write_cohort(
     )
     truth.insert(0, "patient_id", ids)
     truth.insert(1, "log_hazard", [patient.log_hazard for patient in patients])
-    _write(folder / f"{dataset}_truth.csv", truth.to_csv(index=False))
+    files.write_text(folder / f"{dataset}_truth.csv", truth.to_csv(index=False))
     days = np.array([patient.days for patient in patients])
     return {
         "group": cancer.index % settings.groups,
@@ -174,7 +176,7 @@ def _write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> N
         index = np.arange(len(features))
         width = int(np.ceil(np.sqrt(len(features))))
         coords = np.stack([index % width, index // width], axis=1).astype(np.int32) * _PATCH_SIZE
-        temporary = _temporary(path)
+        temporary = files.hidden_name(path)
         write_hdf5(temporary, features, coords)
         temporary.replace(path)
 
@@ -204,7 +206,7 @@ def _claim(out: pathlib.Path, settings: Settings) -> bool:
             f"{out}: expected a new or empty folder, found something else in its place"
         )
     out.mkdir(parents=True, exist_ok=True)
-    _write(record, _json(wanted))
+    files.write_text(record, _json(wanted))
     return False
 
 
@@ -220,16 +222,6 @@ def _record(settings: Settings, complete: bool) -> dict[str, Any]:
 
 def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
-
-
-def _temporary(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from steph_jax import files
+
 _STORAGES = {
     np.dtype(np.float32): b"FloatStorage",
     np.dtype(np.float64): b"DoubleStorage",
@@ -42,7 +44,7 @@ def write_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Non
         stored = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         members[f"data/{key}"] = stored.tobytes()
     members["version"] = b"3\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = files.temporary_name(path)
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for member, content in members.items():

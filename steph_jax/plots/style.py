@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from steph_jax import files
 from steph_jax.labels import listed
 
 DPI = 150
@@ -85,7 +86,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
     path = pathlib.Path(path)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = files.temporary_name(path)
     temporary.write_bytes(picture.getvalue())
     os.replace(temporary, path)
     return path
