@@ -33,6 +33,7 @@ class Experiment:
         bags: of all patients of the cohort.
         feed: of them, in batches of `config["batch_size"]`.
         represent: the bags as frozen models see them.
+        profile: where one epoch leaves its trace, unless there is one already; None for no trace.
     """
 
     config: dict[str, Any]
@@ -41,6 +42,7 @@ class Experiment:
     bags: Bags
     feed: Feed
     represent: Representations
+    profile: pathlib.Path | None = None
 
     @property
     def method(self) -> Recipe:

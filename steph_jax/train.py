@@ -15,6 +15,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
     predictions_test.csv, merge_weights_test.csv, history.csv, pictures
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -48,12 +49,16 @@ from steph_jax.training import train_split
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
-    train(settings.as_dict(given.config), pathlib.Path(given.workdir), given.sweep)
+    workdir = pathlib.Path(given.workdir)
+    train(settings.as_dict(given.config), workdir, given.sweep, given.profile)
     return 0
 
 
 def train(
-    config: dict[str, Any], workdir: pathlib.Path, sweeps: Sequence[str] = ()
+    config: dict[str, Any],
+    workdir: pathlib.Path,
+    sweeps: Sequence[str] = (),
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Runs all folds of a config that are not finished; returns the summary.
 
@@ -61,6 +66,7 @@ def train(
         config: as `settings.as_dict` gives it.
         workdir: where the run keeps its files.
         sweeps: settings whose values each fold selects, as `grid.parse` reads them.
+        profile: whether a trace of one epoch is left in `workdir`/profile.
 
     Raises:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
@@ -82,6 +88,8 @@ def train(
         unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
         if unfinished:
             run = experiment.open_experiment(config, cohort, pool)
+            if profile:
+                run = dataclasses.replace(run, profile=workdir / "profile")
             for fold, directory in unfinished.items():
                 directory.mkdir(exist_ok=True)
                 chosen = sweep.select(run, grid, fold, directory)
@@ -136,7 +144,8 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
         | {"target_only": report.target_only(fitted, evaluate, split.test)},
     )
     if config["method"] == "abmil" and config["pool"]["save"]:
-        abmil.add_to_pool(run.pool, fitted, config["seed"])
+        fitted_on = experiment.encoder(config, cohort.table)
+        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on), config["seed"])
 
 
 if __name__ == "__main__":
@@ -145,4 +154,5 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string(
         "sweep", [], "NAME=VALUE,VALUE,...: a setting whose value inner folds select; repeatable."
     )
+    flags.DEFINE_bool("profile", False, "Leaves a JAX trace of one epoch in WORKDIR/profile.")
     cli.app_run(main, required=("config", "workdir"))

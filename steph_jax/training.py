@@ -1,5 +1,6 @@
 """One model and the patients it is trained on: how it starts, and its epochs."""
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -165,13 +166,13 @@ def train_model(
     history: list[dict[str, float]] = []
     if method.trains:
         trainable, history = fit(
-            config, label, evaluate, model, trainable, patients, split, directory, stops_dead
+            run, label, evaluate, model, trainable, patients, split, directory, stops_dead
         )
     return Trained(model, trainable, history, evaluate)
 
 
 def fit(
-    config: dict[str, Any],
+    run: Experiment,
     label: str,
     evaluate: report.Evaluator,
     model: SavedModel,
@@ -184,7 +185,7 @@ def fit(
     """The epochs of a fold.
 
     Args:
-        config: of the run.
+        run: settings, and whether an epoch is to be traced.
         label: of the fold, in the log.
         evaluate: the compiled method, and all it reads.
         model: what training starts from.
@@ -201,6 +202,7 @@ def fit(
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
     # --- optimizer, state ---
+    config = run.config
     program, feed, labels = evaluate.program, evaluate.feed, evaluate.labels
     size, sources = config["batch_size"], model.settings.get("sources", [])
     steps = len(patients) // size
@@ -236,16 +238,19 @@ def fit(
         evaluated = [*(split.test if tests else ()), *(split.validation if selection.is_on else ())]
         feed.expect([*chain(*order), *evaluated, *chain(*following)])
         named = f"{label} epoch {epoch + 1}/{config['epochs']}"
-        state, passed = fitting.train_epoch(
-            program,
-            optimizer,
-            state,
-            evaluate.frozen,
-            feed.ahead(order, labels),
-            key,
-            epoch * steps,
-            partial(bar, total=steps, label=named),
-        )
+        # The first epoch of a process compiles; the second shows what the others are like.
+        second = min(begun + 1, config["epochs"] - 1)
+        with traced(run.profile if epoch == second else None):
+            state, passed = fitting.train_epoch(
+                program,
+                optimizer,
+                state,
+                evaluate.frozen,
+                feed.ahead(order, labels),
+                key,
+                epoch * steps,
+                partial(bar, total=steps, label=named),
+            )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
         row |= report.epoch_row(passed, evaluate.table, feed, labels, evaluate.objective, sources)
         if tests:
@@ -264,6 +269,17 @@ def fit(
             raise DeadStartError
     store.close()
     return (best if selection.is_on else state.trainable), history
+
+
+@contextlib.contextmanager
+def traced(profile: pathlib.Path | None) -> Iterator[None]:
+    """Leaves a trace of what happens within in a directory, unless there is one already."""
+    if profile is None or profile.exists():
+        yield
+        return
+    with jax.profiler.trace(profile):
+        yield
+    logging.info("trace for TensorBoard, XProf or Perfetto: %s", profile)
 
 
 def bar(iterator: Iterator[Any], total: int, label: str) -> Iterator[Any]:

@@ -9,6 +9,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Two devices, so that what is shared between devices is tested everywhere.
 jax.config.update("jax_num_cpu_devices", 2)
+# Many tests compile the same programs, and so does the next run of the suite.
+jax.config.update(
+    "jax_compilation_cache_dir",
+    str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 

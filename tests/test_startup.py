@@ -1,0 +1,51 @@
+"""What a start costs: imports, compilations; and the trace of --profile."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import simulated
+
+from steph_jax import train
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    code = "import sys, steph_jax; print(sorted({'jax', 'flax', 'pandas'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def grown(tmp_path, name, *more):
+    """Trains a model into a pool by the command line; returns the names of compiled programs."""
+    cache = tmp_path / "cache"
+    command = [
+        *(sys.executable, "-m", "steph_jax.train"),
+        *simulated.flags(tmp_path, "--config.method=abmil", "--config.folds=(0,)"),
+        *("--workdir", str(tmp_path / name)),
+        *more,
+    ]
+    subprocess.run(
+        command,
+        cwd=simulated.ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)},
+        check=True,
+        capture_output=True,
+    )
+    return {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
+
+
+def test_a_second_start_compiles_nothing_anew(tmp_path):
+    simulated.make(tmp_path)
+    first = grown(tmp_path, "first", "--config.pool.save=true")
+    assert first
+    assert grown(tmp_path, "second", "--config.pool.save=true") == first
+
+
+def test_profile_leaves_the_trace_of_one_epoch(tmp_path):
+    home = simulated.make(tmp_path)
+    config = simulated.config(home, method="abmil", folds=(0, 1), epochs=2)
+    train.train(config, home / "run", profile=True)
+    traces = list(pathlib.Path(home / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 1000
