@@ -195,6 +195,11 @@ def check_pool(
     """Looks at the pool; returns the sources that the run merges."""
     pool = Pool(config["pool"]["root"])
     dim = slides.feature_dim(read) if read is not None else None
+    made_by = slides.encoder_name(read) if read is not None else ""
+
+    def look(wanted: tuple[str, ...]) -> list[Finding]:
+        return models.check_pool(pool, wanted, dim, feature_encoder=made_by)
+
     if config["method"] == "abmil":
         if not pool.has_null():
             wanted_dim = spec.architecture.feature_dim
@@ -205,7 +210,7 @@ def check_pool(
             text = f"{pool.root}: no null model; one is made from the seed"
             found.append(findings.ok("pool", text))
             return ()
-        found += findings.attempt("pool", found, lambda: models.check_pool(pool, (), dim)) or []
+        found += findings.attempt("pool", found, lambda: look(())) or []
         return ()
     include = spec.steph.include_target
     sources = findings.attempt("pool", found, lambda: source_names(spec, pool, include))
@@ -214,7 +219,7 @@ def check_pool(
     findings.attempt("pool", found, lambda: spec.steph.check_sources(len(sources)))
     wanted = [member_name(config["dataset"], fold) for fold in config["folds"]]
     wanted += [member_name(name, 0) for name in sources if name != config["dataset"]]
-    problems = findings.attempt("pool", found, lambda: models.check_pool(pool, tuple(wanted), dim))
+    problems = findings.attempt("pool", found, lambda: look(tuple(wanted)))
     found += problems or []
     return sources
 

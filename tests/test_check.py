@@ -473,7 +473,47 @@ def test_encoders_are_compared():
     assert found.status == Status.ERROR
 
 
+def test_encoders_that_files_name(tmp_path):
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(("UNI_v2", "uni-v2", "", "conch")):
+        with h5py.File(tmp_path / f"s{i}.h5", "w") as file:
+            file["features"] = rng.random((5, 24), np.float32)
+            file["features"].attrs["encoder"] = name
+    names = [f"s{i}" for i in range(4)]
+    read = reading.read(tmp_path, "features", names, workers=1)
+    found = slides.check_slides(tmp_path, names, [[name] for name in names], read)
+    several = having(found, "features of several encoders: univ2 in 2, conch in 1")
+    assert several.status == Status.ERROR
+    assert several.items == (f"{tmp_path / 's3.h5'}: conch",)
+    assert slides.encoder_name(read) in ("UNI_v2", "uni-v2", "conch")
+    ours, theirs = encoder(rng, np.ones(9)), encoder(rng, np.ones(9))
+    for answer in theirs.answers.values():
+        answer["encoder"] = "conch"
+    assert slides.compare_encoders(ours, theirs, tmp_path) == []
+    for answer in ours.answers.values():
+        answer["encoder"] = "uni_v2"
+    (found,) = slides.compare_encoders(ours, theirs, tmp_path)
+    assert "of the encoder conch, but the target's are of uni_v2" in found.message
+
+
 # The pool
+
+
+def test_members_fitted_on_features_of_another_encoder(tmp_path):
+    pool = make_pool(tmp_path)
+    null = pool.null()
+    for seed, name in enumerate(("uni_v2", "conch", "")):
+        model = dataclasses.replace(theta(seed + 20, null.params), settings={"encoder": name})
+        pool.add(f"of_{name or 'unknown'}-fold_0", model)
+    wanted = ("of_conch-fold_0", "of_uni_v2-fold_0")
+    found = models.check_pool(pool, wanted, 24, feature_encoder="UNI-v2")
+    other = having(found, "fitted on features of the encoder")
+    assert other.message.startswith("of_conch-fold_0: ")
+    assert other.status == Status.ERROR
+    found = models.check_pool(pool, (), 24, feature_encoder="UNI-v2")
+    assert having(found, "fitted on features of the encoder").status == Status.WARNING
+    found = models.check_pool(pool, wanted, 24)
+    assert not any("fitted on features" in finding.message for finding in found)
 
 
 def test_members_that_do_not_belong(tmp_path):

@@ -426,6 +426,27 @@ def test_pickles_in_numpy_files_are_not_run(tmp_path):
             open_features(tmp_path).read(slide_id)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "encoder"),
+    [
+        ({"encoder": "uni_v2"}, "uni_v2"),
+        ({"encoder": b"conch", "savetodir": "a/features_uni"}, "conch"),
+        ({"patch_encoder": "virchow2"}, "virchow2"),
+        ({"savetodir": "out/20x_256px_0px_overlap/features_uni_v2"}, "uni_v2"),
+        ({"savetodir": "out/h5_files"}, ""),
+        ({"encoder": np.arange(3), "name": "slide"}, ""),
+        ({"encoder": "x" * 5000}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_encoder_that_hdf5_files_name(tmp_path, attributes, encoder):
+    write_trident(tmp_path / "a.h5", values())
+    with h5py.File(tmp_path / "a.h5", "r+") as file:
+        file["features"].attrs.clear()
+        file["features"].attrs.update(attributes)
+    assert open_features(tmp_path).layout("a").encoder == encoder
+
+
 def test_write_hdf5(tmp_path):
     for num_patches in (0, 5, N):
         path = tmp_path / f"{num_patches}.h5"

@@ -99,6 +99,15 @@ def test_provenance(folder: pathlib.Path, packed: pathlib.Path) -> None:
     }
 
 
+def test_the_encoder_is_kept(folder: pathlib.Path) -> None:
+    with h5py.File(folder / "a.h5", "r+") as file:
+        file["features"].attrs["encoder"] = "uni_v2"
+    first, second = folder.parent / "first.store", folder.parent / "second.store"
+    packing.pack(open_features(folder), list(SIZES), first)
+    packing.pack(open_features(first), list(SIZES), second, dtype="float16")
+    assert [open_features(second).layout(s).encoder for s in ("a", "b")] == ["uni_v2", ""]
+
+
 def test_store_of_a_store(packed: pathlib.Path) -> None:
     halved = packed.with_name("halved.store")
     packing.pack(open_features(packed), list(SIZES), halved, dtype="bfloat16")

@@ -11,6 +11,7 @@ from steph_jax import checkpoints, task_vectors
 from steph_jax.abmil import Architecture, Params
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
+from steph_jax.checks.slides import same_encoder
 from steph_jax.pool import NULL, Pool, member_name
 
 CHECK = "pool"
@@ -34,6 +35,7 @@ class Member:
         task_vector: theta - theta_0, the encoder's tensors in one vector.
         distance: its length over that of theta_0.
         cosine: of theta and theta_0.
+        feature_encoder: that made the features it was fitted on, where training knew it; else "".
     """
 
     name: str
@@ -41,10 +43,16 @@ class Member:
     task_vector: np.ndarray
     distance: float
     cosine: float
+    feature_encoder: str
 
 
 def check_pool(
-    pool: Pool, wanted: tuple[str, ...], feature_dim: int | None, encoder: str = "mil_encoder"
+    pool: Pool,
+    wanted: tuple[str, ...],
+    feature_dim: int | None,
+    *,
+    feature_encoder: str = "",
+    encoder: str = "mil_encoder",
 ) -> list[Finding]:
     """Looks at theta_0 and at every member.
 
@@ -52,6 +60,7 @@ def check_pool(
         pool: the pool, which must exist.
         wanted: names of the members that the run merges.
         feature_dim: D of the target's features, if known.
+        feature_encoder: name of the encoder that made them, if known.
         encoder: the parts that distances are about; see `task_vectors.PARTS`.
 
     Raises:
@@ -78,6 +87,8 @@ def check_pool(
     for name in every:
         needed = name in wanted
         member, problem = _member(pool.root / name, null.architecture, theta_0, encoder)
+        if member and feature_encoder and member.feature_encoder:
+            problem = _other_encoder(member, feature_encoder)
         if problem:
             found.append(problem if needed else _as_warning(problem))
         if member:
@@ -142,7 +153,19 @@ def _member(
     base, own = float(np.linalg.norm(theta_0)), float(np.linalg.norm(theta))
     cosine = float(theta @ theta_0) / (base * own) if base and own else 0.0
     distance = float(np.linalg.norm(difference)) / base if base else float("inf")
-    return Member(path.name, model.architecture, difference, distance, cosine), None
+    fitted_on = str(model.settings.get("encoder", ""))
+    return Member(path.name, model.architecture, difference, distance, cosine, fitted_on), None
+
+
+def _other_encoder(member: Member, feature_encoder: str) -> Finding | None:
+    """A finding where a member was fitted on features of another encoder than the target's."""
+    if same_encoder(member.feature_encoder) == same_encoder(feature_encoder):
+        return None
+    text = (
+        f"{member.name}: fitted on features of the encoder {member.feature_encoder}, but the "
+        f"target's features are of {feature_encoder}"
+    )
+    return findings.error(CHECK, text, "use models and features of one encoder")
 
 
 def _relations(root: pathlib.Path, members: list[Member], wanted: tuple[str, ...]) -> list[Finding]:

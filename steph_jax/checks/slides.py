@@ -51,7 +51,8 @@ def check_slides(
         text = f"values of {len(read.unread)} of {len(wanted)} slides were not read, headers only"
         advice = "no time was left; --seconds=0 reads all"
         found.append(findings.warning(CHECK, text, advice, read.unread))
-    return [*found, *_empty(patients, slides, read), *_sizes(good, read), *_copies(good, read)]
+    found += [*_empty(patients, slides, read), *_sizes(good, read), *_encoders(good, read)]
+    return [*found, *_copies(good, read)]
 
 
 def _has(read: Reading, slide: str, key: str) -> bool:
@@ -68,8 +69,17 @@ def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Find
             f"; {patches[0]} to {patches[-1]} patches, {sum(patches)} in all; D = "
             f"{', '.join(map(str, dims)) or 'unknown'}; {', '.join(dtypes)}"
         )
+    encoders = sorted({answer["encoder"] for answer in good.values() if answer.get("encoder")})
+    if encoders:
+        text += f"; encoder {', '.join(encoders)}"
     return findings.ok(
-        CHECK, text, slides=len(good), patches=sum(patches), dims=dims, dtypes=dtypes
+        CHECK,
+        text,
+        slides=len(good),
+        patches=sum(patches),
+        dims=dims,
+        dtypes=dtypes,
+        encoders=encoders,
     )
 
 
@@ -129,6 +139,29 @@ def _sizes(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     return [findings.error(CHECK, text, "extract all with one encoder", others)]
 
 
+def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
+    """Features whose files name several encoders."""
+    named = {slide: answer["encoder"] for slide, answer in good.items() if answer.get("encoder")}
+    counts = Counter(map(same_encoder, named.values()))
+    if len(counts) < 2:
+        return []
+    common = counts.most_common(1)[0][0]
+    others = [f"{read.slides[s]}: {n}" for s, n in named.items() if same_encoder(n) != common]
+    text = "features of several encoders: " + ", ".join(f"{n} in {c}" for n, c in counts.items())
+    return [findings.error(CHECK, text, "extract all with one encoder", others)]
+
+
+def same_encoder(name: str) -> str:
+    """What spellings of one encoder's name share: letters and digits, in lower case."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def encoder_name(read: Reading) -> str:
+    """The encoder that most files name; "" where none does."""
+    names = Counter(a["encoder"] for a in read.answers.values() if a.get("encoder"))
+    return names.most_common(1)[0][0] if names else ""
+
+
 def _copies(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     """Slides with the very same features."""
     same = defaultdict(list)
@@ -151,9 +184,10 @@ def feature_dim(read: Reading) -> int | None:
 def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -> list[Finding]:
     """Whether the features of a source come from another encoder than the target's.
 
-    An encoder leaves its mark on the mean of every dimension, whatever the tissue. Where the slides
-    of either cohort agree in these means (correlation 0.8 and more), and the cohorts do not (less
-    than 0.2), or patches differ tenfold in length, another encoder is likely.
+    Files may name it. Besides, an encoder leaves its mark on the mean of every dimension, whatever
+    the tissue. Where the slides of either cohort agree in these means (correlation 0.8 and more),
+    and the cohorts do not (less than 0.2), or patches differ tenfold in length, another encoder is
+    likely.
 
     Args:
         target: slides of the target, some with means.
@@ -167,6 +201,10 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
         text = f"{location}: D = {theirs}, but the features of the target have D = {ours}"
         advice = "source and target need features of one encoder"
         return [findings.error("encoder", text, advice)]
+    names = [encoder_name(read) for read in (target, source)]
+    if all(names) and len(set(map(same_encoder, names))) > 1:
+        text = f"{location}: features of the encoder {names[1]}, but the target's are of {names[0]}"
+        return [findings.error("encoder", text, "source and target need features of one encoder")]
     means = [
         np.array([a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == ours])
         for read in (target, source)

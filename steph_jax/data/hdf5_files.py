@@ -135,9 +135,20 @@ def _check_written(dataset: Any, path: pathlib.Path) -> None:
         )
 
 
-def write_hdf5(path: pathlib.Path, features: np.ndarray, coords: np.ndarray) -> None:
-    """Writes `features` [N, D] and `coords` [N, 2] as CLAM lays them out, 32 rows to a chunk."""
+def write_hdf5(
+    path: pathlib.Path, features: np.ndarray, coords: np.ndarray, encoder: str = ""
+) -> None:
+    """Writes `features` [N, D] and `coords` [N, 2] as CLAM lays them out, 32 rows to a chunk.
+
+    Args:
+        path: the file.
+        features: of the patches.
+        coords: of the patches.
+        encoder: name of what made the features, kept as an attribute; "" for none.
+    """
     with h5py.File(path, "w") as file:
         for name, array in (("features", features), ("coords", coords)):
             chunks = (min(32, len(array)), array.shape[1]) if len(array) else None
             file.create_dataset(name, data=array, chunks=chunks)
+        if encoder:
+            file["features"].attrs[_ENCODER_ATTRIBUTES[0]] = encoder
