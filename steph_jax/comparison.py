@@ -94,7 +94,7 @@ class Comparison:
     def seed_sd(self, method: str) -> float:
         """Standard deviation (n - 1) over seeds of the mean over folds; NaN for one seed."""
         means = [
-            np.mean([r.c_index for r in self.runs if (r.method, r.seed) == (method, seed)])
+            float(np.mean([r.c_index for r in self.runs if (r.method, r.seed) == (method, seed)]))
             for seed in self.seeds
         ]
         return metrics.mean_sd(means)[1]

@@ -18,7 +18,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +93,9 @@ def _encode(architecture: Architecture) -> Any:
     """(feat_proj and attention_net, features [N, D]) -> z [1, E]."""
 
     def encode(theta: Params, features: jax.Array) -> jax.Array:
-        h, scores = Abmil(architecture).apply(
-            {"params": theta}, features, False, method="instances"
+        h, scores = cast(
+            tuple[jax.Array, jax.Array | None],
+            Abmil(architecture).apply({"params": theta}, features, False, method="instances"),
         )
         whole = abmil.summarize(architecture.pooling, h, scores, jnp.ones(len(features), bool))
         return abmil.pooled(architecture.pooling, jax.tree.map(lambda x: x[None], whole))
@@ -114,8 +115,11 @@ def _in_jaxpr(jaxpr: Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            lengths = [equation.invars[0].aval.shape[axis] for axis in contracted]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(lengths)
+            left, product = (
+                cast(jax.core.ShapedArray, variable.aval).shape
+                for variable in (equation.invars[0], equation.outvars[0])
+            )
+            total += 2 * math.prod(product) * math.prod(left[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
             if _is_jaxpr(value):

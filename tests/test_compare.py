@@ -133,7 +133,7 @@ def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch
 
     monkeypatch.setattr(train, "train", refuse)
     monkeypatch.setattr(compare.cost, "seconds_per_slide", refuse)
-    fewer = compare.compare(config, ["roupkt"], [2], workdir, COMMAND)
+    fewer = compare.compare(config, ["roupkt"], [1], workdir, COMMAND)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/fold_*/*")} == before
     assert fewer.differences == {}
     page = (workdir / "compare.md").read_text()
