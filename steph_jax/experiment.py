@@ -131,6 +131,15 @@ def check_parts(config: dict[str, Any], cohort: Cohort) -> None:
             )
 
 
+def encoder(config: dict[str, Any], table: SurvivalTable) -> str:
+    """Name of the encoder that made the features of a dataset, where its files say; else ""."""
+    data = config["data"]
+    location = settings.features_location(data, config["dataset"])
+    source = features.open_features(location, dataset_name=data["hdf5_dataset"])
+    slides = [slide for of_patient in table.slides[:20] for slide in of_patient]
+    return next(filter(None, (source.layout(slide).encoder for slide in slides)), "")
+
+
 def read_bags(config: dict[str, Any], dataset: str, table: SurvivalTable) -> Bags:
     """The features of the patients of a dataset."""
     data = config["data"]
