@@ -1,0 +1,233 @@
+"""Our side of the benchmarks: training and prediction as the program runs them, timed."""
+
+import dataclasses
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+import workload
+from workers import memory
+from workload import Sizes
+
+from steph_jax import evaluation, fitting, settings, steph, task_vectors
+from steph_jax.abmil import Architecture, Params
+from steph_jax.data import batches
+from steph_jax.data.bags import MemoryBags
+from steph_jax.data.batches import Batch, Groups
+from steph_jax.feed import Feed
+from steph_jax.methods.steph import StephMethod, freeze
+from steph_jax.objectives import Objective
+from steph_jax.program import Program, device_mesh
+from steph_jax.report import loss_function
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One timed pass over a cohort.
+
+    Attributes:
+        seconds: wall time; training counts from the moment its first batch is there.
+        slides, patches: seen, without padding.
+        waited: seconds of it that training waited for data.
+    """
+
+    seconds: float
+    slides: int
+    patches: int
+    waited: float = 0.0
+
+
+class Compilations:
+    """Counts what XLA compiles in this process, by name of the function."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, _: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.counts[str(about.get("fun_name", ""))] += 1
+
+    def of(self, function: str) -> int:
+        """How often functions with this in their name were compiled."""
+        return sum(n for name, n in self.counts.items() if function in name)
+
+
+class Engine:
+    """A cohort in memory and the compiled STEPH program.
+
+    Args:
+        length: as in `workload`.
+        dtype: of the operands of products over patches.
+        sizes: of the models and the run.
+        num_devices: devices that share a batch, each with `workload.batch_size` slides of it.
+
+    Attributes:
+        program: the compiled phases.
+        feed: of the cohort; features are on the devices where half of their memory holds them.
+        labels: of the cohort.
+        state: parameters and optimizer.
+        frozen: the models that are merged.
+        compilations: of this process since the engine was made.
+    """
+
+    def __init__(self, length: str, dtype: str, sizes: Sizes, num_devices: int = 1) -> None:
+        self.compilations = Compilations()
+        self._num_patches = np.tile(workload.cohort(length, sizes), num_devices)
+        size = num_devices * workload.batch_size(length, sizes)
+        kept = settings.feature_dtype(dtype)
+        bags = [x.astype(kept, copy=False) for x in workload.features(self._num_patches, sizes)]
+        self.labels = workload.labels(len(bags), sizes)
+        self._size = size
+        mesh = device_mesh(jax.local_devices()[:num_devices])
+        self._device = mesh.devices.flat[0]
+        budget = settings.patches_per_group(self._device.platform)
+        self.feed = Feed(
+            MemoryBags(bags, sizes.feature_dim, kept),
+            batches.choose_layout(self._num_patches, size, budget),
+            mesh,
+            size,
+            settings.resident_bytes({"device_gb": -1}, self._device),
+        )
+        method = _method(sizes, dtype)
+        self.program = Program(method, loss_function(Objective()), mesh, self.feed.num_slots)
+        self.frozen = self.program.replicate(freeze(stored_models(sizes), method.options))
+        self.optimizer = fitting.adamw(
+            fitting.learning_rates(workload.LEARNING_RATE, 10, 10_000), workload.WEIGHT_DECAY
+        )
+        self.state = self.program.replicate(
+            fitting.initial_state(workload.trainable(sizes), self.optimizer)
+        )
+        self._step = self._epoch = 0
+
+    def warm_predict(self) -> dict[str, Any]:
+        """Compiles prediction; call it before anything trains, for its peak of memory."""
+        self.predict()
+        chunks = self.feed.chunks(range(self.feed.num_bags))
+        return self._report(chunks, self.compilations.of("attend_forward"))
+
+    def warm_train(self) -> dict[str, Any]:
+        """Compiles training."""
+        self.train()
+        return self._report(self._order(0), self.compilations.of("attend_with_vjp"))
+
+    def _report(self, order: Sequence[Sequence[int]], compilations: int) -> dict[str, Any]:
+        made = [self.feed.batch(chosen, self.labels) for chosen in order]
+        real = sum(int(np.sum(batch.slots.num_patches)) for batch in made)
+        padded = sum(cast(Groups, batch.groups).padded_patches for batch in made)
+        return {
+            "padding_waste": (padded - real) / padded,
+            "compilations": compilations,
+            "peak_bytes": self.peak_bytes(),
+        }
+
+    def peak_bytes(self) -> int:
+        """High water of the device's memory, or of this process where the device is the CPU."""
+        on_device = self._device.memory_stats()
+        return on_device["peak_bytes_in_use"] if on_device else memory()["peak"]
+
+    def compiled(self) -> int:
+        """Functions compiled so far in this process, of any kind."""
+        return self.compilations.counts.total()
+
+    def imbalance(self) -> float:
+        """Patches of the fullest device over their mean, less 1; the mean over the batches."""
+        over = []
+        for chosen in self._order(0):
+            sizes = [int(self._num_patches[i]) for i in chosen]
+            shares = batches.assign(sizes, self.feed.mesh.size, self.feed.num_slots)
+            loads = [sum(sizes[i] for i in share) for share in shares]
+            over.append(max(loads) / np.mean(loads) - 1)
+        return float(np.mean(over))
+
+    def about(self) -> dict[str, Any]:
+        """The devices, and the versions that matter."""
+        cores = f"{os.cpu_count()} CPU cores"
+        on_cpu = self._device.platform == "cpu"
+        return {
+            "platform": self._device.platform,
+            "device": cores if on_cpu else self._device.device_kind,
+            "features_on_device": self.feed.is_resident,
+            "devices": len(jax.local_devices()),
+            "jax": jax.__version__,
+        }
+
+    def train(self) -> Pass:
+        """One epoch of training over the cohort, dropout on."""
+        order = self._order(self._epoch)
+        began = 0.0
+
+        def clocked(iterator: Iterator[Batch]) -> Iterator[Batch]:
+            nonlocal began
+            for batch in iterator:
+                began = began or time.perf_counter()
+                yield batch
+
+        self.state, epoch = fitting.train_epoch(
+            self.program,
+            self.optimizer,
+            self.state,
+            self.frozen,
+            self.feed.ahead(order, self.labels),
+            jax.random.key(0),
+            self._step,
+            clocked,
+        )
+        seconds = time.perf_counter() - began
+        self._step += len(order)
+        self._epoch += 1
+        return self._pass(seconds, epoch.waited)
+
+    def predict(self) -> Pass:
+        """Prediction of the whole cohort."""
+        began = time.perf_counter()
+        self.outputs()
+        return self._pass(time.perf_counter() - began)
+
+    def outputs(self) -> np.ndarray:
+        """Logits [slides, T]."""
+        logits, _ = evaluation.run(
+            self.program,
+            self.state.trainable,
+            self.frozen,
+            self.feed,
+            range(self.feed.num_bags),
+            self.labels,
+        )
+        return logits
+
+    def _pass(self, seconds: float, waited: float = 0.0) -> Pass:
+        return Pass(seconds, len(self._num_patches), int(self._num_patches.sum()), waited)
+
+    def _order(self, epoch: int) -> list[list[int]]:
+        return list(batches.epoch_order(range(len(self._num_patches)), self._size, 0, epoch))
+
+
+def stored_models(sizes: Sizes) -> Params:
+    """The models of `workload` as a STEPH model stores them."""
+    null, target, *sources = workload.models(sizes)
+    return {
+        "null": null,
+        "target": target,
+        "target_task_vector": task_vectors.task_vector(target, null),
+        "task_vectors": task_vectors.stack([task_vectors.task_vector(s, null) for s in sources]),
+    }
+
+
+def architecture(sizes: Sizes) -> Architecture:
+    """Of all models."""
+    return Architecture(sizes.feature_dim, sizes.embed_dim, sizes.attention_dim, sizes.num_bins)
+
+
+def _method(sizes: Sizes, dtype: str) -> StephMethod:
+    return StephMethod(
+        architecture(sizes),
+        sizes.num_sources,
+        steph.Options(top_k=sizes.top_k),
+        *workload.PENALTIES,
+        settings.compute_dtype(dtype),
+    )

@@ -1,0 +1,162 @@
+"""The benchmarks on tiny models: what they write, and that they run what they say."""
+
+import dataclasses
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
+import memory
+import scaling
+import step
+import workload
+from engine import Engine
+from workers import Worker
+from workload import Sizes
+
+from steph_jax.plots.speed import speed, speed_figure
+
+TINY = Sizes(
+    feature_dim=12,
+    embed_dim=8,
+    attention_dim=6,
+    num_bins=4,
+    num_sources=3,
+    top_k=2,
+    batch_size=4,
+    long_batch=60,
+    epoch=40,
+    least_steps=2,
+    tcga=0.004,
+    product=32,
+)
+KEYS = {
+    "slides_per_second",
+    "fraction_of_ceiling",
+    "ratio_to_pytorch",
+    "padding_waste",
+    "compilations",
+    "peak_bytes",
+}
+
+
+class InProcess:
+    """A stand-in for `workers.Worker` without a process of its own."""
+
+    def __init__(self, factory, *arguments):
+        self._made = factory(*arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def call(self, method):
+        return getattr(self._made, method)()
+
+
+def test_work_per_patch_is_that_of_the_paper_sizes():
+    assert workload.flops_per_patch(Sizes(), "train") == pytest.approx(8.65e6, rel=1e-3)
+    assert workload.flops_per_patch(Sizes(), "predict") == pytest.approx(3.93e6, rel=1e-3)
+
+
+def test_tcga_like_lengths():
+    lengths = workload.cohort(workload.TCGA, dataclasses.replace(Sizes(), least_steps=200))
+    assert len(lengths) == 200 * 16
+    assert np.median(lengths) == pytest.approx(6000, rel=0.05)
+    assert np.log(lengths).std() == pytest.approx(0.8, rel=0.05)
+    assert lengths.min() >= 300
+    assert lengths.max() <= 60_000
+
+
+def test_step_writes_what_its_readers_expect(tmp_path):
+    found = step.measure(["5"], "float32", 1, TINY, with_torch=False)
+    assert found["ceiling_gflops"] > 0
+    for mode in ("train", "predict"):
+        assert list(found[mode]) == ["5"]
+        for row in found[mode].values():
+            assert row.keys() >= KEYS
+            assert row["slides_per_second"] > 0
+            assert row["fraction_of_ceiling"] > 0
+            assert row["ratio_to_pytorch"] is None
+            assert 0 <= row["padding_waste"] < 1
+            assert 1 <= row["compilations"] <= 4
+            assert row["compiled_while_timed"] == 0
+            assert row["peak_bytes"] > 1e7
+    assert speed(found, tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_lengths_on_the_command_line():
+    assert [step.length(text) for text in ("76", "tcga")] == ["76", "tcga"]
+    for wrong in ("0", "-3", "long"):
+        with pytest.raises(step.argparse.ArgumentTypeError, match="a number of patches or tcga"):
+            step.length(wrong)
+
+
+def test_picture_shows_both_comparisons():
+    def rows(ratio):
+        return {"76": {"fraction_of_ceiling": 0.8, "ratio_to_pytorch": ratio}}
+
+    about = {"device": "2 CPU cores", "dtype": "float32"}
+    measured = {"train": rows(3.5), "predict": rows(2.0), "ceiling_gflops": 300, "about": about}
+    with_torch = speed_figure(measured)
+    assert len(with_torch.axes) == 2
+    texts = {text.get_text() for axes in with_torch.axes for text in axes.texts}
+    assert texts == {"80%", "3.5", "2.0"}
+    alone = speed_figure(measured | {"train": rows(None), "predict": rows(None)})
+    assert len(alone.axes) == 1
+    with pytest.raises(ValueError, match="at least one length"):
+        speed_figure(measured | {"train": {}})
+
+
+def test_scaling_over_two_devices(monkeypatch):
+    monkeypatch.setattr(scaling, "Worker", InProcess)
+    found = scaling.measure(["5"], "float32", 1, TINY)
+    rows = found["train"]["5"]
+    assert list(rows) == ["1", "2"]
+    assert rows["1"]["efficiency"] == 1
+    assert rows["1"]["imbalance"] == 0
+    assert 0 <= rows["2"]["imbalance"] < 1
+
+
+def test_memory_of_training_and_prediction(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "Worker", InProcess)
+    trained = memory.training(TINY, 1, long="90", short="7")
+    assert trained["features_bytes"] == 90 * 12 * 4
+    assert trained["peak_bytes"] > trained["features_bytes"]
+    assert trained["cost_per_patch_ratio"] > 0
+    found = memory.prediction(TINY, 100, tmp_path)
+    assert list(found) == ["npy", "packed store"]
+    for row in found.values():
+        assert row["patches"] == 100
+        assert row["peak_bytes"] >= row["peak_anonymous_bytes"] > 0
+
+
+def test_a_worker_that_fails_is_an_error():
+    with (
+        pytest.raises(RuntimeError, match="Engine ended with status 1"),
+        Worker(Engine, "no length", "float32", TINY),
+    ):
+        pass
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("length", ["9", "tcga"])
+def test_the_pytorch_program_computes_the_same(length):
+    from torch_loop import TorchLoop
+
+    ours, theirs = Engine(length, "float32", TINY), TorchLoop(length, "float32", TINY)
+    size = workload.batch_size(length, TINY)
+    np.testing.assert_allclose(theirs.outputs(), ours.outputs()[:size], rtol=1e-4, atol=1e-5)
+    batch = ours.feed.batch(range(size), ours.labels)
+    gradient, out = ours.program.gradients(ours.state.trainable, ours.frozen, batch, None)
+    assert theirs.gradients() == pytest.approx(float(out.loss), rel=1e-4)
+    weight = theirs.model.embedding.weight.grad.numpy().T
+    expected = jax.device_get(gradient["embedding"]["kernel"])
+    np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    assert theirs.train() > 0
+    assert theirs.predict() > 0
