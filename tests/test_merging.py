@@ -61,24 +61,37 @@ def spec(recorded):
     )
 
 
-def outputs(shared, recorded, ready):
-    store = reference_bags.bags(shared, TARGET, recorded["patient_id"], np.float32)
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The type of all arrays of a merged model."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+#: In float64 what is left is the rounding of the record, and of the models as they are stored.
+TOLERANCE = {"float32": 1e-5, "float64": 3e-6}
+
+
+def outputs(shared, recorded, ready, dtype):
+    store = reference_bags.bags(shared, TARGET, recorded["patient_id"], dtype)
     program = Program(ready[0], None, device_mesh(jax.devices()[:1]), 4)
     batch = make_batch(store, Layout(((4, NUM_PATHWAYS),)), range(4), {}, 4)
-    trainable, frozen = jax.tree.map(jnp.asarray, (ready[1], ready[2]))
-    return program.evaluate(trainable, frozen, batch)
+    trainable, frozen = jax.tree.map(lambda x: jnp.asarray(x, dtype), (ready[1], ready[2]))
+    out = program.evaluate(trainable, frozen, batch)
+    assert out.logits.dtype == dtype
+    return out
 
 
 @pytest.mark.parametrize("case", ["fix", "average"])
-def test_untrained(shared, recorded, pool, spec, case):
+def test_untrained(shared, recorded, pool, spec, dtype, case):
     model = recipe(case).start(spec, pool)
     np.testing.assert_allclose(model.settings["weights"], recorded[f"{case}/w"], rtol=1e-6)
-    out = outputs(shared, recorded, recipe(model.kind).restore(model, None))
-    assert difference(out.logits, recorded[f"{case}/logits"]) < 1e-5
+    out = outputs(shared, recorded, recipe(model.kind).restore(model, None), dtype)
+    assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("case", ["learned", "learned_with_target"])
-def test_learned(parity, shared, recorded, pool, spec, case):
+def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     if case == "learned_with_target":
         spec = dataclasses.replace(spec, merging=Merging(include_target=True))
     model = recipe("learned").start(spec, pool)
@@ -88,12 +101,12 @@ def test_learned(parity, shared, recorded, pool, spec, case):
     head = {"kernel": state["pred_head.weight"].T, "bias": state["pred_head.bias"]}
     trainable = {"weights": recorded[f"{case}/w"].astype(np.float32), "pred_head": head}
     ready = (LearnedMethod(model.architecture), trainable, model.params["frozen"])
-    out = outputs(shared, recorded, ready)
-    assert difference(out.logits, recorded[f"{case}/logits"]) < 1e-5
-    assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < 1e-5
+    out = outputs(shared, recorded, ready, dtype)
+    assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
+    assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
 
 
-def test_dynamic(parity, shared, recorded, pool, spec):
+def test_dynamic(parity, shared, recorded, pool, spec, dtype):
     model = recipe("dynamic").start(spec, pool)
     state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
     linear = {
@@ -114,9 +127,9 @@ def test_dynamic(parity, shared, recorded, pool, spec):
         },
     }
     method = DynamicMethod(model.architecture, len(spec.sources))
-    out = outputs(shared, recorded, (method, trainable, model.params["frozen"]))
-    assert difference(out.record["weight"], recorded["dynamic/w"]) < 1e-5
-    assert difference(out.logits, recorded["dynamic/logits"]) < 1e-5
+    out = outputs(shared, recorded, (method, trainable, model.params["frozen"]), dtype)
+    assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
+    assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]
 
 
 def test_what_is_refused(pool, spec):

@@ -7,14 +7,17 @@ import pytest
 import reference_bags
 from reference_bags import difference
 
-from steph_jax import roupkt, torch_names
+from steph_jax import losses, roupkt, torch_names
 from steph_jax.abmil import Architecture
 from steph_jax.data.batches import Layout, make_batch
+from steph_jax.data.bins import uniform_bins
+from steph_jax.data.survival import read_table
 from steph_jax.feed import Feed
 from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktMethod
 from steph_jax.program import Program, device_mesh
 from steph_jax.representations import Representations
 
+COHORT = "tcga_gbmlgg"
 #: Bags cut into pieces of two lengths, with padding.
 PIECES = Layout(((3, 40), (5, 11)))
 
@@ -68,7 +71,8 @@ def test_options_that_cannot_be():
         roupkt.Options().check_sources(0)
 
 
-def test_parity(shared, parity):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 3e-6)])
+def test_parity(shared, parity, dtype, tolerance):
     recorded = np.load(parity / "roupkt_tcga_gbmlgg.npz")
     state = reference_bags.state(parity / "roupkt_tcga_gbmlgg.pth")
     names = recorded["experts"]
@@ -90,15 +94,27 @@ def test_parity(shared, parity):
     models = [
         torch_names.abmil_from_torch(reference_bags.abmil_state(parity, name))[1] for name in names
     ]
-    store = reference_bags.bags(shared, "tcga_gbmlgg", recorded["patient_id"], np.float32)
+    patients = [str(patient) for patient in recorded["patient_id"]]
     mesh = device_mesh(jax.devices()[:1])
-    z = Representations(Feed(store, PIECES, mesh, 4))(architecture, models)
+    # Representations are kept in float32, whatever the rest is computed in.
+    feed = Feed(reference_bags.bags(shared, COHORT, patients, np.float32), PIECES, mesh, 4)
+    z = Representations(feed)(architecture, models)
     assert difference(z, recorded["bag_feature"]) < 1e-5
 
-    program = Program(RoupktMethod(architecture), None, mesh, 6)
-    batch = make_batch(store, PIECES, range(6), {REPRESENTATIONS: z}, 6, 1)
-    out = program.evaluate(jax.tree.map(jnp.asarray, trainable), {}, batch)
-    assert difference(out.logits, recorded["logits"]) < 1e-5
-    assert difference(out.record["weight"], recorded["p"]) < 1e-5
-    assert difference(np.mean(out.record["balance"]), recorded["balance"]) < 1e-5
-    assert difference(np.mean(out.record["z"]), recorded["z"]) < 1e-5
+    table = read_table(shared / "tcga_rna" / COHORT / f"{COHORT}_survival.csv")
+    rows = [table.patients.index(patient) for patient in patients]
+    time_bin, event = uniform_bins().index(table.time[rows]), table.event[rows]
+    with jax.enable_x64(dtype == "float64"):
+        store = reference_bags.bags(shared, COHORT, patients, dtype)
+        labels = {REPRESENTATIONS: z.astype(dtype)}
+        batch = make_batch(store, PIECES, range(6), labels, 6, 1)
+        program = Program(RoupktMethod(architecture), None, mesh, 6)
+        trainable = jax.tree.map(lambda x: jnp.asarray(x, dtype), trainable)
+        out = program.evaluate(trainable, {}, batch)
+        nll = losses.mean(losses.nll(out.logits, jnp.asarray(time_bin), jnp.asarray(event)))
+    assert out.logits.dtype == dtype
+    assert difference(out.logits, recorded["logits"]) < tolerance
+    assert difference(out.record["weight"], recorded["p"]) < tolerance
+    assert difference(np.mean(np.asarray(out.record["balance"])), recorded["balance"]) < tolerance
+    assert difference(np.mean(np.asarray(out.record["z"])), recorded["z"]) < tolerance
+    assert difference(nll, recorded["nll"]) < tolerance
