@@ -9,7 +9,7 @@ from steph_jax import settings
 from steph_jax.data import features
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
-from steph_jax.data.cache import Bags, open_bags
+from steph_jax.data.cache import Bags, needed_bytes, open_bags
 from steph_jax.data.cohort import Cohort, Fold, load_cohort
 from steph_jax.data.joined import joined, other_patients
 from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
@@ -67,12 +67,13 @@ def open_experiment(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Exper
     Raises:
         FileNotFoundError, ValueError: features that are missing or cannot be used.
     """
-    bags = read_bags(config, config["dataset"], cohort.table)
     joins = recipe(config["method"]).joins
-    if joins is not None:
+    if joins is None:
+        bags = read_bags(config, config["dataset"], cohort.table)
+    else:
         fold = config["folds"][0]
         names = joins(fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
-        cohort, bags = join_cohorts(config, cohort, bags, names)
+        cohort, bags = join_cohorts(config, cohort, names)
     return arranged(config, cohort, pool, bags)
 
 
@@ -142,28 +143,45 @@ def encoder(config: dict[str, Any], table: SurvivalTable) -> str:
 
 def read_bags(config: dict[str, Any], dataset: str, table: SurvivalTable) -> Bags:
     """The features of the patients of a dataset."""
-    data = config["data"]
-    source = features.open_features(
-        settings.features_location(data, dataset), dataset_name=data["hdf5_dataset"]
-    )
-    dtype = settings.feature_dtype(config["compute_dtype"])
-    return open_bags(
-        source,
-        table.patients,
-        table.slides,
-        dtype,
-        data["cache_gb"],
-        config["batch_size"],
-    )
+    return read_together(config, [(dataset, table)])[0]
+
+
+def read_together(config: dict[str, Any], parts: Sequence[tuple[str, SurvivalTable]]) -> list[Bags]:
+    """The features of patients of several datasets, which share the cache by their sizes."""
+    data, dtype = config["data"], settings.feature_dtype(config["compute_dtype"])
+    sources = [
+        features.open_features(
+            settings.features_location(data, dataset), dataset_name=data["hdf5_dataset"]
+        )
+        for dataset, _ in parts
+    ]
+    needed = [
+        needed_bytes(source, table.slides, dtype)
+        for source, (_, table) in zip(sources, parts, strict=True)
+    ]
+    return [
+        open_bags(
+            source,
+            table.patients,
+            table.slides,
+            dtype,
+            data["cache_gb"],
+            config["batch_size"],
+            sum(needed) - own,
+        )
+        for source, (_, table), own in zip(sources, parts, needed, strict=True)
+    ]
 
 
 def join_cohorts(
-    config: dict[str, Any], cohort: Cohort, bags: Bags, names: Sequence[str]
+    config: dict[str, Any], cohort: Cohort, names: Sequence[str]
 ) -> tuple[Cohort, Bags]:
-    """The target's cohort with all patients of other cohorts behind its own."""
+    """The target's cohort with all patients of other cohorts behind its own, and their features."""
     root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
     tables = other_patients(
         [read_table(table_path(root, name), columns) for name in names], cohort.table
     )
     filled = [(name, table) for name, table in zip(names, tables, strict=True) if len(table)]
-    return joined(cohort, bags, [(table, read_bags(config, name, table)) for name, table in filled])
+    bags, *others = read_together(config, [(config["dataset"], cohort.table), *filled])
+    added = [(table, more) for (_, table), more in zip(filled, others, strict=True)]
+    return joined(cohort, bags, added)

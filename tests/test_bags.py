@@ -2,6 +2,7 @@
 
 import pathlib
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -87,6 +88,80 @@ def test_same_bags_within_the_bound(
         for batch in range(0, len(order), BATCH):
             check(bags, whole, order[batch : batch + BATCH])
             assert bags.held_bytes <= room
+
+
+def test_no_read_begins_beyond_the_bound(
+    source: FeatureSource, whole: MemoryBags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While files are read, too, those bags included that are on their way."""
+    room = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    inner, held = LazyBags.read, []
+
+    def read(self: LazyBags, index: int, start: int, out: np.ndarray) -> None:
+        held.append(bags.held_bytes)
+        inner(self, index, start, out)
+
+    monkeypatch.setattr(LazyBags, "read", read)
+    order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, 0)))
+    bags.expect([*order, *order])
+    check(bags, whole, order)
+    assert room / 2 < max(held) <= room
+
+
+def test_reading_ahead_ends_at_the_bound(
+    source: FeatureSource, whole: MemoryBags, counted: Counter[int]
+) -> None:
+    """However much is expected: nobody takes what was read, and the threads wait."""
+    room = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    others = set(threading.enumerate())
+    bags.expect(range(NUM_PATIENTS))
+    threads = set(threading.enumerate()) - others
+    check(bags, whole, [0])
+    bags.expect([])
+    for thread in threads:
+        thread.join()
+    beside = int(whole.num_patches[0])
+    assert sum(counted.values()) - beside <= room // (4 * D)
+
+
+def test_bags_that_nobody_holds_are_let_go(source: FeatureSource, whole: MemoryBags) -> None:
+    """A training that ends early leaves expected bags behind, and no thread with its cache."""
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
+    held, others = weakref.ref(bags), set(threading.enumerate())
+    bags.expect(range(NUM_PATIENTS))
+    threads = set(threading.enumerate()) - others
+    assert threads
+    del bags
+    for thread in threads:
+        thread.join()
+    assert held() is None
+
+
+def test_cohorts_share_a_cache_by_their_sizes(source: FeatureSource, whole: MemoryBags) -> None:
+    """Two halves of the patients: both in memory, or both streamed, within one bound."""
+    halves = [(PATIENTS[part], SLIDES[part]) for part in (slice(0, 9), slice(9, None))]
+    needed = [cache.needed_bytes(source, slides, FLOAT32) for _, slides in halves]
+    assert sum(needed) == total_bytes(whole)
+
+    def opened(cache_bytes: int) -> list[cache.Bags]:
+        return [
+            open_bags(source, patients, slides, FLOAT32, cache_bytes / 1e9, BATCH, other)
+            for (patients, slides), other in zip(halves, reversed(needed), strict=True)
+        ]
+
+    assert all(isinstance(bags, MemoryBags) for bags in opened(sum(needed) + 1))
+    room = sum(needed) // 2
+    streamed = opened(room)
+    held = 0
+    for bags, (patients, _) in zip(streamed, halves, strict=True):
+        assert isinstance(bags, CachedBags)
+        out = np.empty((int(bags.num_patches.max()), D), np.float32)
+        for index in range(len(patients)):
+            bags.read(index, 0, out[: bags.num_patches[index]])
+        held += bags.held_bytes
+    assert 0 < held <= room
 
 
 def test_resident_bags_are_read_once(
@@ -188,5 +263,12 @@ def test_patients_without_patches(
         open_bags(refilled, ["A", "B"], [["01"], ["none"]], FLOAT32, cache_gb, BATCH)
 
 
-def test_memory_of_the_machine() -> None:
-    assert 2**27 < cache.machine_memory() < 2**50
+def test_memory_of_the_machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LIMITS", ())
+    machine = cache.machine_memory()
+    assert 2**27 < machine < 2**50
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(cache, "_LIMITS", (tmp_path / "no such file", limit))
+    for text, expected in (("max\n", machine), (f"{2**26}\n", 2**26), (f"{2**60}\n", machine)):
+        limit.write_text(text)
+        assert cache.machine_memory() == expected

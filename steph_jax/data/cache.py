@@ -20,6 +20,7 @@ to others, so two threads are enough; benchmarks/read.py measures what is left o
 import os
 import pathlib
 import threading
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import Protocol
@@ -33,6 +34,13 @@ from steph_jax.data.features import FeatureSource
 
 #: Threads that read ahead.
 _THREADS = 2
+#: Seconds after which a thread that waits for room looks whether its bags are still in use.
+_PATIENCE = 0.5
+#: Where Linux says what a container may use.
+_LIMITS = (
+    pathlib.Path("/sys/fs/cgroup/memory.max"),
+    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 #: Batches of the usual size that the streamed bags may take in the cache, but at most a quarter.
 _BATCHES_AHEAD = 4
 
@@ -110,7 +118,8 @@ class CachedBags(LazyBags):
                     bag.pending = int(self.num_patches[index])
             while self._threads < _THREADS:
                 self._threads += 1
-                threading.Thread(target=self._read_ahead, name="bags-ahead", daemon=True).start()
+                given = (weakref.ref(self), self._changed)
+                threading.Thread(target=_read_ahead, args=given, daemon=True).start()
             self._changed.notify_all()
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
@@ -177,23 +186,6 @@ class CachedBags(LazyBags):
                 self._changed.notify_all()
         return patches
 
-    def _read_ahead(self) -> None:
-        """Reads expected bags in their order, as far as there is room, until none is left."""
-        while True:
-            with self._changed:
-                claimed = self._next()
-                while claimed is None and self._expected:
-                    self._changed.wait()
-                    claimed = self._next()
-                if claimed is None:
-                    self._threads -= 1
-                    return
-            try:
-                self._fill(*claimed)
-            except (ValueError, OSError) as error:
-                # Whoever asks for the bag reads it anew, and is told.
-                logging.debug("reading ahead: %s", error)
-
     def _next(self) -> tuple[int, _Bag] | None:
         """The next expected bag that is not in memory, claimed; None if there is no room yet."""
         while self._expected:
@@ -210,6 +202,29 @@ class CachedBags(LazyBags):
                 return index, bag
             self._expected.popleft()
         return None
+
+
+def _read_ahead(reference: "weakref.ref[CachedBags]", changed: threading.Condition) -> None:
+    """Reads what some bags expect, until none is left or nobody holds the bags any more."""
+    while True:
+        with changed:
+            bags = reference()
+            if bags is None:
+                return
+            claimed = bags._next()
+            if claimed is None:
+                if not bags._expected:
+                    bags._threads -= 1
+                    return
+                del bags  # whoever waits for room must not be the last to hold them
+                changed.wait(_PATIENCE)
+                continue
+        try:
+            bags._fill(*claimed)
+        except (ValueError, OSError) as error:
+            # Whoever asks for the bag reads it anew, and is told.
+            logging.debug("reading ahead: %s", error)
+        del bags, claimed
 
 
 def _chosen(nbytes: np.ndarray, room: int) -> frozenset[int]:
@@ -229,6 +244,7 @@ def open_bags(
     dtype: np.dtype,
     cache_gb: float,
     batch_size: int,
+    beside: int = 0,
 ) -> Bags:
     """The bags of some patients: all in memory where they fit into the cache, else streamed.
 
@@ -239,6 +255,7 @@ def open_bags(
         dtype: float type to keep them in.
         cache_gb: 10^9 bytes that they may take; 0 = a quarter of the machine's memory.
         batch_size: bags in a batch.
+        beside: `needed_bytes` of other bags, which have their part of the same cache.
 
     Raises:
         FileNotFoundError: if any slide has no features; lists them.
@@ -250,12 +267,8 @@ def open_bags(
         raise ValueError(f"data.cache_gb is 0 (a quarter of the memory) or more; found {cache_gb}")
     cache_bytes = int(cache_gb * 1e9) or machine_memory() // 4
     refuse_empty(source, patients, slides)
-    values = sum(
-        layout.num_patches * layout.dim
-        for of_patient in slides
-        for layout in map(source.layout, of_patient)
-    )
-    needed = values * np.dtype(dtype).itemsize
+    needed = needed_bytes(source, slides, dtype)
+    cache_bytes = cache_bytes * needed // max(1, needed + beside)
     if needed <= cache_bytes:
         return load_bags(source, patients, slides, dtype)
     logging.info(
@@ -266,11 +279,25 @@ def open_bags(
     return CachedBags(source, slides, dtype, cache_bytes, batch_size)
 
 
+def needed_bytes(source: FeatureSource, slides: Sequence[Sequence[str]], dtype: np.dtype) -> int:
+    """What all patches of some patients take in memory.
+
+    Raises:
+        FileNotFoundError: if any slide has no features; lists them.
+    """
+    source.require(slide for of_patient in slides for slide in of_patient)
+    values = sum(
+        layout.num_patches * layout.dim
+        for of_patient in slides
+        for layout in map(source.layout, of_patient)
+    )
+    return values * np.dtype(dtype).itemsize
+
+
 def machine_memory() -> int:
     """Bytes of memory that this process may use: the machine's, or its container's limit."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        path = pathlib.Path(limit)
+    for path in _LIMITS:
         if path.is_file():
             text = path.read_text().strip()
             if text.isdigit():
