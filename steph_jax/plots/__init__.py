@@ -22,6 +22,7 @@ from steph_jax.plots.patients import (
     survival_curves,
     survival_curves_figure,
 )
+from steph_jax.plots.truth import simulated_truth, simulated_truth_figure
 
 __all__ = [
     "Heatmap",
@@ -35,6 +36,8 @@ __all__ = [
     "matrix_figure",
     "risk_groups",
     "risk_groups_figure",
+    "simulated_truth",
+    "simulated_truth_figure",
     "source_weights",
     "source_weights_figure",
     "survival_curves",
