@@ -142,3 +142,11 @@ def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
         monkeypatch.setattr(cache, "machine_memory", lambda memory=memory: memory)
         opened = experiment.read_bags(config, "sim_a", cohort.table)
         assert isinstance(opened, CachedBags) == streamed
+
+
+def test_joined_cohorts_are_the_same(home, expected, tmp_path):
+    for name, cache_gb in (("memory", 1.0), ("streamed", TINY_GB)):
+        config = config_of(home, cache_gb, "joint") | {"epochs": 1}
+        train.train(config, tmp_path / name)
+        assert (name == "streamed") == bool(expected)
+    assert digest(tmp_path / "memory") == digest(tmp_path / "streamed")
