@@ -98,6 +98,14 @@ def test_nothing_is_wrong(whole):
     np.testing.assert_allclose(np.diag(matrix["cosines"]), 1, rtol=1e-6)
 
 
+def test_status_0_where_all_is_well(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "gpus_there", list)
+    assert check.run(config_of(whole), json_file=str(tmp_path / "found.json")) == 0
+    assert "sim_a: 0 errors, 0 warnings" in capsys.readouterr().out
+    record = json.loads((tmp_path / "found.json").read_text())
+    assert (record["dataset"], record["exit_status"], record["status"]) == ("sim_a", 0, "ok")
+
+
 def test_nothing_is_there(tmp_path):
     found = check.check(config_of(tmp_path, method="no_such", folds=(0, 0)))
     assert findings.worst(found) == Status.ERROR

@@ -1,13 +1,15 @@
 """Models written under the published names, and read again."""
 
 import dataclasses
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from steph_jax import abmil, convert, export, hypernetworks, steph, torch_names
+from steph_jax import abmil, checkpoints, convert, export, hypernetworks, steph, torch_names
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data import torch_files
@@ -58,14 +60,15 @@ def test_an_abmil_model_comes_back_exactly(tmp_path, ending, architecture):
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
     ("mixing", "fixed"), [("nn", ()), ("fnn", ()), ("param", ()), ("fix", (0.1, 0.5, 0.9))]
 )
-def test_a_steph_model_comes_back_exactly(tmp_path, mixing, fixed):
+def test_a_steph_model_comes_back_exactly(tmp_path, ending, mixing, fixed):
     model = steph_model(mixing, fixed)
-    out = tmp_path / "model.pth"
+    out = tmp_path / f"model{ending}"
     export.export(model, out)
-    state = torch_files.load(out)["model"]
+    state = torch_files.load(out)["model"] if ending == ".pth" else load_file(out)
     vector = "fix" if mixing == "fix" else "param"
     found = torch_names.steph_from_torch(state, vector_mixing=vector)
     assert_same(found.trainable, model.params["trainable"])
@@ -95,6 +98,84 @@ def test_models_without_a_published_class_have_their_own_names(tmp_path):
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.safetensors or \.pth"):
         export.export(SavedModel("abmil", SMALL, {}, tree(0)), tmp_path / "model.onnx")
+
+
+def test_the_command_line(tmp_path):
+    params = tree(3)
+    checkpoints.save_model(tmp_path / "mine", SavedModel("abmil", SMALL, {}, params))
+    out = tmp_path / "mine.safetensors"
+    words = ["--checkpoint", str(tmp_path / "mine"), "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "steph_jax.export", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_same(torch_names.abmil_from_torch(load_file(out))[1], params)
+    words[1] = str(tmp_path / "none")
+    done = subprocess.run(
+        [sys.executable, "-m", "steph_jax.export", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path / 'none'}: no such model")
+
+
+def published_class():
+    """An ABMIL with the modules, and so the names, of the published program (SPEC 6)."""
+    from torch import nn
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention_a = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Dropout(0.25))
+            self.attention_b = nn.Sequential(nn.Linear(8, 5), nn.Sigmoid(), nn.Dropout(0.25))
+            self.attention_c = nn.Linear(5, 1)
+
+        def forward(self, h):
+            return self.attention_c(self.attention_a(h) * self.attention_b(h))
+
+    class Abmil(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.feat_proj = nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+            self.attention_net = Attention()
+            self.pred_head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            h = self.feat_proj(x)
+            return self.pred_head((self.attention_net(h).softmax(0) * h).sum(0))
+
+    return Abmil()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_published_class_loads_what_we_write(tmp_path, ending):
+    import torch
+
+    params, out = tree(2), tmp_path / f"model{ending}"
+    export.export(SavedModel("abmil", SMALL, {}, params), out)
+    if ending == ".pth":
+        state = torch.load(out, weights_only=True)["model"]
+    else:
+        state = {name: torch.from_numpy(array) for name, array in load_file(out).items()}
+    module = published_class()
+    module.load_state_dict(state, strict=True)
+    x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
+    first = params["feat_proj"]["layers_0"]
+    h = np.maximum(x @ first["kernel"] + first["bias"], 0)
+    net = params["attention_net"]
+    gate = 1 / (1 + np.exp(-(h @ net["attention_b"]["kernel"] + net["attention_b"]["bias"])))
+    scores = np.tanh(h @ net["attention_a"]["kernel"] + net["attention_a"]["bias"]) * gate
+    scores = scores @ net["attention_c"]["kernel"] + net["attention_c"]["bias"]
+    z = (np.exp(scores) / np.exp(scores).sum() * h).sum(0)
+    expected = z @ params["pred_head"]["kernel"] + params["pred_head"]["bias"]
+    found = module.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.torch

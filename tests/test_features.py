@@ -384,6 +384,35 @@ def test_hdf5_header_that_claims_too_much(tmp_path, chunks):
                 action(slide_id)
 
 
+def test_archives_that_unpack_to_much_more_than_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "EXPANSION_SLACK", 10_000)
+    zeros = np.zeros((1000, 1000), np.float32)
+    np.savez_compressed(tmp_path / "a.npz", features=zeros)
+    write_gzip(tmp_path / "b.h5", zeros[:100])
+    write_contiguous(tmp_path / "c.h5", zeros[:100])
+    for path in (tmp_path / "a.npz", tmp_path / "b.h5"):
+        assert path.stat().st_size < 50_000
+        with pytest.raises(BadFeatures, match=r"its header claims .* its size is .* damaged"):
+            open_features(path).read(path.stem)
+    assert open_features(tmp_path / "c.h5").num_patches("c") == 100
+
+
+def test_names_that_lead_elsewhere(tmp_path):
+    """Members of archives and keys of LMDBs are never used as paths."""
+    folder = tmp_path / "features"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "a.npz", "w") as archive:
+        for name in ("../../out.npy", "/out.npy", "features.npy"):
+            with archive.open(name, "w") as member:
+                np.lib.format.write_array(member, values())
+    check_source(open_features(folder), "a", values())
+    write_lmdb(tmp_path / "b.lmdb", {"../../out": values()}, None, False)
+    source = open_features(tmp_path / "b.lmdb")
+    check_source(source, "../../out", values())
+    written = {path.name for path in tmp_path.rglob("*")}
+    assert written == {"a.npz", "b.lmdb", "b.lmdb-lock", "features"}
+
+
 @pytest.mark.parametrize("chunks", [None, (1, D)])
 def test_hdf5_laid_out_and_never_filled(tmp_path, chunks):
     with h5py.File(tmp_path / "a.h5", "w") as file:

@@ -50,7 +50,7 @@ def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     if not isinstance(dataset, h5py.Dataset):
         raise BadFeatures(
             f"{path}: expected a dataset {name!r}, found {_hdf5_names(file) or 'none at all'}; "
-            "name it by data.dataset_name"
+            "name it by data.hdf5_dataset"
         )
     elsewhere = dataset.file.filename != file.filename
     if elsewhere or dataset.is_virtual or dataset.external:

@@ -160,7 +160,7 @@ def member(names: list[Any], wanted: str, where: str) -> Any:
     found = ", ".join(repr(name) for name in names[:20])
     raise BadFeatures(
         f"{where}: expected an array {wanted!r}, found {found or 'none at all'}; "
-        "name it by data.dataset_name"
+        "name it by data.hdf5_dataset"
     )
 
 
