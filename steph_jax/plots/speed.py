@@ -41,7 +41,7 @@ def speed_figure(measured: dict[str, Any]) -> Figure:
     )
     compared = all(measured["train"][n]["ratio_to_pytorch"] is not None for n in lengths)
     figure = new_figure(title, 9.0 if compared else 5.5, 1.2 + 0.5 * len(lengths))
-    panels = np.atleast_1d(figure.subplots(1, 2 if compared else 1, sharey=True))
+    panels = figure.subplots(1, 2 if compared else 1, sharey=True, squeeze=False)[0]
 
     _bars(panels[0], measured, "fraction_of_ceiling", "{:.0%}")
     panels[0].set_xlim(0, 1.12)
