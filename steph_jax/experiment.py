@@ -138,7 +138,7 @@ def encoder(config: dict[str, Any], table: SurvivalTable) -> str:
     location = settings.features_location(data, config["dataset"])
     source = features.open_features(location, dataset_name=data["hdf5_dataset"])
     slides = [slide for of_patient in table.slides[:20] for slide in of_patient]
-    return next(filter(None, (source.layout(slide).encoder for slide in slides)), "")
+    return next(filter(None, (source.encoder(slide) for slide in slides)), "")
 
 
 def read_bags(config: dict[str, Any], dataset: str, table: SurvivalTable) -> Bags:

@@ -36,7 +36,7 @@ from steph_jax.data.isolated import IsolatedSource
 from steph_jax.data.store import DTYPES, StoreSource
 
 #: Seconds that one slide may take before its file is taken to hang; drives may be slow.
-SLIDE_SECONDS = 900.0
+SLIDE_SECONDS = 300.0
 
 
 def define_flags() -> None:

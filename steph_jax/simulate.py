@@ -177,7 +177,7 @@ def _write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> N
         width = int(np.ceil(np.sqrt(len(features))))
         coords = np.stack([index % width, index // width], axis=1).astype(np.int32) * _PATCH_SIZE
         temporary = files.hidden_name(path)
-        write_hdf5(temporary, features, coords, encoder="simulated")
+        write_hdf5(temporary, features, coords, made_by="simulated")
         temporary.replace(path)
 
 

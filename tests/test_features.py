@@ -473,7 +473,7 @@ def test_the_encoder_that_hdf5_files_name(tmp_path, attributes, encoder):
     with h5py.File(tmp_path / "a.h5", "r+") as file:
         file["features"].attrs.clear()
         file["features"].attrs.update(attributes)
-    assert open_features(tmp_path).layout("a").encoder == encoder
+    assert open_features(tmp_path).encoder("a") == encoder
 
 
 def test_write_hdf5(tmp_path):
@@ -573,6 +573,14 @@ def test_lmdb_without_keys(tmp_path):
     source = open_features(tmp_path / "a.lmdb")
     check_source(source, "s.1", values())
     check_source(source, "s.2", values())
+
+
+def test_lmdb_that_has_lost_a_value(tmp_path):
+    write_lmdb(tmp_path / "a.lmdb", {"s.1": values()}, None, False)
+    source = open_features(tmp_path / "a.lmdb")
+    source._keys["s.1"] = b"s.2"
+    with pytest.raises(BadFeatures, match=r"\[s\.1\]: expected a value under .*, found none"):
+        source.read("s.1")
 
 
 def test_lmdb_keys_with_extension(tmp_path):

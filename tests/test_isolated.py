@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+import h5py
 import ml_dtypes
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     path.mkdir()
     for name, size, dtype in (("a", 5, "f4"), ("b", 9, "f2"), ("c", 3, ">f8"), ("none", 0, "f4")):
         np.save(path / f"{name}.npy", rng.standard_normal((size, D)).astype(dtype))
+    with h5py.File(path / "named.h5", "w") as file:
+        file["features"] = rng.standard_normal((2, D), np.float32)
+        file["features"].attrs["encoder"] = "uni_v2"
     np.save(path / "half.npy", rng.standard_normal((1, 4, D)).astype(ml_dtypes.bfloat16))
     return path
 
@@ -31,6 +35,7 @@ def test_the_same_as_in_this_process(folder: pathlib.Path) -> None:
         assert list(source.slide_ids) == list(direct.slide_ids)
         assert source.location == direct.location
         for slide in direct.slide_ids:
+            assert source.encoder(slide) == direct.encoder(slide)
             assert source.path_of(slide) == direct.path_of(slide)
             layout = direct.layout(slide)
             assert source.layout(slide).leading == layout.leading
@@ -78,7 +83,7 @@ HALF = """
 import sys
 print('{"slides": {"a": "a.npy"}}', flush=True)
 for _ in sys.stdin:
-    answer = '{"num_patches": 2, "dim": 2, "dtype": "float32", "leading": false, "encoder": ""}'
+    answer = '{"num_patches": 2, "dim": 2, "dtype": "float32", "leading": false}'
     print(answer, flush=True)
     next(sys.stdin)
     sys.stdout.write('{"nbytes": 16}\\n' + "x" * 9)

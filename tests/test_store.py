@@ -105,7 +105,7 @@ def test_the_encoder_is_kept(folder: pathlib.Path) -> None:
     first, second = folder.parent / "first.store", folder.parent / "second.store"
     packing.pack(open_features(folder), list(SIZES), first)
     packing.pack(open_features(first), list(SIZES), second, dtype="float16")
-    assert [open_features(second).layout(s).encoder for s in ("a", "b")] == ["uni_v2", ""]
+    assert [open_features(second).encoder(s) for s in ("a", "b")] == ["uni_v2", ""]
 
 
 def test_store_of_a_store(packed: pathlib.Path) -> None:

@@ -39,6 +39,15 @@ def open_file(
     raise BadFeatures(f"{path}: expected one of {', '.join(EXTENSIONS)}, found {extension!r}")
 
 
+def encoder(path: pathlib.Path, dataset_name: str) -> str:
+    """Name of the encoder that made the features of a file, where it says; else "".
+
+    Raises:
+        BadFeatures: see `open_file`.
+    """
+    return hdf5_files.encoder(path, dataset_name) if path.suffix.lower() in HDF5 else ""
+
+
 @contextmanager
 def _open_torch(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
     value = torch_files.load(path)

@@ -54,6 +54,15 @@ class FeatureSource(abc.ABC):
     def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
         """Opens one of `slide_ids`."""
 
+    def encoder(self, slide_id: str) -> str:
+        """Name of the encoder that made the features of a slide, where its file says; else "".
+
+        Raises:
+            FileNotFoundError, BadFeatures: see `layout`.
+        """
+        self.require([slide_id])
+        return ""
+
     def layout(self, slide_id: str) -> Layout:
         """N, D and the type of a slide, without reading it where its format has a header.
 
@@ -194,6 +203,10 @@ class FileSource(FeatureSource):
 
     def path_of(self, slide_id: str) -> str:
         return str(self._files[slide_id])
+
+    def encoder(self, slide_id: str) -> str:
+        self.require([slide_id])
+        return feature_files.encoder(self._files[slide_id], self.dataset_name)
 
     def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
         return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)

@@ -4,7 +4,6 @@ This is the only home of h5py.
 """
 
 import contextlib
-import dataclasses
 import math
 import pathlib
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
             dataset = _hdf5_dataset(file, name, path)
             shape = (0,) if dataset.shape is None else dataset.shape
             layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
-            layout = dataclasses.replace(layout, encoder=_encoder(dataset, file))
             chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
             check_size(max(layout.nbytes, chunk_bytes), path.stat().st_size, str(path))
 
@@ -58,17 +56,23 @@ def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     return dataset
 
 
-def _encoder(dataset: Any, file: Any) -> str:
-    """The encoder's name from the attributes of the dataset or the file; "" where there is none.
+def encoder(path: pathlib.Path, name: str) -> str:
+    """The encoder's name from the attributes of the dataset `name` or the file; "" without any.
 
-    Some programs write it as it is; TRIDENT writes the folder, features_ENCODER.
+    Some programs write it as it is; TRIDENT writes the folder, features_ENCODER. Read apart from
+    the features, because it is text in a heap, which libhdf5 is weakest at where it is damaged.
+
+    Raises:
+        BadFeatures: see `features.open_file`.
     """
-    for owner in (dataset, file):
-        for name in _ENCODER_ATTRIBUTES:
-            if text := _text(owner.attrs, name):
-                return text
-    folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
-    return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
+    with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        dataset = _hdf5_dataset(file, name, path)
+        for owner in (dataset, file):
+            for attribute in _ENCODER_ATTRIBUTES:
+                if text := _text(owner.attrs, attribute):
+                    return text
+        folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
+        return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
 
 
 def _text(attributes: Any, name: str) -> str:
@@ -136,7 +140,7 @@ def _check_written(dataset: Any, path: pathlib.Path) -> None:
 
 
 def write_hdf5(
-    path: pathlib.Path, features: np.ndarray, coords: np.ndarray, encoder: str = ""
+    path: pathlib.Path, features: np.ndarray, coords: np.ndarray, made_by: str = ""
 ) -> None:
     """Writes `features` [N, D] and `coords` [N, 2] as CLAM lays them out, 32 rows to a chunk.
 
@@ -144,11 +148,11 @@ def write_hdf5(
         path: the file.
         features: of the patches.
         coords: of the patches.
-        encoder: name of what made the features, kept as an attribute; "" for none.
+        made_by: name of the encoder, kept as an attribute; "" for none.
     """
     with h5py.File(path, "w") as file:
         for name, array in (("features", features), ("coords", coords)):
             chunks = (min(32, len(array)), array.shape[1]) if len(array) else None
             file.create_dataset(name, data=array, chunks=chunks)
-        if encoder:
-            file["features"].attrs[_ENCODER_ATTRIBUTES[0]] = encoder
+        if made_by:
+            file["features"].attrs[_ENCODER_ATTRIBUTES[0]] = made_by

@@ -210,6 +210,12 @@ class IsolatedSource(FeatureSource):
     def path_of(self, slide_id: str) -> str:
         return self._slides[slide_id]
 
+    def encoder(self, slide_id: str) -> str:
+        self.require([slide_id])
+        with self._child() as child:
+            name: str = self._ask(child, {"slide": slide_id, "encoder": True}, None)["encoder"]
+        return name
+
     @contextlib.contextmanager
     def _open(self, slide_id: str) -> Iterator[Patches]:
         with self._child() as child:
@@ -219,7 +225,6 @@ class IsolatedSource(FeatureSource):
                 found["dim"],
                 dtype_of(found["dtype"]),
                 found["leading"],
-                found["encoder"],
             )
 
             def copy(start: int, stop: int, out: np.ndarray) -> None:

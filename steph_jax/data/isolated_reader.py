@@ -5,6 +5,7 @@
 Writes a line of JSON with the slides at LOCATION, then answers each line of JSON that it is given:
 
     {"slide": ID}                                       its layout
+    {"slide": ID, "encoder": true}                      {"encoder": NAME}
     {"slide": ID, "look": {"values": B, "profile": B}}  what it holds; see `look_at`
     {"slide": ID, "rows": [[START, STOP], D], "dtype": NAME}
                                                         {"nbytes": N}, then rows of N bytes
@@ -53,8 +54,11 @@ def answers(location: str, dataset_name: str, requests: BinaryIO) -> Iterator[An
         try:
             if "look" in request:
                 yield look_at(source, slide, **request["look"]), None
+            elif "encoder" in request:
+                yield {"encoder": source.encoder(slide)}, None
             elif "rows" in request:
-                dtype, (start, stop), dim = dtype_of(request["dtype"]), *request["rows"]
+                (start, stop), dim = request["rows"]
+                dtype = dtype_of(request["dtype"])
                 size = (stop - start) * dim * dtype.itemsize
                 if buffer.size < size:
                     buffer = np.empty(size, np.uint8)
@@ -76,7 +80,6 @@ def layout_of(source: FeatureSource, slide: str) -> dict[str, Any]:
         "dim": layout.dim,
         "dtype": layout.dtype.newbyteorder("=").name,
         "leading": layout.leading,
-        "encoder": layout.encoder,
     }
 
 
@@ -92,7 +95,7 @@ def look_at(source: FeatureSource, slide: str, values: bool, profile: bool) -> d
     Raises:
         FileNotFoundError, ValueError, MemoryError: it cannot be read.
     """
-    answer = layout_of(source, slide)
+    answer = layout_of(source, slide) | {"encoder": source.encoder(slide)}
     if not values or not answer["num_patches"]:
         return answer
     rows = source.read(slide, dtype=np.float32)

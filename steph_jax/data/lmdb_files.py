@@ -49,6 +49,11 @@ class LmdbSource(FeatureSource):
         where = self.path_of(slide_id)
         with self._transaction() as transaction:
             pickled = transaction.get(self._keys[slide_id])
+            if pickled is None:
+                raise BadFeatures(
+                    f"{where}: expected a value under a key that is there, found none; the LMDB is "
+                    "damaged: copy it again"
+                )
             value = torch_files.loads(pickled, where)
             yield from_object(value, where, self.dataset_name, self.feature_dim, len(pickled))
 

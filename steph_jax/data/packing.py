@@ -89,8 +89,8 @@ def pack(
         OSError: the disk is full, or cannot be written.
     """
     bad: dict[str, str] = {}
-    layouts = scan(source, slide_ids, workers, bad)
-    plan = make_plan(source, layouts, dtype, bad)
+    headers = scan(source, slide_ids, workers, bad)
+    plan = make_plan(source, headers, dtype, bad)
     if out.exists():
         return _already_there(out, plan, bad, skip_bad)
     partial = partial_path(out)

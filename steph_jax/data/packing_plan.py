@@ -16,6 +16,9 @@ from steph_jax.version import __version__
 #: The float type of the files where they share one, float32 for float64 and for mixtures.
 SAME = "source"
 
+#: The layout of a slide, and the name of the encoder that made it, "" where its file does not say.
+Header = tuple[Layout, str]
+
 
 def one_line(error: Exception) -> str:
     """The message of an error on one line."""
@@ -24,47 +27,47 @@ def one_line(error: Exception) -> str:
 
 def scan(
     source: FeatureSource, slide_ids: Sequence[str], workers: int, bad: dict[str, str]
-) -> dict[str, Layout]:
-    """The layouts of the slides in sorted order; adds those that have none to `bad`."""
+) -> dict[str, Header]:
+    """The headers of the slides in sorted order; adds those that have none to `bad`."""
     chosen = sorted(set(slide_ids))
 
-    def layout(slide_id: str) -> Layout | str:
+    def header(slide_id: str) -> Header | str:
         if source.missing([slide_id]):
             return f"{slide_id}: no features of this slide in {source.location}"
         try:
-            return source.layout(slide_id)
+            return source.layout(slide_id), source.encoder(slide_id)
         except (ValueError, OSError) as error:
             return one_line(error)
 
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        found = dict(zip(chosen, pool.map(layout, chosen), strict=True))
-    layouts = {}
+        found = dict(zip(chosen, pool.map(header, chosen), strict=True))
+    headers = {}
     for slide_id, value in found.items():
         if isinstance(value, str):
             bad[slide_id] = value
         else:
-            layouts[slide_id] = value
-    return layouts
+            headers[slide_id] = value
+    return headers
 
 
 def make_plan(
-    source: FeatureSource, layouts: dict[str, Layout], dtype: str, bad: dict[str, str]
+    source: FeatureSource, headers: dict[str, Header], dtype: str, bad: dict[str, str]
 ) -> Index:
     """Which rows each slide gets; adds slides of another D than most have to `bad`.
 
     Args:
         source: where the slides are.
-        layouts: of the slides, in the order of their rows.
+        headers: of the slides, in the order of their rows.
         dtype: one of `store.DTYPES`, or `SAME`.
         bad: why a slide cannot be packed, by slide id.
 
     Returns:
         the index that the store will have, without checksums.
     """
-    dims = Counter(layout.dim for layout in layouts.values() if layout.num_patches)
+    dims = Counter(layout.dim for layout, _ in headers.values() if layout.num_patches)
     dim = max(sorted(dims), key=lambda d: dims[d], default=0)
     slides, start, types = [], 0, set()
-    for slide_id, layout in layouts.items():
+    for slide_id, (layout, encoder) in headers.items():
         where = source.path_of(slide_id)
         if layout.num_patches and layout.dim != dim:
             bad[slide_id] = f"{where}: expected D = {dim}, as most slides have, found {layout.dim}"
@@ -82,8 +85,8 @@ def make_plan(
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
         }
-        if layout.encoder:
-            came_from["encoder"] = layout.encoder
+        if encoder:
+            came_from["encoder"] = encoder
         slides.append(Record(slide_id, start, layout.num_patches, "", came_from))
         start += layout.num_patches
         if layout.num_patches:

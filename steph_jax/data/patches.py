@@ -53,14 +53,12 @@ class Layout:
         dim: D; 0 where a file without patches does not tell it.
         dtype: one of float16, bfloat16, float32 and float64, in the byte order of the file.
         leading: whether the array is [1, N, D] and not [N, D].
-        encoder: name of the encoder that made them, where the file says; else "".
     """
 
     num_patches: int
     dim: int
     dtype: np.dtype[Any]
     leading: bool = False
-    encoder: str = ""
 
     @classmethod
     def of(

@@ -219,6 +219,10 @@ class StoreSource(FeatureSource):
     def path_of(self, slide_id: str) -> str:
         return f"{self.location}[{slide_id}]"
 
+    def encoder(self, slide_id: str) -> str:
+        self.require([slide_id])
+        return str(self._records[slide_id].source.get("encoder", ""))
+
     def mapped(self, slide_id: str) -> np.ndarray:
         """[N, D] of a slide as the file holds it, mapped and not read."""
         record = self._records[slide_id]
@@ -228,8 +232,6 @@ class StoreSource(FeatureSource):
     def _open(self, slide_id: str) -> Iterator[Patches]:
         rows, where = self.mapped(slide_id), self.path_of(slide_id)
         layout = Layout.of(rows.shape, rows.dtype, where, self.feature_dim)
-        encoder = self._records[slide_id].source.get("encoder", "")
-        layout = dataclasses.replace(layout, encoder=str(encoder))
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             # Mapped pages that a file has lost would end the process.

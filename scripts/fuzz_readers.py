@@ -1,0 +1,99 @@
+"""Gives mutated files to every reader of the package and writes a table of what came of it.
+
+    python scripts/fuzz_readers.py --inputs 100000 [--seed 0] [--out docs/fuzzing.md]
+
+Sound files of every layout (tests/readers.py) are changed at random (tests/fuzzing.py): bits,
+bytes, numbers, blocks, text, length. Allowed are a value and our documented error, with memory at
+most 10 times the file and 100 MB; a crash only within libhdf5 or LMDB. Inputs follow from the seed
+and their number. Ends with status 1 where something else happened; those inputs are kept.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+
+import h5py
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROCESS = ROOT / "tests" / "fuzzing.py"
+sys.path.insert(0, str(PROCESS.parent))
+
+HEAD = "| reader | inputs | values | documented errors | ended by library | other | memory, MB |"
+
+
+def main() -> int:
+    """The entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--inputs", type=int, default=100_000, help="in all, the same for each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=None, help="file for the table")
+    parser.add_argument("--failures", type=pathlib.Path, default=None, help="folder for inputs")
+    given = parser.parse_args()
+
+    from readers import READERS
+
+    failures = given.failures or pathlib.Path(tempfile.gettempdir()) / "fuzz_failures"
+    each = -(-given.inputs // len(READERS))
+    rows, others = [HEAD, "| --- |" + " ---: |" * 6], []
+    print("\n".join(rows), flush=True)
+    for name in READERS:
+        result = run(name, each, given.seed, failures)
+        counts = list(result["counts"].values())
+        cells = [name, *(f"{n:,}" for n in (each, *counts)), f"{result['peak'] / 1e6:.0f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
+        others += [f"{name}, {text}" for text in result["others"]]
+    if given.out is not None:
+        given.out.write_text(document(rows, each * len(READERS), given.seed, others))
+    print("\n".join(others))
+    if others:
+        print(f"{len(others)} inputs came to something else; they are in {failures}")
+    return 1 if others else 0
+
+
+def run(name: str, inputs: int, seed: int, failures: pathlib.Path) -> dict:
+    """What came of the inputs of one reader, in a process of its own."""
+    command = [sys.executable, str(PROCESS), str(seed), str(inputs), str(failures), name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
+    """The record of a run, in Markdown."""
+    packages = ("steph_jax", "numpy", "h5py", "lmdb", "ml_dtypes")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    versions += [f"libhdf5 {h5py.version.hdf5_version}", f"Python {platform.python_version()}"]
+    date = datetime.datetime.now(datetime.UTC)
+    text = [
+        "# Mutated files",
+        "",
+        "Sound files of every layout, a few hundred bytes to some kilobytes each, are changed at",
+        "random and given to the readers. Two outcomes are allowed: a value, or our documented",
+        "error that names the file; with memory at most 10 times the file and 100 MB. What libhdf5",
+        "and LMDB do with a mutated file is theirs: where one of them ends the process, or takes",
+        "more than a minute, it is counted; `check` and `pack` read in child processes, with a",
+        "limit of time, and report such a file as bad.",
+        "",
+        f"    python scripts/fuzz_readers.py --inputs {inputs} --seed {seed} --out docs/fuzzing.md",
+        "",
+        f"{date:%Y-%m-%d}; {', '.join(versions)}; {inputs:,} inputs.",
+        "",
+        *rows,
+        "",
+        "Memory is the most that the process ever had beyond what it had before an input. Inputs",
+        "follow from the seed and their number; a shorter run with other seeds is one of the tests",
+        "(tests/test_fuzz.py). The readers and their sound files are listed in tests/readers.py.",
+    ]
+    if others:
+        text += ["", "Other outcomes:", "", *(f"- {line}" for line in others)]
+    return "\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
