@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from steph_jax.plots.style import INK, new_figure, save, short_names, styled
 
@@ -87,7 +88,7 @@ def _heatmaps(panels: list[Heatmap], title: str) -> Figure:
     figure = new_figure(title, width, max(2.4, rows * _CELL + below + 1.1))
     # Room between the label of one panel's color bar and that of the next one's rows.
     engine = figure.get_layout_engine()
-    assert engine is not None
+    assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(wspace=0.05)
     grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=columns)
     for axes, panel in zip(grid[0], panels, strict=True):
