@@ -33,6 +33,7 @@ from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import choose_layout
 from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
+from steph_jax.phases import Embedded, Pooled
 from steph_jax.program import program_of
 from steph_jax.representations import Representations
 
@@ -65,7 +66,7 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
     means = {name: jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype) for name, x in embeddings.items()}
 
     def merge(trainable: Params, frozen: Params, means: Params) -> tuple[Params, Params]:
-        merged = method.merge(trainable, frozen, means, 1, None)
+        merged = method.merge(trainable, frozen, Embedded(means, 1, None))
         return merged.encoder, merged.head
 
     def encoder_of(frozen: Params, merged: Params) -> Params:
@@ -73,7 +74,7 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
         return jax.tree.map(lambda x: x[0], theta) if method.encoder_per_bag else theta
 
     def head(trainable: Params, frozen: Params, merged: Params, z: Any, labels: Params) -> Any:
-        return method.head(trainable, frozen, merged, z, labels).logits
+        return method.head(trainable, frozen, Pooled(z, merged, labels)).logits
 
     merging, (merged_encoder, merged_head) = _flops(merge, trainable, frozen, means)
     making, theta = _flops(encoder_of, frozen, merged_encoder)

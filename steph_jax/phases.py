@@ -42,6 +42,34 @@ class Headed(NamedTuple):
     record: dict[str, jax.Array]
 
 
+class Embedded(NamedTuple):
+    """What `Method.merge` knows of the B bags of a batch.
+
+    Attributes:
+        means: mean embeddings [B, embed_dims] of the patches, by name; {} without an embedding.
+        num_bags: B.
+        keys: [B] random keys, which switch dropout on; None for none.
+    """
+
+    means: dict[str, jax.Array]
+    num_bags: int
+    keys: jax.Array | None
+
+
+class Pooled(NamedTuple):
+    """What `Method.head` knows of the B bags of a batch.
+
+    Attributes:
+        z: [B, E] pooled embeddings.
+        merged: `Merged.head`.
+        labels: arrays [B, ...] by name.
+    """
+
+    z: jax.Array
+    merged: Params
+    labels: dict[str, jax.Array]
+
+
 class Method(Protocol):
     """What a method must say; everything else is the same for all of them.
 
@@ -73,15 +101,8 @@ class Method(Protocol):
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
         """Embeddings [N, embed_dims] of patches [N, D], whose means over bags `merge` gets."""
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
-        """Parameters of B bags from their mean embeddings; `keys` [B] switch dropout on."""
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+        """Parameters of bags from their mean embeddings."""
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         """feat_proj and attention_net from rows of `Merged.encoder`; leaves [rows, ...] per bag.
@@ -89,15 +110,8 @@ class Method(Protocol):
         It is called for the pieces of a group, so that no more encoders than that are ever held.
         """
 
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
-        """Logits of B bags from their pooled embeddings z [B, E]."""
+    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+        """Logits of bags from their pooled embeddings."""
 
 
 #: (logits [B, T], labels, mask [B]) -> the loss, a mean over the bags where the mask is True.

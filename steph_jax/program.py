@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 from steph_jax import abmil, phases
 from steph_jax.abmil import Params, Summary
 from steph_jax.data.batches import Batch, Group, Slots
-from steph_jax.phases import Headed, LossFunction, Merged, Method
+from steph_jax.phases import Embedded, Headed, LossFunction, Merged, Method, Pooled
 
 AXIS = "devices"
 
@@ -199,7 +199,7 @@ class Program:
         count = jnp.maximum(slots.num_patches, 1)
         means = jax.tree.map(lambda t: t / count.astype(t.dtype)[:, None], totals)
         keys = None if key is None else phases.bag_keys(key, slots.rank)
-        return self.method.merge(trainable, frozen, means, len(slots.rank), keys)
+        return self.method.merge(trainable, frozen, Embedded(means, len(slots.rank), keys))
 
     def _merge_with_vjp(
         self,
@@ -222,7 +222,7 @@ class Program:
         self, trainable: Params, frozen: Params, merged: Merged, bags: Summary, slots: Slots
     ) -> Headed:
         z = abmil.pooled(self.method.architecture.pooling, bags)
-        return self.method.head(trainable, frozen, merged.head, z, slots.labels)
+        return self.method.head(trainable, frozen, Pooled(z, merged.head, slots.labels))
 
     def _head_gradients(
         self, trainable: Params, frozen: Params, merged: Merged, bags: Summary, slots: Slots

@@ -10,7 +10,7 @@ from steph_jax import abmil
 from steph_jax.abmil import Architecture, Linear, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
-from steph_jax.phases import Headed, Merged
+from steph_jax.phases import Embedded, Headed, Merged, Pooled
 from steph_jax.pool import Pool, member_name
 
 
@@ -41,30 +41,15 @@ class AbmilMethod:
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
         return {}
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         head = trainable["pred_head"]
-        return Merged(without_head(trainable), {}, jnp.zeros(num_bags, head["bias"].dtype), {})
+        return Merged(without_head(trainable), {}, jnp.zeros(bags.num_bags, head["bias"].dtype), {})
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         return merged_encoder
 
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
-        logits = apply_head(trainable["pred_head"], z)
-        return Headed(logits, jnp.zeros(len(z), z.dtype), {})
+    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+        return unpenalized(apply_head(trainable["pred_head"], bags.z))
 
 
 def without_head(theta: Params) -> Params:
@@ -75,6 +60,11 @@ def without_head(theta: Params) -> Params:
 def apply_head(head: Params, z: jax.Array) -> jax.Array:
     """Logits [..., T] of pooled embeddings [..., E] by one pred_head."""
     return cast(jax.Array, Linear(head["bias"].shape[-1]).apply({"params": head}, z))
+
+
+def unpenalized(logits: jax.Array) -> Headed:
+    """Outputs [B, T] with nothing to be added to the loss."""
+    return Headed(logits, jnp.zeros(len(logits), logits.dtype), {})
 
 
 def new_head(seed: int, architecture: Architecture, num_outputs: int) -> Params:

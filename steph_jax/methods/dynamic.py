@@ -15,9 +15,9 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.hypernetworks import Hypernetworks
 from steph_jax.losses import merge_regularizer
 from steph_jax.methods import merging
-from steph_jax.methods.abmil import apply_head, new_head
+from steph_jax.methods.abmil import apply_head, new_head, unpenalized
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
-from steph_jax.phases import Headed, Merged
+from steph_jax.phases import Embedded, Headed, Merged, Pooled
 from steph_jax.pool import Pool
 
 
@@ -64,14 +64,7 @@ class DynamicMethod:
         embedded = self._hypernetwork.apply({"params": trainable}, features, method="embed")
         return cast(dict[str, jax.Array], embedded)
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         def one(means: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
             rngs = None if key is None else {"dropout": key}
             w, _ = cast(
@@ -80,7 +73,8 @@ class DynamicMethod:
             )
             return w
 
-        weights = jax.vmap(one, in_axes=(0, None if keys is None else 0))(means, keys)
+        axes = (0, None if bags.keys is None else 0)
+        weights = jax.vmap(one, in_axes=axes)(bags.means, bags.keys)
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
         record = {"weight": weights, "selected": selected, "merge": regularizer}
@@ -90,15 +84,8 @@ class DynamicMethod:
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         return task_vectors.weighted_sum(frozen["stack"], merged_encoder["coefficients"])
 
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
-        return Headed(apply_head(trainable["pred_head"], z), jnp.zeros(len(z), z.dtype), {})
+    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+        return unpenalized(apply_head(trainable["pred_head"], bags.z))
 
 
 def start(spec: Spec, pool: Pool) -> SavedModel:

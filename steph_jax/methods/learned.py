@@ -7,7 +7,6 @@ the task vectors first (SPEC 2).
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +17,7 @@ from steph_jax.losses import merge_regularizer
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import AbmilMethod, new_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, with_trainable
-from steph_jax.phases import Merged
+from steph_jax.phases import Embedded, Merged
 from steph_jax.pool import Pool
 
 
@@ -35,17 +34,10 @@ class LearnedMethod(AbmilMethod):
 
     merge_weight: float = 0.005
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         w = trainable["weights"]
         encoder = task_vectors.weighted_sum(frozen["stack"], merging.coefficients(w))
-        weights = jnp.broadcast_to(w, (num_bags, *w.shape))
+        weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
         record = {"weight": weights, "selected": selected, "merge": regularizer}

@@ -17,7 +17,7 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import AbmilMethod, apply_head
 from steph_jax.methods.recipe import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
-from steph_jax.phases import Headed, Merged
+from steph_jax.phases import Embedded, Headed, Merged, Pooled
 from steph_jax.pool import Pool
 
 #: Name of the representations z [n, S, E] among the labels of a batch.
@@ -36,27 +36,13 @@ class RoupktMethod(AbmilMethod):
 
     options: roupkt.Options = dataclasses.field(default_factory=roupkt.Options)
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         dtype = trainable["gate"]["kernel"].dtype
-        return Merged(trainable["router"], {}, jnp.zeros(num_bags, dtype), {})
+        return Merged(trainable["router"], {}, jnp.zeros(bags.num_bags, dtype), {})
 
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
-        routing = roupkt.route(matmul(z, trainable["gate"]["kernel"]), self.options.top_k)
-        mixed = roupkt.mixture(trainable.get("experts", {}), labels[REPRESENTATIONS], routing)
+    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+        routing = roupkt.route(matmul(bags.z, trainable["gate"]["kernel"]), self.options.top_k)
+        mixed = roupkt.mixture(trainable.get("experts", {}), bags.labels[REPRESENTATIONS], routing)
         penalty = self.options.balance_weight * routing.balance + self.options.z_weight * routing.z
         record = {
             "weight": routing.probabilities,

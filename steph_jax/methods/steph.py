@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 
 from steph_jax import hypernetworks, steph, task_vectors
 from steph_jax.abmil import Architecture, Params
@@ -12,9 +11,9 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.hypernetworks import Hypernetworks
 from steph_jax.losses import merge_regularizer, mix_regularizer
 from steph_jax.methods import merging
-from steph_jax.methods.abmil import apply_head, new_head, without_head
+from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
-from steph_jax.phases import Headed, Merged
+from steph_jax.phases import Embedded, Headed, Merged, Pooled
 from steph_jax.pool import Pool
 
 
@@ -88,15 +87,8 @@ class StephMethod:
         weights, ratios = jax.vmap(one, in_axes=(0, None if keys is None else 0))(means, keys)
         return steph.select(weights, ratios, self.options)
 
-    def merge(
-        self,
-        trainable: Params,
-        frozen: Params,
-        means: dict[str, jax.Array],
-        num_bags: int,
-        keys: jax.Array | None,
-    ) -> Merged:
-        sources = self.source_weights(trainable, means, keys)
+    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+        sources = self.source_weights(trainable, bags.means, bags.keys)
         coefficients = steph.coefficients(sources, self.options)
         encoder = {"coefficients": coefficients} if self.encoder_per_bag else {}
         merged_head = {name: x for name, x in frozen["stack"].items() if name == "pred_head"}
@@ -119,21 +111,14 @@ class StephMethod:
         stacked = without_head(frozen["stack"])
         return task_vectors.weighted_sum(stacked, merged_encoder["coefficients"])
 
-    def head(
-        self,
-        trainable: Params,
-        frozen: Params,
-        merged_head: Params,
-        z: jax.Array,
-        labels: dict[str, jax.Array],
-    ) -> Headed:
+    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
         if "pred_head" in trainable:
-            logits = apply_head(trainable["pred_head"], z)
-        elif "pred_head" in merged_head:
-            logits = jax.vmap(apply_head)(merged_head["pred_head"], z)
+            logits = apply_head(trainable["pred_head"], bags.z)
+        elif "pred_head" in bags.merged:
+            logits = jax.vmap(apply_head)(bags.merged["pred_head"], bags.z)
         else:
-            logits = apply_head(frozen["target"]["pred_head"], z)
-        return Headed(logits, jnp.zeros(len(z), z.dtype), {})
+            logits = apply_head(frozen["target"]["pred_head"], bags.z)
+        return unpenalized(logits)
 
 
 def freeze(models: Params, options: steph.Options) -> Params:
