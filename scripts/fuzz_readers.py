@@ -25,6 +25,8 @@ PROCESS = ROOT / "tests" / "fuzzing.py"
 sys.path.insert(0, str(PROCESS.parent))
 
 HEAD = "| reader | inputs | values | documented errors | ended by library | other | memory, MB |"
+#: What stands from here on in the file is not ours to write anew.
+FOUND = "\n## What it found\n"
 
 
 def main() -> int:
@@ -50,7 +52,9 @@ def main() -> int:
         print(rows[-1], flush=True)
         others += [f"{name}, {text}" for text in result["others"]]
     if given.out is not None:
-        given.out.write_text(document(rows, each * len(READERS), given.seed, others))
+        found = given.out.read_text().partition(FOUND)[1:] if given.out.exists() else ()
+        text = document(rows, each * len(READERS), given.seed, others)
+        given.out.write_text("".join([text, *found]))
     print("\n".join(others))
     if others:
         print(f"{len(others)} inputs came to something else; they are in {failures}")
@@ -73,8 +77,8 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
     text = [
         "# Mutated files",
         "",
-        "Sound files of every layout, a few hundred bytes to some kilobytes each, are changed at",
-        "random and given to the readers. Two outcomes are allowed: a value, or our documented",
+        "Sound files of every layout, 200 bytes to 80 kilobytes each, are changed at random and",
+        "given to the readers. Two outcomes are allowed: a value, or our documented",
         "error that names the file; with memory at most 10 times the file and 100 MB. What libhdf5",
         "and LMDB do with a mutated file is theirs: where one of them ends the process, or takes",
         "more than a minute, it is counted; `check` and `pack` read in child processes, with a",
@@ -86,8 +90,9 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
         "",
         *rows,
         "",
-        "Memory is the most that the process ever had beyond what it had before an input. Inputs",
-        "follow from the seed and their number; a shorter run with other seeds is one of the tests",
+        "Memory is the most resident memory that the process ever had beyond what it had before an",
+        "input; with files as small as these it is the bound of 100 MB that is tested. Inputs follow",
+        "from the seed and their number; a shorter run with other seeds is one of the tests",
         "(tests/test_fuzz.py). The readers and their sound files are listed in tests/readers.py.",
     ]
     if others:
