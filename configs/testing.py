@@ -11,10 +11,11 @@ def get_config() -> ConfigDict:
     config.folds = (0, 1)
     config.epochs = 3
     config.batch_size = 4
-    config.learning_rate = 1e-3
+    config.learning_rate = 2e-4
     config.model.feature_dim = 24
     config.model.embed_dim = 16
     config.model.attention_dim = 8
     config.steph.top_k = 1
     config.roupkt.top_k = 2
+    config.steph.initial_weight = 1.0  # so that no start dies
     return config

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,10 +12,15 @@ import orbax.checkpoint as ocp
 from steph_jax.checkpoints import SavedModel
 
 
-def fingerprint(model: SavedModel) -> str:
-    """A digest of all parameters of a model."""
+def fingerprint(model: SavedModel, data: Mapping[str, np.ndarray] | None = None) -> str:
+    """A digest of what training starts from.
+
+    Args:
+        model: all of its parameters count.
+        data: arrays by name that say who is trained on, and with what outcome, if that counts.
+    """
     digest = hashlib.sha256()
-    for name, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+    for name, leaf in jax.tree_util.tree_leaves_with_path((model.params, dict(data or {}))):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(name)} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
@@ -67,9 +73,10 @@ class EpochStore:
             ) from None
         if stored.record["start"] != start:
             raise ValueError(
-                f"{self._directory}: the models of the pool, or the code that starts a fold, have "
-                "changed since this fold began; put them back, or remove this directory to train "
-                "the fold from its beginning"
+                f"{self._directory}: the models of the pool, the survival table, the splits, the "
+                "number of patches of a slide, or the code that starts a fold have changed since "
+                "this fold began; put them back, or remove this directory to train the fold from "
+                "its beginning"
             )
         return epoch, stored.state, stored.record["history"]
 

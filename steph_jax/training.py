@@ -214,7 +214,15 @@ def fit(
     state = program.replicate(fitting.initial_state(trainable, optimizer))
     kept = fitting.Kept(state, fitting.copied(trainable) if selection.is_on else ())
     store = epochs.EpochStore(directory / "checkpoints")
-    start = epochs.fingerprint(model)
+    start = epochs.fingerprint(
+        model,
+        {
+            "patients": np.array([evaluate.table.patients[i] for i in patients], np.str_),
+            "num_patches": feed.bags.num_patches[patients],
+            "time": evaluate.table.time[patients],
+            "event": evaluate.table.event[patients],
+        },
+    )
     begun, (state, best), history = store.restore(kept, start)
     if begun:
         if stops_dead and report.all_weights_are_zero(history[-1]):

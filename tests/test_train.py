@@ -225,9 +225,13 @@ def test_a_second_run_in_one_directory_is_refused(home, tmp_path):
         pass
 
 
-def test_another_pool_under_an_interrupted_run_is_refused(home, tmp_path, monkeypatch):
-    shutil.copytree(home / "pool", tmp_path / "pool")
-    config = simulated.config(home, pool__root=str(tmp_path / "pool"))
+@pytest.mark.parametrize("changed", ["pool", "outcomes"])
+def test_other_models_or_patients_under_an_interrupted_run_are_refused(
+    home, tmp_path, monkeypatch, changed
+):
+    for name in ("pool", "data"):
+        shutil.copytree(home / name, tmp_path / name)
+    config = simulated.config(tmp_path)
     real = fitting.train_epoch
     calls = iter([real])
 
@@ -237,8 +241,15 @@ def test_another_pool_under_an_interrupted_run_is_refused(home, tmp_path, monkey
     monkeypatch.setattr(fitting, "train_epoch", once)
     with pytest.raises(StopIteration):
         train.train(config, tmp_path / "w")
-    pool = Pool(tmp_path / "pool")
-    pool.add("sim_b-fold_0", pool.member("sim_c", 0))
+    if changed == "pool":
+        pool = Pool(tmp_path / "pool")
+        pool.add("sim_b-fold_0", pool.member("sim_c", 0))
+    else:
+        path = tmp_path / "data" / "sim_a" / "sim_a_survival.csv"
+        table = pd.read_csv(path)
+        trained = pd.read_csv(path.parent / "splits_0.csv")["train"]
+        table.loc[table["patient_id"] == trained[0], "t"] += 1
+        table.to_csv(path, index=False)
     with pytest.raises(ValueError, match="have changed since this fold began"):
         train.train(config, tmp_path / "w")
 
