@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
     config.steph.merged = "mil_encoder"  # mil_encoder, pred_head, all
     config.steph.retrained = "pred_head"  # pred_head, none
     config.steph.head_init = "new"  # new, target
-    config.steph.initial_weight = 0.0  # 0.3 where weights of sources die at 0 (a log line says so)
+    config.steph.initial_weight = 0.0  # higher, e.g. 0.3: starts that do not die
 
     # --- merging rules: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
     config.merging = ConfigDict()

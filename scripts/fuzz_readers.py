@@ -91,7 +91,7 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
         *rows,
         "",
         "Memory is the most resident memory that the process ever had beyond what it had before an",
-        "input; with files as small as these it is the bound of 100 MB that is tested. Inputs follow",
+        "input; with files as small as these the bound of 100 MB is what is tested. Inputs follow",
         "from the seed and their number; a shorter run with other seeds is one of the tests",
         "(tests/test_fuzz.py). The readers and their sound files are listed in tests/readers.py.",
     ]

@@ -27,6 +27,10 @@ from steph_jax.objectives import DAYS_PER_UNIT, HAZARD, Labels, Objective
 from steph_jax.phases import LossFunction
 from steph_jax.program import Program, program_of
 
+#: Weights of all sources together below which a model says next to nothing of them; starts that
+#: live had 0.04 and more in their first epoch on real patients.
+STARVED_WEIGHT = 0.01
+
 
 class Part(NamedTuple):
     """A model on some patients of a cohort: predictions, and {"c_index", "nll"}."""
@@ -149,10 +153,17 @@ def epoch_row(
     return row
 
 
-def all_weights_are_zero(row: dict[str, float]) -> bool:
-    """Whether an epoch gave no slide any source."""
+def is_dead(history: list[dict[str, float]]) -> bool:
+    """Whether the last epoch gave no slide any source, or the last three gave next to none."""
+    totals = [total_weight(row) for row in history]
+    starved = len(totals) >= 3 and max(totals[-3:]) < STARVED_WEIGHT
+    return starved or totals[-1] == 0
+
+
+def total_weight(row: dict[str, float]) -> float:
+    """Weights of all sources together in an epoch, mean over slides; infinite for other methods."""
     weights = [value for name, value in row.items() if name.startswith("weight_")]
-    return bool(weights) and not any(weights)
+    return sum(weights) if weights else math.inf
 
 
 def epoch_line(row: dict[str, float]) -> str:
@@ -160,8 +171,8 @@ def epoch_line(row: dict[str, float]) -> str:
     text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
     if "test_c_index" in row:
         text += f", test C {row['test_c_index']:.4f}"
-    if all_weights_are_zero(row):
-        text += " (all weights of sources are 0 and relu keeps them: try steph.initial_weight=0.3)"
+    if total_weight(row) < STARVED_WEIGHT:
+        text += f" (weights of all sources together: {total_weight(row):.1g})"
     return (
         f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "
         f"patches/s, {100 * row['waiting_share']:.0f}% waiting for data"

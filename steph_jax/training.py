@@ -29,10 +29,12 @@ from steph_jax.selection import Selection
 MOST_STARTS = 5
 #: What a restart adds to the seed of the start; the order of patients and dropout stay as they are.
 _RESTART_STRIDE = 1000
+#: From this restart on, weights of sources start higher (`steph.initial_weight` at least that).
+_RAISED_RESTART, _RAISED_WEIGHT = 3, 0.3
 
 
 class DeadStartError(Exception):
-    """The weights of all sources are 0 for every slide, and no gradient can raise them."""
+    """Slides get no source, and nothing, or little, can raise the weights of any."""
 
 
 class Trained(NamedTuple):
@@ -58,9 +60,11 @@ def train_split(
 
     Weights of sources are relu outputs that start near 0, and the merge regularizer pushes them
     down: where it drives all of them below 0, for every slide, no gradient moves them again, and
-    what is left is the null model's encoder, which nobody has trained. The epoch that shows it ends
-    that start. Nothing but the training passes is looked at. The last of `MOST_STARTS` is kept
-    whatever becomes of it.
+    what is left is the null model's encoder, which nobody has trained. Where a few slides keep a
+    trace of them, they may rise again, but late, when the learning rate has fallen. The epoch that
+    shows either (`report.is_dead`) ends that start. Nothing but the training passes is looked at.
+    Starts differ by their random numbers, the last ones also begin with higher weights; the last of
+    `MOST_STARTS` is kept whatever becomes of it.
 
     Args:
         run: settings and data.
@@ -83,7 +87,7 @@ def train_split(
             )
         except DeadStartError:
             logging.warning(
-                "%s: all weights of sources fell to 0, from which relu lets none rise; "
+                "%s: the weights of all sources fell to 0, from which relu lets none rise; "
                 "starting anew from other random numbers (%d of %d)",
                 label,
                 restart + 1,
@@ -106,6 +110,11 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
     """
     spec = fold_spec(run.config, run.cohort, fold, split)
     spec = dataclasses.replace(spec, seed=spec.seed + restart * _RESTART_STRIDE)
+    if restart >= _RAISED_RESTART:
+        raised = max(spec.steph.initial_weight, _RAISED_WEIGHT)
+        spec = dataclasses.replace(
+            spec, steph=dataclasses.replace(spec.steph, initial_weight=raised)
+        )
     model = run.method.start(spec, run.pool)
     if run.bags.feature_dim != model.architecture.feature_dim:
         raise ValueError(
@@ -148,10 +157,10 @@ def train_model(
             select an epoch.
         directory: where the states of training are kept.
         label: in the log.
-        stops_dead: whether an epoch that gives no slide any source ends training.
+        stops_dead: whether weights of sources that died end training (`report.is_dead`).
 
     Raises:
-        DeadStartError: such an epoch.
+        DeadStartError: they did.
     """
     config, table = run.config, run.cohort.table
     objective = settings.stored_objective(model)
@@ -193,10 +202,10 @@ def fit(
         patients: numbers of those that are trained on.
         split: of the fold.
         directory: where the states of training are kept.
-        stops_dead: whether an epoch that gives no slide any source ends training.
+        stops_dead: whether weights of sources that died end training (`report.is_dead`).
 
     Raises:
-        DeadStartError: such an epoch.
+        DeadStartError: they did.
 
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
@@ -225,7 +234,7 @@ def fit(
     )
     begun, (state, best), history = store.restore(kept, start)
     if begun:
-        if stops_dead and report.all_weights_are_zero(history[-1]):
+        if stops_dead and report.is_dead(history):
             store.close()
             raise DeadStartError
         logging.info("%s: going on after epoch %d", label, begun)
@@ -272,7 +281,7 @@ def fit(
         if selection.is_on and selection.best_epoch(history) == epoch + 1:
             best = fitting.copied(state.trainable)
         store.save(epoch + 1, fitting.Kept(state, best), history, start)
-        if stops_dead and report.all_weights_are_zero(row):
+        if stops_dead and report.is_dead(history):
             store.close()
             raise DeadStartError
     store.close()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import simulated
 
-from steph_jax import checkpoints, fitting, hypernetworks, train, training
+from steph_jax import checkpoints, fitting, hypernetworks, report, train, training
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_dead_start_is_drawn_anew(home, tmp_path, monkeypatch, caplog, method)
     else:
         real = hypernetworks.init
 
-        def init(key, *args, mixing):
+        def init(key, *args, mixing, initial_weight):
             first = np.asarray(jax.random.key_data(key)).tolist() == [0, 42]
             return real(key, *args, mixing=mixing, initial_weight=-3.0 if first else 3.0)
 
@@ -96,6 +96,36 @@ def test_an_interrupted_run_goes_on_with_the_start_it_was_at(home, tmp_path, mon
         for name in ("parts", "whole")
     )
     pd.testing.assert_frame_equal(found, expected)
+
+
+def test_the_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
+    real, asked = hypernetworks.init, []
+
+    def init(key, *args):
+        asked.append(args[-1])
+        return real(key, *args[:-1], -3.0)
+
+    monkeypatch.setattr(hypernetworks, "init", init)
+    train.train(config(home, steph__initial_weight=0.1), tmp_path / "w")
+    assert asked[-5:] == [0.1, 0.1, 0.1, 0.3, 0.3]
+    stored = checkpoints.load_model(tmp_path / "w" / "fold_0" / "model").settings
+    assert stored["options"]["initial_weight"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("totals", "dead"),
+    [
+        ([0.05, 0.0], True),
+        ([0.05, 0.003, 0.003], False),
+        ([0.05, 0.003, 0.003, 0.2], False),
+        ([0.05, 0.003, 0.003, 0.009], True),
+        ([0.003, 0.003], False),
+    ],
+)
+def test_a_start_is_dead_that_gives_sources_nothing_or_next_to_nothing_for_long(totals, dead):
+    history = [{"train_c_index": 0.5, "weight_a": x / 4, "weight_b": 3 * x / 4} for x in totals]
+    assert report.is_dead(history) == dead
+    assert not report.is_dead([{"train_c_index": 0.5}] * 4), "a method without weights"
 
 
 def test_the_last_start_is_kept_dead_or_not(home, tmp_path, monkeypatch):

@@ -95,7 +95,12 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
     architecture = gathered.null.architecture
     weight_output = spec.steph.weight_output
     trainable = hypernetworks.init(
-        jax.random.key(spec.seed), architecture.feature_dim, num_sources, weight_output, mixing=""
+        jax.random.key(spec.seed),
+        architecture.feature_dim,
+        num_sources,
+        weight_output,
+        mixing="",
+        initial_weight=spec.steph.initial_weight,
     )
     trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
     settings = merging.settings_of(spec, gathered) | {
