@@ -70,17 +70,35 @@ class Architecture:
 def dropout(x: jax.Array, key: jax.Array | None, rate: float) -> jax.Array:
     """Zeroes entries of `x` with probability `rate` and scales the rest by 1 / (1 - rate).
 
-    A rate that is a multiple of 1/256 (the default 0.25 is) takes one random byte an entry, a
-    quarter of what float draws cost; others are drawn as usual. Without a key, `x` as it is.
+    Without a key, `x` as it is. Random words are hashes of the place of an entry under the key
+    (`random_words`): they cost a few integer operations within the loop that applies them, where
+    `jax.random` writes and reads arrays, a fifth of a training step on a CPU.
     """
     if key is None or rate == 0.0:
         return x
-    threshold = rate * 256
-    if threshold == int(threshold):
-        keep = jax.random.bits(key, x.shape, jnp.uint8) >= jnp.uint8(threshold)
-    else:
-        keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
+
+
+def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random uint32 of a shape: each entry's number, mixed with either half of a 64-bit seed.
+
+    Mixed by the finalizer of MurmurHash3 (Appleby), in which every bit of the input reaches every
+    bit of the output. Enough for dropout masks; not for what needs more than 2^32 entries a key.
+    """
+    seed = jax.random.bits(key, (2,), jnp.uint32)
+    number = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        number += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        stride *= shape[axis]
+    return _mixed(_mixed(number + seed[0]) ^ seed[1])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], fan_in: int, dtype: Any) -> jax.Array:

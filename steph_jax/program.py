@@ -54,6 +54,31 @@ class Outputs(NamedTuple):
     loss: jax.Array | None
 
 
+def _vjp(function: Callable[..., Any], inputs: Any, *primals: Any) -> tuple[Any, Any]:
+    """`jax.vjp` of a phase, its residuals made few enough to leave a compiled function.
+
+    Products are kept; what follows from them entry by entry is computed again on the way back,
+    which is cheaper than to write and read it. `inputs` that are residuals too, features and models
+    foremost, would be returned as copies: an empty array with the number of the input in its shape
+    stands for each.
+
+    Returns:
+        the outputs, and what `_pull` pulls a cotangent through.
+    """
+    few = jax.checkpoint(function, policy=jax.checkpoint_policies.dots_saveable)
+    outputs, pull = jax.vjp(few, *primals)
+    number = {id(x): n for n, x in enumerate(jax.tree.leaves(inputs))}
+    return outputs, jax.tree.map(
+        lambda x: jnp.zeros((1, 0, number[id(x)])) if id(x) in number else x[None], pull
+    )
+
+
+def _pull(pull: Any, inputs: Any, cotangent: Any) -> Any:
+    """The cotangents of the primals of a phase, from what `_vjp` returned and its inputs."""
+    given = jax.tree.leaves(inputs)
+    return jax.tree.map(lambda x: x[0] if x.size else given[x.shape[2]], pull)(cotangent)
+
+
 @functools.lru_cache(maxsize=8)
 def program_of(method: Method, loss: LossFunction | None, mesh: Mesh, num_slots: int) -> "Program":
     """The program of these arguments, compiled once for all folds that share them."""
@@ -94,13 +119,15 @@ class Program:
         self._zeros = jax.jit(self._zero_gradients, out_shardings=self._split, static_argnums=1)
         self._embed = share(self._embed_forward, whole, split, split, donate=(1,))
         self._embed_vjp = share(self._embed_with_vjp, whole, split, split)
-        self._embed_back = share(self._embed_backward, split, split, split, donate=(0,))
+        self._embed_back = share(self._embed_backward, split, split, split, split, donate=(0,))
         self._merge = jax.jit(self._merge_bags, out_shardings=Merged(*merged))
         self._merge_vjp = jax.jit(self._merge_with_vjp, out_shardings=(Merged(*merged), None))
         self._merge_back = jax.jit(lambda pull, cotangent: pull(cotangent))
         self._attend = share(self._attend_forward, whole, encoder, split, split, donate=(2,))
         self._attend_vjp = share(self._attend_with_vjp, whole, encoder, split, split, split, whole)
-        self._attend_back = share(self._attend_backward, split, split, split, donate=(0,))
+        self._attend_back = share(
+            self._attend_backward, split, split, split, whole, encoder, split, donate=(0,)
+        )
         self._head = jax.jit(self._head_outputs)
         self._head_grad = jax.jit(self._head_gradients)
         self._add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b))
@@ -147,11 +174,15 @@ class Program:
     def _embed_with_vjp(
         self, parts: Params, totals: dict[str, jax.Array], group: Group
     ) -> tuple[dict[str, jax.Array], Any]:
-        totals, pull = jax.vjp(lambda p: phases.embed_group(self.method, p, totals, group), parts)
-        return totals, jax.tree.map(lambda x: x[None], pull)
+        def embed(parts: Params) -> dict[str, jax.Array]:
+            return phases.embed_group(self.method, parts, totals, group)
 
-    def _embed_backward(self, gradient: Params, pull: Any, cotangent: Params) -> Params:
-        (more,) = jax.tree.map(lambda x: x[0], pull)(cotangent)
+        return _vjp(embed, group, parts)
+
+    def _embed_backward(
+        self, gradient: Params, pull: Any, cotangent: Params, group: Group
+    ) -> Params:
+        (more,) = _pull(pull, group, cotangent)
         return jax.tree.map(lambda g, m: g + m[None], gradient, more)
 
     def _attend_forward(
@@ -175,13 +206,18 @@ class Program:
             encoders = phases.encoders(self.method, frozen, encoder, group.owner)
             return phases.attend_group(self.method, encoders, bags, group, keys)
 
-        bags, pull = jax.vjp(attend, encoder, bags)
-        return bags, jax.tree.map(lambda x: x[None], pull)
+        return _vjp(attend, (frozen, encoder, group), encoder, bags)
 
     def _attend_backward(
-        self, gradient: Params, pull: Any, cotangent: Summary
+        self,
+        gradient: Params,
+        pull: Any,
+        cotangent: Summary,
+        frozen: Params,
+        encoder: Params,
+        group: Group,
     ) -> tuple[Params, Summary]:
-        more, cotangent = jax.tree.map(lambda x: x[0], pull)(cotangent)
+        more, cotangent = _pull(pull, (frozen, encoder, group), cotangent)
         if not self.method.encoder_per_bag:
             more = jax.tree.map(lambda m: m[None], more)
         return jax.tree.map(jnp.add, gradient, more), cotangent
@@ -290,8 +326,10 @@ class Program:
 
         shared = not method.encoder_per_bag
         encoder_bar = self._zeros(merged.encoder, shared)
-        while attend_pulls:
-            encoder_bar, bags_bar = self._attend_back(encoder_bar, attend_pulls.pop(), bags_bar)
+        for group in reversed(groups):
+            encoder_bar, bags_bar = self._attend_back(
+                encoder_bar, attend_pulls.pop(), bags_bar, frozen, merged.encoder, group
+            )
         if shared:
             encoder_bar = self._average(encoder_bar)
         through_merge, totals_bar = self._merge_back(
@@ -300,8 +338,8 @@ class Program:
         gradient = self._add(direct, through_merge)
         if parts:
             parts_bar = self._zeros(parts, True)
-            while embed_pulls:
-                parts_bar = self._embed_back(parts_bar, embed_pulls.pop(), totals_bar)
+            for group in reversed(groups):
+                parts_bar = self._embed_back(parts_bar, embed_pulls.pop(), totals_bar, group)
             direct_parts = {name: gradient[name] for name in parts}
             gradient = gradient | self._add(direct_parts, self._average(parts_bar))
         return gradient, Outputs(out.logits, merged.record | out.record, loss)

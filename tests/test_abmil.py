@@ -144,6 +144,24 @@ def test_dropout_zeroes_at_its_rate_and_scales_the_rest(rate):
     assert (abmil.dropout(x, jax.random.key(1), rate) != dropped).any()
 
 
+def test_random_words_fall_evenly_whatever_the_key_the_place_and_the_bit():
+    words = np.stack([abmil.random_words(jax.random.key(i), (256, 384)) for i in range(4)])
+    bits = np.unpackbits(words.view(np.uint8)[..., None], axis=-1).reshape(*words.shape, 32)
+    for axis, name in enumerate(("key", "row", "column", "bit")):
+        others = tuple({0, 1, 2, 3} - {axis})
+        share = bits.mean(axis=others)
+        assert abs(share - 0.5).max() < 5 * 0.5 * (share.size / bits.size) ** 0.5, f"each {name}"
+    keep = (words >= 2**30).astype(float) - 0.75
+    for one, other in (
+        (keep[0], keep[1]),
+        (keep[:, 1:], keep[:, :-1]),
+        (keep[:, :, 1:], keep[:, :, :-1]),
+        (keep[:, :, 4:], keep[:, :, :-4]),
+    ):
+        assert abs((one * other).mean()) < 5 * 0.1875 / one.size**0.5, "neighbours"
+    assert len(np.unique(words)) > 0.999 * words.size
+
+
 def test_no_dropout_without_key_or_rate():
     x = jnp.ones((3, 4))
     assert abmil.dropout(x, None, 0.25) is x
