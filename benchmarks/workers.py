@@ -8,11 +8,18 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from steph_jax import cli
+
 STATUS = pathlib.Path("/proc/self/status")
 
 
 def serve(connection: Connection, factory: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Makes an object and calls its methods by name until None comes."""
+    """Makes an object and calls its methods by name until None comes.
+
+    Freed memory is kept, as in all our programs; PyTorch's gains by it too.
+    """
+    cli.keep_freed_memory()
+    cli.keep_threads_for_virtual_devices()
     made = factory(*arguments)
     connection.send("ready")
     while (asked := connection.recv()) is not None:

@@ -47,6 +47,18 @@ def keep_compiled_programs() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def keep_threads_for_virtual_devices() -> None:
+    """Gives the devices that a CPU is split into (`jax_num_cpu_devices`) threads to wait in.
+
+    They share a pool of one thread a core. One that waits for the others, where gradients are
+    averaged, holds a thread; once all are held, none computes, and JAX ends the process after a
+    minute. Counts only before the first computation.
+    """
+    devices = jax.config.jax_num_cpu_devices
+    if devices > 1:
+        os.environ.setdefault("NPROC", str(devices + (os.cpu_count() or 1)))
+
+
 def guarded(main: Callable[[], int | None]) -> int:
     """Runs `main`; a user's mistake ends as one message on standard error and status 1.
 
@@ -76,6 +88,7 @@ def app_run(
     """
     keep_freed_memory()
     keep_compiled_programs()
+    keep_threads_for_virtual_devices()
     # JAX notes that there is no TPU; what devices there are, the programs say themselves.
     std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     logging.set_verbosity(logging.INFO)

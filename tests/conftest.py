@@ -5,10 +5,13 @@ import pathlib
 import jax
 import pytest
 
+from steph_jax import cli
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Two devices, so that what is shared between devices is tested everywhere.
 jax.config.update("jax_num_cpu_devices", 2)
+cli.keep_threads_for_virtual_devices()
 # Many tests compile the same programs, and so does the next run of the suite.
 jax.config.update(
     "jax_compilation_cache_dir",

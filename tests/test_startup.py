@@ -49,3 +49,29 @@ def test_profile_leaves_the_trace_of_one_epoch(tmp_path):
     traces = list(pathlib.Path(home / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000
+
+
+def test_two_devices_of_one_cpu_do_not_wait_for_each_other_forever():
+    """On a machine of two cores or one; without the threads the process is ended by JAX."""
+    program = """
+import jax, jax.numpy as jnp
+from steph_jax import cli
+jax.config.update("jax_num_cpu_devices", 2)
+cli.keep_threads_for_virtual_devices()
+P = jax.sharding.PartitionSpec
+mesh = jax.make_mesh((2,), ("devices",), (jax.sharding.AxisType.Auto,))
+share = lambda x: jax.lax.pmean(x @ x / 700, "devices")
+specs = {"in_specs": P("devices"), "out_specs": P(), "check_vma": False}
+step = jax.jit(jax.shard_map(share, mesh=mesh, **specs))
+x = jnp.ones((1400, 700))
+for _ in range(300):
+    x = step(x)
+    x = jnp.concatenate([x, x])
+print(float(x[0, 0]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert float(ended.stdout) == 1.0
