@@ -54,7 +54,7 @@ def keep_threads_for_virtual_devices() -> None:
     averaged, holds a thread; once all are held, none computes, and JAX ends the process after a
     minute. Counts only before the first computation.
     """
-    devices = jax.config.jax_num_cpu_devices
+    devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
     if devices > 1:
         os.environ.setdefault("NPROC", str(devices + (os.cpu_count() or 1)))
 
