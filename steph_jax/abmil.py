@@ -84,7 +84,8 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Random uint32 of a shape: each entry's number, mixed with either half of a 64-bit seed.
 
     Mixed by the finalizer of MurmurHash3 (Appleby), in which every bit of the input reaches every
-    bit of the output. Enough for dropout masks; not for what needs more than 2^32 entries a key.
+    bit of the output; the second half of the seed comes in half way, so that two keys share no run
+    of words. Enough for dropout masks; not for what needs more than 2^32 entries a key.
     """
     seed = jax.random.bits(key, (2,), jnp.uint32)
     number = jnp.zeros(shape, jnp.uint32)
@@ -92,11 +93,9 @@ def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     for axis in reversed(range(len(shape))):
         number += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    return _mixed(_mixed(number + seed[0]) ^ seed[1])
-
-
-def _mixed(x: jax.Array) -> jax.Array:
+    x = number + seed[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x ^= seed[1]
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 

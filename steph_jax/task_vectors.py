@@ -47,11 +47,38 @@ def weighted_sum(stacked: Params, coefficients: jax.Array) -> Params:
         leaves [...], or [B, ...].
     """
 
-    def leaf(x: jax.Array) -> jax.Array:
-        flat = x.reshape(x.shape[0], -1)
-        return matmul(coefficients, flat).reshape(*coefficients.shape[:-1], *x.shape[1:])
+    return jax.tree.map(lambda x: _weighted(coefficients, x), stacked)
 
-    return jax.tree.map(leaf, stacked)
+
+@jax.custom_vjp
+def _weighted(coefficients: jax.Array, x: jax.Array) -> jax.Array:
+    flat = x.reshape(x.shape[0], -1)
+    return matmul(coefficients, flat).reshape(*coefficients.shape[:-1], *x.shape[1:])
+
+
+def _weighted_forward(coefficients: Any, x: Any) -> tuple[jax.Array, Any]:
+    kept = coefficients.value if x.perturbed else None, x.value
+    flat = x.value.reshape(x.value.shape[0], -1)
+    y = matmul(coefficients.value, flat)
+    return y.reshape(*coefficients.value.shape[:-1], *x.value.shape[1:]), kept
+
+
+def _weighted_backward(kept: Any, cotangent: Any) -> tuple[Any, Any]:
+    # A product with the stack on its left takes two thirds of the time that autodiff's takes.
+    coefficients, x = kept
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return None, None
+    sums = cotangent.reshape(-1, x[0].size)
+    for_coefficients = matmul(x.reshape(x.shape[0], -1), sums.T).T
+    if cotangent.ndim == x.ndim - 1:
+        for_coefficients = for_coefficients[0]
+    if coefficients is None:
+        return for_coefficients, None
+    over = coefficients.reshape(-1, x.shape[0])
+    return for_coefficients, matmul(over.T, sums).reshape(x.shape)
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward, symbolic_zeros=True)
 
 
 def select_top_k(weights: jax.Array, top_k: int) -> jax.Array:
