@@ -4,7 +4,7 @@ import dataclasses
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -17,7 +17,7 @@ from steph_jax import evaluation, fitting, settings, steph, task_vectors
 from steph_jax.abmil import Architecture, Params
 from steph_jax.data import batches
 from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Batch, Groups
+from steph_jax.data.batches import Groups
 from steph_jax.feed import Feed
 from steph_jax.methods.steph import StephMethod, freeze
 from steph_jax.objectives import Objective
@@ -30,9 +30,9 @@ class Pass:
     """One timed pass over a cohort.
 
     Attributes:
-        seconds: wall time; training counts from the moment its first batch is there.
+        seconds: wall time.
         slides, patches: seen, without padding.
-        waited: seconds of it that training waited for data.
+        waited: seconds of it that training waited for data, its first batch included.
     """
 
     seconds: float
@@ -159,14 +159,6 @@ class Engine:
     def train(self) -> Pass:
         """One epoch of training over the cohort, dropout on."""
         order = self._order(self._epoch)
-        began = 0.0
-
-        def clocked(iterator: Iterator[Batch]) -> Iterator[Batch]:
-            nonlocal began
-            for batch in iterator:
-                began = began or time.perf_counter()
-                yield batch
-
         self.state, epoch = fitting.train_epoch(
             self.program,
             self.optimizer,
@@ -175,12 +167,10 @@ class Engine:
             self.feed.ahead(order, self.labels),
             jax.random.key(0),
             self._step,
-            clocked,
         )
-        seconds = time.perf_counter() - began
         self._step += len(order)
         self._epoch += 1
-        return self._pass(seconds, epoch.waited)
+        return self._pass(epoch.seconds, epoch.waited)
 
     def predict(self) -> Pass:
         """Prediction of the whole cohort."""

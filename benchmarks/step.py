@@ -42,7 +42,7 @@ from engine import Engine, Pass
 from workers import Worker
 from workload import LENGTHS, MODES, Sizes
 
-from steph_jax.plots.speed import speed
+from steph_jax.plots import speed
 
 DTYPES = ("float32", "bfloat16")
 

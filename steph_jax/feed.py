@@ -123,7 +123,7 @@ class ReadAhead:
     """Iterates over batches that a thread makes ahead of time.
 
     Attributes:
-        waited: seconds that the consumer has waited for the thread, but for the first batch.
+        waited: seconds that the consumer has waited for the thread.
     """
 
     def __init__(self, batches: Iterable[Batch], depth: int) -> None:
@@ -156,13 +156,10 @@ class ReadAhead:
         thread = threading.Thread(target=read, name="read-ahead", daemon=True)
         thread.start()
         try:
-            first = True
             while True:
                 began = time.perf_counter()
                 item = ready.get()
-                if not first:
-                    self.waited += time.perf_counter() - began
-                first = False
+                self.waited += time.perf_counter() - began
                 if item is None:
                     return
                 if isinstance(item, BaseException):

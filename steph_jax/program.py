@@ -137,10 +137,6 @@ class Program:
             )
         )
 
-    def training_shapes(self) -> int:
-        """Shapes of groups for which the training phase over patches was compiled."""
-        return int(self._attend_vjp._cache_size())
-
     def replicate(self, tree: Any) -> Any:
         """Gives every device a copy of some parameters."""
         return jax.device_put(tree, self._replicated)

@@ -17,7 +17,7 @@ from engine import Engine
 from workers import Worker
 from workload import Sizes
 
-from steph_jax.plots.speed import speed, speed_figure
+from steph_jax.plots import speed, speed_figure
 
 TINY = Sizes(
     feature_dim=12,

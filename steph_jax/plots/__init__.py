@@ -22,6 +22,7 @@ from steph_jax.plots.patients import (
     survival_curves,
     survival_curves_figure,
 )
+from steph_jax.plots.speed import speed, speed_figure
 from steph_jax.plots.truth import simulated_truth, simulated_truth_figure
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "simulated_truth_figure",
     "source_weights",
     "source_weights_figure",
+    "speed",
+    "speed_figure",
     "survival_curves",
     "survival_curves_figure",
     "training_curves",
