@@ -79,7 +79,7 @@ def summarize(out: pathlib.Path, target: str, truth: dict[str, Any]) -> None:
     print(f"\nTest C-index of {target} (the true hazard has {oracle(truth, target):.3f}):\n")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.4f}"))
     print(f"\ntable    {out / 'c_index.csv'}\npictures {picture}")
-    for name in ("risk_groups.png", "fold_0/training_curves.png", "fold_0/source_weights.png"):
+    for name in ("risk_groups.png", "training_curves.png", "fold_0/source_weights.png"):
         print(f"         {workdirs['steph'] / name}")
     print(f"runs     {workdirs['abmil']}\n         {workdirs['steph']}\npool     {out / 'pool'}")
 

@@ -249,6 +249,9 @@ def _state_dict(content: object, file: pathlib.Path) -> tuple[dict[str, Any], li
         raise ValueError(
             f"{file}: expected tensors by name in `model`, found a {type(state).__name__}"
         )
+    if state and not any(isinstance(value, np.ndarray) for value in state.values()):
+        keys = ", ".join(list(state)[:8])
+        raise ValueError(f"{file}: expected tensors by name in `model`, found none under {keys}")
     warnings = []
     if state is not content:
         for key, part in content.items():

@@ -24,8 +24,8 @@ from steph_jax.representations import Representations
 def main() -> int:
     """The entry point."""
     workdir = pathlib.Path(flags.FLAGS.workdir)
+    config = runs.load(workdir)
     with runs.locked(workdir):
-        config = runs.load(workdir)
         done = [f for f in config["folds"] if runs.is_finished(runs.fold_directory(workdir, f))]
         if not done:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
@@ -48,7 +48,11 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     table, split = report.read_patients(directory)
     data = config["data"]
     location = features_at or settings.features_location(data, config["dataset"])
-    source = features.open_features(location, dataset_name=data["hdf5_dataset"])
+    source = features.open_features(
+        location,
+        dataset_name=data["hdf5_dataset"],
+        feature_dim=model.architecture.feature_dim,
+    )
     bags = open_bags(
         source,
         table.patients,

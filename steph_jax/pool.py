@@ -45,7 +45,8 @@ class Pool:
         if not self.root.is_dir():
             raise FileNotFoundError(
                 f"{self.root}: no such pool of models; the released checkpoints are published with "
-                "the paper's code on GitHub (see README; import them with convert_torch_ckpt.py), "
+                "the code of the paper (https://arxiv.org/abs/2603.10526 links it); import them "
+                "with convert_torch_ckpt.py; or "
                 "`--config.method=abmil --config.pool.save=true` makes a pool of your own, and "
                 "`make demo` one of simulated cancers"
             )

@@ -34,6 +34,14 @@ from steph_jax.representations import Representations
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
     model = checkpoints.load_model(runs.model_directory(pathlib.Path(flags.FLAGS.checkpoint)))
+    outputs = [pathlib.Path(name) for name in (flags.FLAGS.out, flags.FLAGS.merge_weights) if name]
+    for path in outputs:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to")
+    if flags.FLAGS.merge_weights and "sources" not in model.settings:
+        raise ValueError(
+            f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} has no source weights"
+        )
     given = [*flags.FLAGS.features, *more_files]
     source = features.open_features(
         given if len(given) > 1 else given[0],

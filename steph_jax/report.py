@@ -228,7 +228,11 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
     """
     path = directory / PATIENTS
     try:
-        rows = pd.read_csv(path, dtype={"patient_id": str, "part": str, "slides": str})
+        rows = pd.read_csv(
+            path,
+            dtype={"patient_id": str, "part": str, "slides": str},
+            keep_default_na=False,
+        )
         table = SurvivalTable(
             path=path,
             patients=tuple(rows["patient_id"]),
@@ -377,6 +381,10 @@ def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
         shown = {"target-only ABMIL": alone} | shown
     plots.folds(shown, workdir / "c_index.png", title, config["folds"])
     plot_mean_weights(workdir, config["folds"], title)
+    histories = [pd.read_csv(directory / "history.csv") for directory in directories]
+    if all(len(history) for history in histories):
+        curves = [of.assign(fold=k) for k, of in zip(config["folds"], histories, strict=True)]
+        plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
     tables = [
         pd.read_csv(directory / "predictions_test.csv").assign(fold=fold, cut=of["risk_cut"])
         for fold, directory, of in zip(config["folds"], directories, found, strict=True)

@@ -78,7 +78,10 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
     """
     path = workdir / SETTINGS
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"found a {type(stored).__name__}")
+        return stored
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{workdir}: no run here (no {SETTINGS}); expected the --workdir of steph_jax.train"

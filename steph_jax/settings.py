@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -43,7 +44,7 @@ def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:
     """
     try:
         return pathlib.Path(data["features"].format(dataset=dataset, root=data["root"]))
-    except (KeyError, IndexError) as error:
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(
             f"data.features may hold {{dataset}} and {{root}}; found {data['features']!r} ({error})"
         ) from None
@@ -51,7 +52,12 @@ def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:
 
 def objective(loss: dict[str, Any]) -> Objective:
     """The training loss, from the section `loss`."""
-    terms = tuple((str(name), float(weight)) for name, weight in loss["terms"])
+    try:
+        terms = tuple((str(name), float(weight)) for name, weight in loss["terms"])
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"loss.terms are names and weights, as (('nll', 1.0),); found {loss['terms']!r}"
+        ) from None
     return Objective(terms, float(loss["alpha"]), float(loss["scale"]))
 
 
@@ -136,8 +142,19 @@ def check(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} is a whole number, 1 or more; found {value!r}")
     if settings["warmup_epochs"] < 0:
         raise ValueError(f"warmup_epochs is 0 or more; found {settings['warmup_epochs']}")
+    if settings["seed"] < 0:
+        raise ValueError(f"seed is 0 or more; found {settings['seed']}")
+    positive = {"learning_rate": settings["learning_rate"]}
+    weights = {f"loss.{name}": settings["loss"][name] for name in ("merge_weight", "mix_weight")}
+    for name, value in (positive | weights | {"weight_decay": settings["weight_decay"]}).items():
+        if not 0 <= value < math.inf or (name in positive and not value):
+            least = "above 0" if name in positive else "0 or more"
+            raise ValueError(f"{name} is a number {least}; found {value}")
+    sources = settings["sources"]
+    if len(set(sources)) < len(sources):
+        raise ValueError(f"a source is named twice: {sources}")
     folds = settings["folds"]
-    if not folds or any(not isinstance(f, int) or f < 0 for f in folds):
+    if not folds or any(type(f) is not int or f < 0 for f in folds):
         raise ValueError(f"folds are numbers of splits files, as (0, 1); found {folds!r}")
     if len(set(folds)) < len(folds):
         raise ValueError(f"a fold is named twice: {folds}")

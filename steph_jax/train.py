@@ -77,7 +77,7 @@ def train(
     cohort = experiment.read_cohort(config)
     # A fold's model is made before the features are read: a pool that lacks one is known at once.
     for fold, split in cohort.folds.items():
-        method.start(experiment.fold_spec(config, cohort, fold, split), pool)
+        model = method.start(experiment.fold_spec(config, cohort, fold, split), pool)
     experiment.check_parts(config, cohort)
     grid = parse(sweeps, config)
     sweep.check(grid, config, cohort, pool)
@@ -88,6 +88,8 @@ def train(
         unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
         if unfinished:
             run = experiment.open_experiment(config, cohort, pool)
+            if config["method"] == "abmil" and config["pool"]["save"]:
+                abmil.add_null(pool, model.architecture, config["seed"])
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
             for fold, directory in unfinished.items():
@@ -121,6 +123,10 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     objective = settings.stored_objective(model)
     fitted = with_settings(fitted, **report.baseline(parts["train"], cohort.table, objective))
     checkpoints.save_model(directory / "model", fitted)
+    # Before the metrics, which say that the fold is finished.
+    if config["method"] == "abmil" and config["pool"]["save"]:
+        fitted_on = experiment.encoder(config, cohort.table)
+        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on))
     report.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", report.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
@@ -143,9 +149,6 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
         | chosen.record()
         | {"target_only": report.target_only(fitted, evaluate, split.test)},
     )
-    if config["method"] == "abmil" and config["pool"]["save"]:
-        fitted_on = experiment.encoder(config, cohort.table)
-        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on), config["seed"])
 
 
 if __name__ == "__main__":

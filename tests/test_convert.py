@@ -218,6 +218,7 @@ def test_of_several_checkpoints_in_a_folder_the_last_counts(tree, tmp_path, conv
     [
         ({"epoch": 3}, "expected a checkpoint with `model`, found the keys epoch"),
         ({"model": [1, 2]}, "expected tensors by name in `model`, found a list"),
+        ({"model": {"a": 1}}, "expected tensors by name in `model`, found none under a"),
         ([1], "expected a checkpoint with `model`, found a list"),
         (FOREIGN, "found os.system, which was not called"),
         ({"model": {}}, r"missing     feat_proj.0.weight  [?, ?]"),

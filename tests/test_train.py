@@ -23,6 +23,7 @@ from steph_jax import (
     fitting,
     metrics,
     predict,
+    report,
     train,
 )
 from steph_jax.data import features, survival
@@ -95,7 +96,7 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
             assert (directory / f"{picture}.png").stat().st_size > 5000
         alone = json.loads((home / "runs" / "sim_a" / f"fold_{fold}" / "metrics.json").read_text())
         assert found["target_only"]["c_index"] == alone["test"]["c_index"]
-    for picture in ("c_index", "source_weights", "risk_groups"):
+    for picture in ("c_index", "source_weights", "risk_groups", "training_curves"):
         assert (steph_run / f"{picture}.png").stat().st_size > 5000
 
 
@@ -269,6 +270,14 @@ def test_other_models_or_patients_under_an_interrupted_run_are_refused(
         ({"compute_dtype": "float16"}, "compute_dtype is float32 or bfloat16"),
         ({"epochs": 0}, "epochs is a whole number"),
         ({"loss__terms": (("mse", 1.0),)}, "losses are nll"),
+        ({"loss__terms": ("nll", 1.0)}, "loss.terms are names and weights"),
+        ({"loss__mix_weight": -0.1}, "loss.mix_weight is a number 0 or more; found -0.1"),
+        ({"learning_rate": 0.0}, "learning_rate is a number above 0"),
+        ({"weight_decay": float("nan")}, "weight_decay is a number 0 or more"),
+        ({"seed": -1}, "seed is 0 or more"),
+        ({"sources": ("sim_b", "sim_b")}, "a source is named twice"),
+        ({"data__features": "nowhere/{dataset.x}"}, "may hold {dataset} and {root}"),
+        ({"data__features": "nowhere/{"}, "may hold {dataset} and {root}"),
         ({"bins__number": 8, "steph__retrained": "none"}, "has 32 outputs.*ask for 8"),
     ],
 )
@@ -304,7 +313,7 @@ def test_features_that_are_not_finite_are_refused(home, tmp_path, value):
         train.train(config, tmp_path / "w")
 
 
-def test_features_of_another_size_are_refused(home, tmp_path):
+def test_features_of_another_size_are_refused(home, steph_run, tmp_path):
     import h5py
 
     config = copied(home, tmp_path)
@@ -313,6 +322,42 @@ def test_features_of_another_size_are_refused(home, tmp_path):
             file["features"] = np.ones((4, 25), np.float32)
     with pytest.raises(ValueError, match=r"D = 25.*expect D = 24"):
         train.train(config, tmp_path / "w")
+    with pytest.raises(ValueError, match=r"24.*25|25.*24"):
+        evaluate.evaluate_fold(steph_run / "fold_0", config)
+
+
+def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monkeypatch):
+    """And the null model before anything is trained from it."""
+    config = simulated.config(
+        home,
+        method="abmil",
+        dataset="sim_b",
+        folds=(0,),
+        epochs=1,
+        pool__root=str(tmp_path / "pool"),
+        pool__save=True,
+    )
+    pool = Pool(tmp_path / "pool")
+    real = report.write_fold
+
+    class Killed(Exception):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(fitting, "train_epoch", killed)
+    with pytest.raises(Killed):
+        train.train(config, tmp_path / "w")
+    assert pool.names() == ["null"]
+    monkeypatch.undo()
+    monkeypatch.setattr(report, "write_fold", killed)
+    with pytest.raises(Killed):
+        train.train(config, tmp_path / "w")
+    assert pool.names() == ["null", "sim_b-fold_0"]
+    monkeypatch.setattr(report, "write_fold", real)
+    train.train(config, tmp_path / "w")
+    assert pool.names() == ["null", "sim_b-fold_0"]
 
 
 def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(home, steph_run, tmp_path):

@@ -28,8 +28,8 @@ DAYS_PER_UNIT = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
 EVENT_CODINGS = ("event", "censorship")
 
 WHERE_TO_GET_DATA = (
-    "tables and splits of the 13 cohorts are published as UNI2-h-DSS, a Hugging Face dataset of "
-    "the authors of STEPH (see the README); `make demo` runs on simulated data"
+    "tables, splits and features of the 13 cohorts are published on Hugging Face as UNI2-h-DSS, by "
+    "the authors of STEPH (https://arxiv.org/abs/2603.10526); `make demo` runs on simulated data"
 )
 
 

@@ -1,6 +1,7 @@
 """The cancer-specific model: one ABMIL, every tensor trained (SPEC 1)."""
 
 import dataclasses
+import fcntl
 from typing import Any, cast
 
 import jax
@@ -11,7 +12,7 @@ from steph_jax.abmil import Architecture, Linear, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
 from steph_jax.phases import Embedded, Headed, Merged, Pooled
-from steph_jax.pool import Pool, member_name
+from steph_jax.pool import NULL, Pool, member_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +105,21 @@ def with_outputs(model: SavedModel, spec: Spec, keep_head: bool = True) -> Saved
     return SavedModel("abmil", architecture, settings, params)
 
 
-def add_to_pool(pool: Pool, model: SavedModel, seed: int) -> None:
-    """Adds a fitted model to the pool, and the null model it was trained from if that is new."""
-    if not pool.has_null():
-        pool.add("null", null_model(pool, model.architecture, seed))
+def add_null(pool: Pool, architecture: Architecture, seed: int) -> None:
+    """Makes the null model of a pool that has none, before anything is trained from it.
+
+    Runs that begin to grow a pool at the same time wait for each other here, so that all start from
+    the same one.
+    """
+    pool.root.mkdir(parents=True, exist_ok=True)
+    with open(pool.root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not pool.has_null():
+            pool.add(NULL, null_model(pool, architecture, seed))
+
+
+def add_to_pool(pool: Pool, model: SavedModel) -> None:
+    """Adds a fitted model to the pool that it was trained from the null model of."""
     settings = model.settings
     pool.add(member_name(settings["dataset"], settings["fold"]), model)
 
