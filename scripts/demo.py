@@ -93,7 +93,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
     flags.DEFINE_string("out", "demo_output", "Where everything is written.")
     flags.DEFINE_integer("patients", 100, "Patients of each cancer.", lower_bound=20)
-    flags.DEFINE_integer("patches", 200, "Mean number of patches of a patient.", lower_bound=8)
+    flags.DEFINE_integer("patches", 100, "Mean number of patches of a patient.", lower_bound=8)
     flags.DEFINE_integer("epochs", 20, "Epochs of every training.", lower_bound=1)
     flags.DEFINE_integer("folds", 5, "Folds of the target.", lower_bound=1, upper_bound=5)
     cli.app_run(main)

@@ -47,7 +47,7 @@ def test_missing_pool(tmp_path):
     pool = Pool(tmp_path / "pool")
     assert not pool.has_null()
     for use in (pool.names, pool.null, pool.datasets, lambda: pool.member("tcga_a", 0)):
-        with pytest.raises(FileNotFoundError, match=r"no such pool.*GitHub.*README.*make demo"):
+        with pytest.raises(FileNotFoundError, match=r"no such pool.*arxiv.*make demo"):
             use()
 
 
