@@ -26,11 +26,12 @@ def main() -> int:
     workdir = pathlib.Path(flags.FLAGS.workdir)
     config = runs.load(workdir)
     with runs.locked(workdir):
-        done = [f for f in config["folds"] if runs.is_finished(runs.fold_directory(workdir, f))]
+        directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
+        done = [f for f, at in directories.items() if runs.training_record(at).is_file()]
         if not done:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
         for fold in done:
-            evaluate_fold(runs.fold_directory(workdir, fold), config, flags.FLAGS.features)
+            evaluate_fold(directories[fold], config, flags.FLAGS.features)
         report.summarize(workdir, config | {"folds": done})
     return 0
 
@@ -43,7 +44,7 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
         config: settings of the run.
         features_at: where the features are, if not where training found them.
     """
-    numbers = report.read_metrics(directory)
+    numbers = report.read_training(directory)
     model = checkpoints.load_model(directory / "model")
     table, split = report.read_patients(directory)
     data = config["data"]

@@ -261,11 +261,23 @@ def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: it is missing or damaged.
     """
-    path = directory / "metrics.json"
+    return _read_json(directory / "metrics.json", "the metrics of a finished fold")
+
+
+def read_training(directory: pathlib.Path) -> dict[str, Any]:
+    """training.json of a trained fold: entries of metrics.json that evaluating cannot find again.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    return _read_json(runs.training_record(directory), "what a trained fold notes of its training")
+
+
+def _read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected the metrics of a finished fold; {error}") from None
+        raise ValueError(f"{path}: expected {what}; {error}") from None
 
 
 def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dict[str, float]:
@@ -305,7 +317,7 @@ def write_fold(
         parts: "train" and "test".
         table: of the cohort.
         model: the trained model.
-        numbers: further entries of metrics.json.
+        numbers: further entries of metrics.json ("dataset", "method", "fold" among them).
     """
     test = parts["test"]
     time, event = table.time[test.rows], table.event[test.rows]
@@ -329,8 +341,7 @@ def write_fold(
         if history is not None:
             plots.source_weights(history, weights, directory / "source_weights.png", title)
     scores = {part: of.scores for part, of in parts.items()}
-    others = {name: value for name, value in numbers.items() if name not in scores}
-    files.write_json(directory / "metrics.json", scores | others | {"risk_cut": cut})
+    files.write_json(directory / "metrics.json", scores | numbers | {"risk_cut": cut})
 
 
 def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -> None:

@@ -117,6 +117,11 @@ def model_directory(path: pathlib.Path) -> pathlib.Path:
     return inner if inner.is_dir() else path
 
 
+def training_record(directory: pathlib.Path) -> pathlib.Path:
+    """What a fold notes of its training, once its model and all that `evaluate` needs are there."""
+    return directory / "training.json"
+
+
 def is_finished(directory: pathlib.Path) -> bool:
     """Whether a fold is done: its metrics are written last."""
     return (directory / "metrics.json").is_file()

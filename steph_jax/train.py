@@ -11,6 +11,7 @@ W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over the folds
 W/config.json           the settings
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
+    training.json       what evaluating cannot find again; written once all of the above is there
     metrics.json        {"train": {"c_index", "nll"}, "test": {...}, ...}; written last
     predictions_test.csv, merge_weights_test.csv, history.csv, pictures
 """
@@ -131,11 +132,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     files.write_table(directory / "history.csv", report.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
     noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
-    report.write_fold(
-        directory,
-        report.with_curves(parts, fitted),
-        cohort.table,
-        fitted,
+    numbers = (
         {
             "method": config["method"],
             "dataset": config["dataset"],
@@ -147,8 +144,11 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
         | report.training_numbers(history)
         | {name: model.settings[name] for name in noted if name in model.settings}
         | chosen.record()
-        | {"target_only": report.target_only(fitted, evaluate, split.test)},
     )
+    files.write_json(runs.training_record(directory), numbers)
+    alone = {"target_only": report.target_only(fitted, evaluate, split.test)}
+    shown = report.with_curves(parts, fitted)
+    report.write_fold(directory, shown, cohort.table, fitted, numbers | alone)
 
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ def test_steph_outputs_losses_and_gradients(
 
 #: Gradients this small are rounding errors of larger sums. AdamW divides them by their own size, so
 #: that their parameters move by another part of a step after another order of summation: the record
-#: itself differs there by 3e-5 from float64. Some 30 of 1.3 million entries are concerned; all
+#: itself differs there by 3e-5 from float64. A few dozen of 1.3 million entries are concerned; all
 #: others are held to the tolerance, and these to a small part of the way gone in five steps.
 ROUNDING = 1e-7
 
