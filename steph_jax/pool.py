@@ -104,6 +104,17 @@ class Pool:
         """Stores a model under a name, in place of one that has it, and returns its directory.
 
         Raises:
+            ValueError: as `expect_room` does.
+        """
+        self.expect_room(name, model.architecture)
+        path = self.root / name
+        checkpoints.save_model(path, model)
+        return path
+
+    def expect_room(self, name: str, architecture: Architecture) -> None:
+        """Sees to it that a model of this name can be added: known before it is trained.
+
+        Raises:
             ValueError: an impossible name; an ABMIL model (a member or theta_0) of other dimensions
                 than the ones that are there.
         """
@@ -115,11 +126,9 @@ class Pool:
         if name == NULL:
             for other in self.names() if self.root.is_dir() else []:
                 if other != NULL and _MEMBER.fullmatch(other):
-                    _expect_same(path, model.architecture, self.root / other)
+                    _expect_same(path, architecture, self.root / other)
         elif _MEMBER.fullmatch(name) and self.has_null():
-            _expect_same(path, model.architecture, self.root / NULL)
-        checkpoints.save_model(path, model)
-        return path
+            _expect_same(path, architecture, self.root / NULL)
 
     def _expect_null(self) -> None:
         if NULL not in self.names():

@@ -41,7 +41,7 @@ from steph_jax.grid import parse
 from steph_jax.methods import abmil
 from steph_jax.methods.recipe import with_settings
 from steph_jax.methods.registry import recipe
-from steph_jax.pool import Pool
+from steph_jax.pool import Pool, member_name
 from steph_jax.selection import Selection
 from steph_jax.sweep import Chosen
 from steph_jax.training import train_split
@@ -79,6 +79,8 @@ def train(
     # A fold's model is made before the features are read: a pool that lacks one is known at once.
     for fold, split in cohort.folds.items():
         model = method.start(experiment.fold_spec(config, cohort, fold, split), pool)
+        if grows_pool(config):
+            pool.expect_room(member_name(config["dataset"], fold), model.architecture)
     experiment.check_parts(config, cohort)
     grid = parse(sweeps, config)
     sweep.check(grid, config, cohort, pool)
@@ -89,7 +91,7 @@ def train(
         unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
         if unfinished:
             run = experiment.open_experiment(config, cohort, pool)
-            if config["method"] == "abmil" and config["pool"]["save"]:
+            if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config["seed"])
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
@@ -98,6 +100,11 @@ def train(
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
         return report.summarize(workdir, config)
+
+
+def grows_pool(config: dict[str, Any]) -> bool:
+    """Whether the models of a run become members of the pool."""
+    return config["method"] == "abmil" and config["pool"]["save"]
 
 
 def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chosen) -> None:
@@ -125,7 +132,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     fitted = with_settings(fitted, **report.baseline(parts["train"], cohort.table, objective))
     checkpoints.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
-    if config["method"] == "abmil" and config["pool"]["save"]:
+    if grows_pool(config):
         fitted_on = experiment.encoder(config, cohort.table)
         abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on))
     report.write_patients(directory, cohort.table, split)

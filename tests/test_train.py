@@ -276,6 +276,10 @@ def test_other_models_or_patients_under_an_interrupted_run_are_refused(
         ({"data__features": "nowhere/{dataset.x}"}, "may hold {dataset} and {root}"),
         ({"data__features": "nowhere/{"}, "may hold {dataset} and {root}"),
         ({"bins__number": 8, "steph__retrained": "none"}, "has 32 outputs.*ask for 8"),
+        (
+            {"method": "abmil", "pool__save": True, "bins__number": 8},
+            "sim_a-fold_0 and .*null have other dimensions: num_bins 8 and 32",
+        ),
     ],
 )
 def test_mistakes_are_said_before_anything_is_trained(home, tmp_path, overrides, message):
