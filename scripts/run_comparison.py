@@ -17,7 +17,9 @@ call without these writes the tables of all.
 
 import json
 import pathlib
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 
 import pandas as pd
@@ -45,7 +47,10 @@ def main() -> int:
         return 0
     seeds = [int(seed) for seed in given.seeds]
     for cohort in given.cohorts:
+        began = time.perf_counter()
         run_cohort(cohort, given.methods, seeds, shared, out)
+        minutes = (time.perf_counter() - began) / 60
+        print(f"{cohort}: {minutes:.1f} minutes, less what was done before", flush=True)
     if given.transfer:
         config = tcga_rna.config_of(given.cohorts[0], "zero_shot", seeds[0], shared, out)
         transfer(config, out / "transfer")
@@ -62,7 +67,7 @@ def run_cohort(
 ) -> None:
     """Both comparisons of a cohort; they share their runs."""
     config = tcga_rna.config_of(cohort, methods[0], seeds[0], shared, out)
-    command = "python scripts/run_comparison.py"
+    command = shlex.join(["python", *sys.argv])
     compare(config, methods, seeds[:1], out / cohort, command)
     several = [method for method in SEVERAL_SEEDS.get(cohort, ()) if method in methods]
     if several and len(seeds) > 1:
@@ -70,7 +75,7 @@ def run_cohort(
 
 
 def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> None:
-    """Our mean C-index beside the published program's, seed 42 both."""
+    """Our mean C-index, of the first seed, beside the published program's of seed 42."""
     reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
     rows = []
     for cohort in cohorts:

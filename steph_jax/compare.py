@@ -156,6 +156,7 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
         pool = Pool(pathlib.Path(config["pool"]["root"]))
         for fold, split in cohort.folds.items():
             recipe(method).start(experiment.fold_spec(config, cohort, fold, split), pool)
+        experiment.check_joined(config, cohort, pool)
 
 
 def inference_cost(

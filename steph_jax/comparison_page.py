@@ -161,15 +161,37 @@ def notes(of: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
             "p: corrected resampled t-test over folds (Nadeau and Bengio 2003), two-sided, not "
             "corrected for the number of comparisons."
         )
+    lines += _starts(of)
     lines += [
-        "training: wall time of the epochs of a fold; what ROUPKT's sources make of the patients "
-        "is computed before, once for all folds, and is not in it.",
+        "training: wall time of the epochs of a fold, starts that died included; what ROUPKT's "
+        "sources make of the patients is computed before, once for all folds, and is not in it.",
         f"GFLOP and ms per slide: inference on a slide of N = {one['num_patches']} patches (the "
         "median of the test patients), from features in memory, in batches of "
         f"{one['batch_size']} on {one['device']}. Operations are those of matrix products, 2 per "
         "multiply-add, counted from shapes (steph_jax/cost.py has the formulas); for ROUPKT they "
         "include all its source models.",
     ]
+    return lines
+
+
+def _starts(of: Comparison) -> list[str]:
+    """What single runs started from, where that was chosen or drawn anew."""
+    lines = []
+    for method in of.methods:
+        own = [run for run in of.runs if run.method == method]
+        chosen = [
+            f"{run.numbers['source']} (fold {run.fold})"
+            for run in own
+            if run.seed == of.seeds[0] and "source" in run.numbers
+        ]
+        if chosen:
+            lines.append(f"{method} starts from the model of {', '.join(chosen)}.")
+        again = sum(run.numbers.get("restarts", 0) > 0 for run in own)
+        if again:
+            lines.append(
+                f"{method}: in {again} of {len(own)} trainings the weights of all sources died at "
+                "first, and it was started anew."
+            )
     return lines
 
 

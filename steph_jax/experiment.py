@@ -1,11 +1,14 @@
 """What all trainings of a run share: its settings, its data, and the devices they are on."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from steph_jax import settings
+import numpy as np
+
+from steph_jax import metrics, settings
 from steph_jax.data import features
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
@@ -67,13 +70,11 @@ def open_experiment(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Exper
     Raises:
         FileNotFoundError, ValueError: features that are missing or cannot be used.
     """
-    joins = recipe(config["method"]).joins
-    if joins is None:
-        bags = read_bags(config, config["dataset"], cohort.table)
-    else:
-        fold = config["folds"][0]
-        names = joins(fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
+    names = joined_names(config, cohort, pool)
+    if names:
         cohort, bags = join_cohorts(config, cohort, names)
+    else:
+        bags = read_bags(config, config["dataset"], cohort.table)
     return arranged(config, cohort, pool, bags)
 
 
@@ -105,7 +106,7 @@ def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) ->
     """
     bins = time_bins(config, cohort, split)
     num_outputs = settings.objective(config["loss"]).output.num_outputs(bins.num_bins)
-    return settings.spec(config, fold, num_outputs)
+    return settings.spec(config, fold, num_outputs, bins)
 
 
 def time_bins(config: dict[str, Any], cohort: Cohort, split: Fold) -> TimeBins:
@@ -130,6 +131,38 @@ def check_parts(config: dict[str, Any], cohort: Cohort) -> None:
                 f"{config['validation']['select']!r}, found no patients there; add some, or use "
                 "--config.validation.select=none"
             )
+        if config["validation"]["select"] == "c_index":
+            time, event = cohort.table.time[split.validation], cohort.table.event[split.validation]
+            if math.isnan(metrics.concordance_index(time, event, np.zeros(len(time)))):
+                raise ValueError(
+                    f"fold {fold} of {config['dataset']}: no two of its {len(time)} validation "
+                    f"patients ({event.sum():g} with an event) can be compared, so no epoch has a "
+                    "C-index; select by --config.validation.select=nll"
+                )
+
+
+def check_joined(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
+    """Looks for the tables and features of other cohorts that a method trains on, if it does.
+
+    Raises:
+        FileNotFoundError, ValueError: one that is missing or cannot be used.
+    """
+    data = config["data"]
+    columns = settings.columns(data)
+    for name in joined_names(config, cohort, pool):
+        read_table(table_path(pathlib.Path(data["root"]), name), columns)
+        features.open_features(
+            settings.features_location(data, name), dataset_name=data["hdf5_dataset"]
+        )
+
+
+def joined_names(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Sequence[str]:
+    """Other cohorts all of whose patients a run trains on too; () for most methods."""
+    joins = recipe(config["method"]).joins
+    if joins is None:
+        return ()
+    fold = config["folds"][0]
+    return joins(fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
 
 
 def encoder(config: dict[str, Any], table: SurvivalTable) -> str:

@@ -179,11 +179,16 @@ def epoch_line(row: dict[str, float]) -> str:
     )
 
 
-def training_numbers(history: list[dict[str, float]]) -> dict[str, Any]:
-    """What metrics.json says of how long a fold was trained."""
+def training_numbers(history: list[dict[str, float]], dead_seconds: float) -> dict[str, Any]:
+    """What metrics.json says of how long a fold was trained, starts that died included.
+
+    Args:
+        history: of the start that lived.
+        dead_seconds: that the epochs of the others took.
+    """
     return {
         "epochs": len(history),
-        "train_seconds": sum(row["seconds"] for row in history),
+        "train_seconds": dead_seconds + sum(row["seconds"] for row in history),
         "train_slides_per_second": median_speed(pd.DataFrame(history)) if history else None,
     }
 

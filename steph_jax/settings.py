@@ -114,7 +114,9 @@ def resident_bytes(data: dict[str, Any], device: jax.Device) -> int:
     return int((device.memory_stats() or {}).get("bytes_limit", 0)) // 2
 
 
-def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
+def spec(
+    settings: dict[str, Any], fold: int, num_outputs: int, bins: TimeBins | None = None
+) -> Spec:
     """What a fold asks of its method."""
     architecture = Architecture(**settings["model"], num_bins=num_outputs)
     return Spec(
@@ -124,6 +126,7 @@ def spec(settings: dict[str, Any], fold: int, num_outputs: int) -> Spec:
         architecture=architecture,
         num_outputs=num_outputs,
         output=objective(settings["loss"]).output.name,
+        bins=None if bins is None else bins.to_json(),
         sources=tuple(settings["sources"]),
         steph=steph.Options(**settings["steph"]),
         merge_weight=float(settings["loss"]["merge_weight"]),

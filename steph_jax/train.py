@@ -148,7 +148,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
             "best_epoch": Selection(**config["validation"]).best_epoch(history),
             "trainable_parameters": count,
         }
-        | report.training_numbers(history)
+        | report.training_numbers(history, trained.dead_seconds)
         | {name: model.settings[name] for name in noted if name in model.settings}
         | chosen.record()
     )

@@ -34,7 +34,15 @@ _RAISED_RESTART, _RAISED_WEIGHT = 3, 0.3
 
 
 class DeadStartError(Exception):
-    """Slides get no source, and nothing, or little, can raise the weights of any."""
+    """Slides get no source, and nothing, or little, can raise the weights of any.
+
+    Attributes:
+        seconds: that its epochs took.
+    """
+
+    def __init__(self, history: list[dict[str, float]]) -> None:
+        super().__init__("the weights of all sources fell to 0")
+        self.seconds = sum(row["seconds"] for row in history)
 
 
 class Trained(NamedTuple):
@@ -45,12 +53,14 @@ class Trained(NamedTuple):
         trainable: the parameters of the last epoch, or of the best by `config.validation`.
         history: a row per epoch; none for a method that is not trained.
         evaluate: runs the method on patients of the cohort.
+        dead_seconds: that the epochs of starts took that died before this one.
     """
 
     start: SavedModel
     trainable: Params
     history: list[dict[str, float]]
     evaluate: report.Evaluator
+    dead_seconds: float = 0.0
 
 
 def train_split(
@@ -74,6 +84,7 @@ def train_split(
         label: in the log.
     """
     patients = np.concatenate([split.train, run.cohort.others])
+    dead_seconds = 0.0
     for restart in range(MOST_STARTS):
         model = start_model(run, fold, split, restart)
         dies = run.method.dies(model)
@@ -82,10 +93,12 @@ def train_split(
         states = directory / f"restart_{restart}" if restart else directory
         last = restart + 1 == MOST_STARTS
         try:
-            return train_model(
+            trained = train_model(
                 run, run.method, model, patients, split, states, label, dies and not last
             )
-        except DeadStartError:
+            return trained._replace(dead_seconds=dead_seconds)
+        except DeadStartError as died:
+            dead_seconds += died.seconds
             logging.warning(
                 "%s: the weights of all sources fell to 0, from which relu lets none rise; "
                 "starting anew from other random numbers (%d of %d)",
@@ -236,7 +249,7 @@ def fit(
     if begun:
         if stops_dead and report.is_dead(history):
             store.close()
-            raise DeadStartError
+            raise DeadStartError(history)
         logging.info("%s: going on after epoch %d", label, begun)
     key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
 
@@ -283,7 +296,7 @@ def fit(
         store.save(epoch + 1, fitting.Kept(state, best), history, start)
         if stops_dead and report.is_dead(history):
             store.close()
-            raise DeadStartError
+            raise DeadStartError(history)
     store.close()
     return (best if selection.is_on else state.trainable), history
 

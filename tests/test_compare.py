@@ -177,6 +177,9 @@ def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no model of 'sim_b' for fold 1.*pool.save=true"):
         compare.compare(config | {"dataset": "sim_b"}, ["abmil", "steph"], [1], tmp_path, COMMAND)
     saving = config | {"pool": config["pool"] | {"save": True}}
+    absent = config | {"sources": ("sim_b", "sim_x")}
+    with pytest.raises(FileNotFoundError, match=r"sim_x_survival.csv"):
+        compare.compare(absent, ["abmil", "joint"], [1], tmp_path, COMMAND)
     with pytest.raises(ValueError, match=r"pool.save is for `steph_jax.train`"):
         compare.compare(saving, ["abmil"], [1], tmp_path, COMMAND)
     with pytest.raises(ValueError, match=r"--seeds are whole numbers, as 42,43; found 42,x"):

@@ -27,6 +27,7 @@ SPEC = Spec(
     architecture=ARCHITECTURE,
     num_outputs=T,
     output="hazard",
+    bins=None,
     sources=(),
     steph=steph.Options(top_k=2),
     merge_weight=0.005,

@@ -51,6 +51,7 @@ def spec(recorded):
         architecture=Architecture(),
         num_outputs=32,
         output="hazard",
+        bins=None,
         sources=tuple(map(str, recorded["sources"])),
         steph=steph.Options(),
         merge_weight=0.005,

@@ -15,6 +15,8 @@ from steph_jax import (
     abmil,
     checkpoints,
     evaluate,
+    experiment,
+    fitting,
     metrics,
     predict,
     report,
@@ -30,6 +32,7 @@ from steph_jax.generative_model import Settings
 from steph_jax.methods.recipe import as_numpy
 from steph_jax.methods.registry import RECIPES
 from steph_jax.pool import Pool
+from steph_jax.representations import Representations
 
 COHORTS = Settings(cohorts=3, patients=20, patches=12, feature_dim=24, two_slides=0.3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -121,6 +124,78 @@ def test_a_fold_of_every_method(config, world, tmp_path, method):
     np.testing.assert_allclose(predicted.risk, predictions["risk"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
+def test_the_source_is_the_best_on_the_training_patients(config, world, tmp_path, method):
+    config["method"] = method
+    train.train(config, tmp_path)
+    written = read_json(tmp_path / "fold_0" / "metrics.json")
+    table = survival.read_table(survival.table_path(world / "data", "sim_a"))
+    training = survival.read_split(survival.split_path(world / "data", "sim_a", 0)).train
+    rows = [table.patients.index(patient) for patient in training]
+    slides = {table.patients[row]: table.slides[row] for row in rows}
+    source = features.open_features(world / "data/features/sim_a")
+    expected = {}
+    for name in ("sim_b", "sim_c"):
+        model = checkpoints.load_model(world / "pool" / f"{name}-fold_0")
+        risk = predict.predict(model, source, slides, batch_size=4).risk
+        expected[name] = metrics.concordance_index(table.time[rows], table.event[rows], risk)
+    assert written["source_train_c_index"] == pytest.approx(expected)
+    assert expected["sim_b"] != expected["sim_c"]
+    assert written["source"] == max(expected, key=expected.get)
+
+
+def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config, world, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(world / "data", data)
+    tables = {name: data / name / f"{name}_survival.csv" for name in ("sim_a", "sim_b", "sim_c")}
+    read = {name: pd.read_csv(path, dtype=str) for name, path in tables.items()}
+    # A test patient of the target is in sim_b's cohort too, and one of sim_b's in sim_c's.
+    test = survival.read_split(survival.split_path(data, "sim_a", 0)).test[0]
+    is_test = read["sim_a"]["patient_id"] == test
+    twice = read["sim_b"]["patient_id"] == read["sim_b"]["patient_id"][0]
+    pd.concat([read["sim_b"], read["sim_a"][is_test]]).to_csv(tables["sim_b"], index=False)
+    pd.concat([read["sim_c"], read["sim_b"][twice]]).to_csv(tables["sim_c"], index=False)
+    config["method"], config["data"]["root"] = "joint", str(data)
+    config["data"]["features"] = str(data / "features/{dataset}")
+    own = experiment.read_cohort(config)
+    run = experiment.open_experiment(config, own, Pool(world / "pool"))
+    added = [run.cohort.table.patients[row] for row in run.cohort.others]
+    expected = [*read["sim_b"]["patient_id"].unique(), *read["sim_c"]["patient_id"].unique()]
+    assert sorted(added) == sorted(expected)
+    np.testing.assert_array_equal(run.cohort.folds[0].train, own.folds[0].train)
+
+    seen = []
+    real = fitting.train_epoch
+
+    def train_epoch(*given):
+        state, epoch = real(*given)
+        index = np.concatenate([np.asarray(batch.slots.index).ravel() for batch in epoch.batches])
+        seen.extend(index[index >= 0].tolist())
+        return state, epoch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "train_epoch", train_epoch)
+        train.train(config, tmp_path / "run")
+    allowed = {*own.folds[0].train.tolist(), *run.cohort.others.tolist()}
+    assert set(seen) <= allowed
+    assert len(seen) == len(set(seen)) == len(allowed) // 4 * 4
+
+
+def test_what_frozen_models_see_is_computed_once_for_all_folds(config, tmp_path, monkeypatch):
+    encoded = []
+    real = Representations._encode
+
+    def encode(self, architecture, encoders):
+        encoded.append(len(jax.tree.leaves(encoders)[0]))
+        return real(self, architecture, encoders)
+
+    monkeypatch.setattr(Representations, "_encode", encode)
+    config |= {"method": "roupkt", "folds": (0, 1), "epochs": 2}
+    train.train(config, tmp_path)
+    # Two sources and the target's model of fold 0; for fold 1, the target's of that fold alone.
+    assert encoded == [3, 1]
+
+
 def test_a_cox_model_has_curves_from_its_stored_baseline(config, world, tmp_path):
     config["method"] = "abmil"
     config["loss"]["terms"] = [["cox", 1.0]]
@@ -148,6 +223,15 @@ def test_the_epoch_that_validates_best_is_kept_and_patience_ends_training(config
     table["train"] = pd.Series(table["train"].dropna().tolist()[6:])
     table.to_csv(data / "sim_a" / split.name, index=False)
     config["data"]["root"], config["epochs"] = str(data), 6
+    patients = pd.read_csv(data / "sim_a" / "sim_a_survival.csv")
+    censored = patients["patient_id"].isin(table["validation"].dropna())
+    path = data / "sim_a" / "sim_a_survival.csv"
+    patients.assign(e=patients["e"].where(~censored, 0)).to_csv(path, index=False)
+    with pytest.raises(
+        ValueError, match=r"no two of its 6 validation patients \(0 with an event\)"
+    ):
+        train.train(config, tmp_path / "no events")
+    patients.to_csv(path, index=False)
     train.train(config, tmp_path / "run")
     fold = tmp_path / "run" / "fold_0"
     written = read_json(fold / "metrics.json")

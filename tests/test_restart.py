@@ -64,6 +64,8 @@ def test_a_dead_start_is_drawn_anew(home, tmp_path, monkeypatch, caplog, method)
     assert f"starting anew from other random numbers ({expected} of 4)" in caplog.text
     history = pd.read_csv(tmp_path / "w" / "fold_0" / "history.csv")
     assert len(history) == 2, "of the start that was kept"
+    # What died cost time too.
+    assert read(tmp_path / "w")["train_seconds"] > 1.05 * history["seconds"].sum()
     assert (history["weight_sim_b"] > 0).all()
     assert checkpoints.load_model(tmp_path / "w" / "fold_0" / "model").settings["restarts"] == (
         expected

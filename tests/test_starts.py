@@ -22,6 +22,7 @@ SPEC = Spec(
     architecture=ARCHITECTURE,
     num_outputs=3,
     output="hazard",
+    bins=None,
     sources=(),
     steph=steph.Options(top_k=1),
     merge_weight=0.005,
@@ -186,6 +187,17 @@ def test_the_head_is_new_or_the_targets(pool):
     assert_same(taken.params["trainable"]["pred_head"], target)
     kept = recipe("steph").start(changed(retrained="none"), pool)
     assert "pred_head" not in kept.params["trainable"]
+
+
+def test_a_head_of_other_time_bins_is_not_taken(tmp_path):
+    pool = filled(tmp_path, Objective())
+    same = {"kind": "quantile", "edges": [0.0, 1.0, 2.0, 3.0]}
+    other = {"kind": "quantile", "edges": [0.0, 1.0, 2.5, 3.0]}
+    recipe("steph_target").start(dataclasses.replace(SPEC, bins=same), pool)
+    recipe("steph").start(dataclasses.replace(SPEC, bins=other), pool)
+    message = r"uniform time bins with edges at 0, 1, 2, 3 days, this run has .* 0, 1, 2.5, 3 days"
+    with pytest.raises(ValueError, match=message):
+        recipe("steph_target").start(dataclasses.replace(SPEC, bins=other), pool)
 
 
 def test_steph_target_is_steph_from_the_target(pool):

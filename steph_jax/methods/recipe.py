@@ -51,6 +51,7 @@ class Spec:
         architecture: dimensions for a model that starts without a pool.
         num_outputs: outputs of a new pred_head: T, or 1 for losses without time bins.
         output: what they mean, the name of an `objectives.Output`.
+        bins: the time bins of the run, as `TimeBins.to_json` gives them; None before it has any.
         sources: names of the datasets whose fold-0 models are merged, in order.
         steph: options of STEPH.
         merge_weight: of the merge regularizer.
@@ -66,6 +67,7 @@ class Spec:
     architecture: Architecture
     num_outputs: int
     output: str
+    bins: dict[str, Any] | None
     sources: tuple[str, ...]
     steph: steph.Options
     merge_weight: float

@@ -171,7 +171,7 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         else:
             trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
     if options.retrained != "pred_head" or options.head_init == "target":
-        _check_head(spec, architecture, output)
+        _check_head(spec, gathered.target, output)
     settings = {
         "dataset": spec.dataset,
         "fold": spec.fold,
@@ -186,16 +186,33 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
     return SavedModel("steph", architecture, settings, params)
 
 
-def _check_head(spec: Spec, architecture: Architecture, output: str) -> None:
+_OTHER_HEAD = (
+    "use the loss.terms and bins that the pool was fitted with, or a new head "
+    "(steph.retrained=pred_head, steph.head_init=new)"
+)
+
+
+def _check_head(spec: Spec, target: SavedModel, output: str) -> None:
     """Raises ValueError where a head of the pool's models is used, but means something else."""
-    found = (architecture.num_bins, output)
+    found = (target.architecture.num_bins, output)
     if found != (spec.num_outputs, spec.output):
         raise ValueError(
             f"{spec.dataset}, fold {spec.fold}: the head of the pool's models has {found[0]} "
             f"outputs ({found[1]}), the loss and the time bins of this run ask for "
-            f"{spec.num_outputs} ({spec.output}); use the loss.terms and bins that the pool was "
-            "fitted with, or a new head (steph.retrained=pred_head, steph.head_init=new)"
+            f"{spec.num_outputs} ({spec.output}); {_OTHER_HEAD}"
         )
+    fitted = target.settings.get("bins")
+    if fitted and spec.bins and fitted["edges"] != spec.bins["edges"] and spec.num_outputs > 1:
+        raise ValueError(
+            f"{spec.dataset}, fold {spec.fold}: the head of the pool's models was fitted on "
+            f"{fitted['kind']} time bins with edges at {_days(fitted)}, this run has "
+            f"{spec.bins['kind']} ones at {_days(spec.bins)}; {_OTHER_HEAD}"
+        )
+
+
+def _days(bins: dict[str, Any]) -> str:
+    edges = [f"{edge:g}" for edge in bins["edges"]]
+    return f"{', '.join(edges if len(edges) < 8 else [*edges[:3], '...', edges[-1]])} days"
 
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
