@@ -127,7 +127,9 @@ def is_finished(directory: pathlib.Path, config: dict[str, Any]) -> bool:
         ValueError: the run in this directory has other settings.
     """
     folds = [runs.fold_directory(directory, fold) for fold in config["folds"]]
-    if not all(runs.is_finished(fold) for fold in folds):
+    # A run that was ended before its summary is given the chance to write it.
+    summarized = (directory / "summary.json").is_file()
+    if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
     runs.settle(directory, config, settings.FREE)
     return True

@@ -44,6 +44,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Stores the settings of a run, or checks that a resumed run has those of its start.
 
+    Folds that were asked for in parts are stored together.
+
     Args:
         workdir: of the run.
         settings: JSON-able.
@@ -66,6 +68,9 @@ def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...
                 f"{workdir} holds a run with other settings; use them, or another --workdir\n  "
                 + "\n  ".join(differences)
             )
+        if "folds" in free:
+            folds = {*stored.get("folds", ()), *settings["folds"]}
+            settings = settings | {"folds": sorted(folds)}
     files.write_json(path, settings)
 
 

@@ -38,7 +38,7 @@ from steph_jax.grid import Grid, Point, with_values
 from steph_jax.methods import abmil
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
-from steph_jax.training import train_model, train_split
+from steph_jax.training import DivergedError, train_model, train_split
 
 NUM_INNER_FOLDS = 3
 
@@ -199,7 +199,12 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
                 f"{label}, {report.setting_values(point)}",
             )
     means = c_index.mean(axis=1)
-    best = int(np.argmax(means))
+    if np.isnan(means).all():
+        raise ValueError(
+            f"fold {fold}: no value of the sweep could be trained on all inner folds; lower "
+            "--config.learning_rate or try other values"
+        )
+    best = int(np.nanargmax(means))
     rows = [
         {name: json.dumps(value) for name, value in point.items()}
         | {"inner_fold": number, "c_index": value}
@@ -286,7 +291,7 @@ def refitted_pool(
 def held_out_c_index(
     run: Experiment, fold: int, cut: InnerFold, directory: pathlib.Path, label: str
 ) -> float:
-    """The C-index, on the held-out patients, of the method trained without them.
+    """The C-index on the held-out patients of the method trained without them; NaN if it diverged.
 
     Args:
         run: settings and data, with the pool of the inner fold.
@@ -298,8 +303,13 @@ def held_out_c_index(
     path, states = directory / "result.json", directory / "training"
     if not path.is_file():
         states.mkdir(parents=True, exist_ok=True)
-        trained = train_split(run, fold, cut.split, states, label)
-        scores = trained.evaluate(trained.trainable, cut.held_out).scores
+        try:
+            trained = train_split(run, fold, cut.split, states, label)
+            scores = trained.evaluate(trained.trainable, cut.held_out).scores
+        except DivergedError as error:
+            logging.warning("%s", error)
+            scores = {"c_index": math.nan}
         files.write_json(path, scores)
         shutil.rmtree(states)
-    return float(_read(path)["c_index"])
+    value = _read(path)["c_index"]
+    return math.nan if value is None else float(value)

@@ -45,6 +45,10 @@ class DeadStartError(Exception):
         self.seconds = sum(row["seconds"] for row in history)
 
 
+class DivergedError(ValueError):
+    """The loss is no number any more."""
+
+
 class Trained(NamedTuple):
     """What training leaves.
 
@@ -219,6 +223,7 @@ def fit(
 
     Raises:
         DeadStartError: they did.
+        DivergedError: the loss is not finite.
 
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
@@ -280,6 +285,12 @@ def fit(
                 key,
                 epoch * steps,
                 partial(bar, total=steps, label=named),
+            )
+        if not np.isfinite(jax.device_get([out.loss for out in passed.outputs])).all():
+            store.close()
+            raise DivergedError(
+                f"{named}: the loss is not a finite number any more, training has diverged; lower "
+                f"--config.learning_rate ({config['learning_rate']:g})"
             )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
         row |= report.epoch_row(passed, evaluate.table, feed, labels, evaluate.objective, sources)

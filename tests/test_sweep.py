@@ -387,6 +387,17 @@ def test_every_kind_of_method_can_be_swept(home, tmp_path, method, asked, refits
     assert len(list(tmp_path.glob("fold_0/sweep/inner_*/target/model.json"))) == 3 * refits
 
 
+def test_a_value_that_diverges_is_not_selected(home, tmp_path):
+    config = config_of(home)
+    train.train(config, tmp_path / "w", ["learning_rate=1e30,1e-3"])
+    table = pd.read_csv(tmp_path / "w" / "fold_0" / "sweep.csv").set_index("learning_rate")
+    assert table["c_index"][1e30].isna().any()
+    assert table["c_index"][1e-3].notna().all()
+    assert read_json(tmp_path / "w" / "summary.json")["selected"] == [{"learning_rate": 1e-3}]
+    with pytest.raises(ValueError, match=r"no value of the sweep could be trained .*learning_rate"):
+        train.train(config, tmp_path / "none", ["learning_rate=1e30,2e30"])
+
+
 def test_of_equal_values_the_first_is_selected(home, tmp_path):
     # The merge regularizer is no part of ABMIL.
     train.train(config_of(home, method="abmil"), tmp_path, ["loss.merge_weight=0.5,0.05,0.005"])

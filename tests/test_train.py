@@ -212,6 +212,21 @@ def test_other_settings_are_refused_by_name(home, steph_run):
         train.train(simulated.config(home, epochs=4), steph_run)
 
 
+def test_training_that_diverges_says_so(home, tmp_path):
+    config = simulated.config(home, learning_rate=1e30, folds=(0,))
+    message = (
+        r"fold 0 epoch \d/\d: the loss is not a finite .*lower --config.learning_rate \(1e\+30\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        train.train(config, tmp_path / "w")
+
+
+def test_folds_asked_for_in_parts_are_evaluated_together(home, tmp_path):
+    for fold in (1, 0):
+        train.train(simulated.config(home, folds=(fold,), epochs=1), tmp_path / "w")
+    assert json.loads((tmp_path / "w" / "config.json").read_text())["folds"] == [0, 1]
+
+
 def test_a_second_run_in_one_directory_is_refused(home, tmp_path):
     from steph_jax import runs
 
