@@ -54,19 +54,25 @@ class Outputs(NamedTuple):
     loss: jax.Array | None
 
 
-def _vjp(function: Callable[..., Any], inputs: Any, *primals: Any) -> tuple[Any, Any]:
-    """`jax.vjp` of a phase, its residuals made few enough to leave a compiled function.
+def _few_residuals(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, of which only the products are kept for the way back.
 
-    Products are kept; what follows from them entry by entry is computed again on the way back,
-    which is cheaper than to write and read it. `inputs` that are residuals too, features and models
-    foremost, would be returned as copies: an empty array with the number of the input in its shape
-    stands for each.
+    What follows from them entry by entry is computed again, which is cheaper than to write and
+    read it.
+    """
+    return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_saveable)
+
+
+def _vjp(function: Callable[..., Any], inputs: Any, *primals: Any) -> tuple[Any, Any]:
+    """`jax.vjp` of a phase whose residuals can leave a compiled function.
+
+    `inputs` that are residuals too, features and models foremost, would be returned as copies: an
+    empty array with the number of the input in its shape stands for each.
 
     Returns:
         the outputs, and what `_pull` pulls a cotangent through.
     """
-    few = jax.checkpoint(function, policy=jax.checkpoint_policies.dots_saveable)
-    outputs, pull = jax.vjp(few, *primals)
+    outputs, pull = jax.vjp(function, *primals)
     number = {id(x): n for n, x in enumerate(jax.tree.leaves(inputs))}
     return outputs, jax.tree.map(
         lambda x: jnp.zeros((1, 0, number[id(x)])) if id(x) in number else x[None], pull
@@ -170,6 +176,7 @@ class Program:
     def _embed_with_vjp(
         self, parts: Params, totals: dict[str, jax.Array], group: Group
     ) -> tuple[dict[str, jax.Array], Any]:
+        @_few_residuals
         def embed(parts: Params) -> dict[str, jax.Array]:
             return phases.embed_group(self.method, parts, totals, group)
 
@@ -198,9 +205,13 @@ class Program:
     ) -> tuple[Summary, Any]:
         keys = phases.piece_keys(key, slots.rank, group)
 
-        def attend(encoder: Params, bags: Summary) -> Summary:
-            encoders = phases.encoders(self.method, frozen, encoder, group.owner)
+        @_few_residuals
+        def attend_with(encoders: Params, bags: Summary) -> Summary:
             return phases.attend_group(self.method, encoders, bags, group, keys)
+
+        def attend(encoder: Params, bags: Summary) -> Summary:
+            # Merged models are residuals as they are; the products of `_few_residuals` are copied.
+            return attend_with(phases.encoders(self.method, frozen, encoder, group.owner), bags)
 
         return _vjp(attend, (frozen, encoder, group), encoder, bags)
 
