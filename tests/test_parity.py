@@ -174,14 +174,18 @@ def test_steph_outputs_losses_and_gradients(
         assert difference(found[name.removeprefix("grad/")], recorded[name]) < tolerance, name
 
 
-#: Gradients this small are rounding errors of larger sums. AdamW divides them by their own size, so
-#: that their parameters move by another part of a step after another order of summation: the record
-#: itself differs there by 3e-5 from float64. A few dozen of 1.3 million entries are concerned; all
-#: others are held to the tolerance, and these to a small part of the way gone in five steps.
-ROUNDING = 1e-7
+def allowed(after, gradient, rates, tolerance):
+    """How far parameters may be from a record after some steps of AdamW: [same shape].
+
+    Gradients agree to `tolerance` of their largest entry, whatever the order of summation, and so
+    no better than that where they are small themselves: the record differs there from float64 too.
+    AdamW divides a gradient by its own size, and goes that part of its way elsewhere.
+    """
+    uncertain = tolerance * np.abs(gradient).max() / np.maximum(np.abs(gradient), 1e-30)
+    return tolerance * np.abs(after).max() + np.sum(rates) * np.minimum(uncertain, 2.0)
 
 
-def test_five_steps_of_training(recorded, model, program, frozen, batch_of, tolerance):
+def test_five_steps_of_training(recorded, model, program, frozen, batch_of, dtype, tolerance):
     # Five epochs of two steps, one of them warm-up: the schedule ends after ten.
     schedule = fitting.learning_rates(1e-4, warmup_steps=2, total_steps=10)
     optimizer = fitting.adamw(schedule, weight_decay=1e-5)
@@ -200,13 +204,14 @@ def test_five_steps_of_training(recorded, model, program, frozen, batch_of, tole
     expected = [name for name in recorded.files if name.startswith("after/")]
     assert {f"after/{name}" for name in found} == set(expected)
     for name in expected:
-        after = recorded[name]
+        after, gradient = recorded[name], recorded[name.replace("after/", "grad/")]
         error = np.abs(found[name.removeprefix("after/")].astype(np.float64) - after)
-        error /= np.abs(after).max()
-        gradient = recorded[name.replace("after/", "grad/")]
-        assert error[np.abs(gradient) > ROUNDING].max() < tolerance, name
-        assert np.mean(error > tolerance) < 1e-4, name
-        assert error.max() < 5e-4, name
+        # A patch on the kink of a unit's relu, as near as float32 can tell, counts in its gradient
+        # or does not: instruction sets differ. Of 512 units, one or two have such a patch.
+        beyond = error > allowed(after, gradient, rates, tolerance)
+        units = np.mean(np.any(beyond.reshape(len(beyond), -1), axis=1))
+        assert units <= (0 if dtype == "float64" else 0.01), name
+        assert np.mean(error > tolerance * np.abs(after).max()) < 1e-3, name
     out = program.evaluate(state.trainable, frozen, batch)
     assert difference(out.logits, recorded["after_logits"]) < tolerance
 
