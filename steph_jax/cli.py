@@ -3,6 +3,7 @@
 import ctypes
 import logging as std_logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,13 +49,18 @@ def keep_compiled_programs() -> None:
 
 
 def keep_threads_for_virtual_devices() -> None:
-    """Gives the devices that a CPU is split into (`jax_num_cpu_devices`) threads to wait in.
+    """Gives the devices that a CPU is split into threads to wait in.
 
     They share a pool of one thread a core. One that waits for the others, where gradients are
     averaged, holds a thread; once all are held, none computes, and JAX ends the process after a
-    minute. Counts only before the first computation.
+    minute. Counts only before the first computation. A CPU is split by `jax_num_cpu_devices`
+    (JAX_NUM_CPU_DEVICES), or by XLA's older flag in XLA_FLAGS.
     """
     devices = jax.config.jax_num_cpu_devices  # type: ignore[attr-defined]
+    in_flags = re.findall(
+        r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")
+    )
+    devices = max(devices, *map(int, in_flags), 1)
     if devices > 1:
         os.environ.setdefault("NPROC", str(devices + (os.cpu_count() or 1)))
 

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 import simulated
 
 from steph_jax import train
@@ -51,12 +52,19 @@ def test_profile_leaves_the_trace_of_one_epoch(tmp_path):
     assert traces[0].stat().st_size > 1000
 
 
-def test_two_devices_of_one_cpu_do_not_wait_for_each_other_forever():
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"JAX_NUM_CPU_DEVICES": "2"},
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+    ],
+    ids=lambda split: next(iter(split)),
+)
+def test_two_devices_of_one_cpu_do_not_wait_for_each_other_forever(split):
     """On a machine of two cores or one; without the threads the process is ended by JAX."""
     program = """
 import jax, jax.numpy as jnp
 from steph_jax import cli
-jax.config.update("jax_num_cpu_devices", 2)
 cli.keep_threads_for_virtual_devices()
 P = jax.sharding.PartitionSpec
 mesh = jax.make_mesh((2,), ("devices",), (jax.sharding.AxisType.Auto,))
@@ -69,7 +77,7 @@ for _ in range(300):
     x = jnp.concatenate([x, x])
 print(float(x[0, 0]))
 """
-    environment = {name: value for name, value in os.environ.items() if name != "NPROC"}
+    environment = {name: value for name, value in os.environ.items() if name != "NPROC"} | split
     ended = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True
     )
