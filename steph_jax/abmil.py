@@ -17,6 +17,8 @@ z, and `Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one wh
 
 import dataclasses
 import math
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -67,35 +69,50 @@ class Architecture:
         return self.pooling in ("gated", "plain")
 
 
-def dropout(x: jax.Array, key: jax.Array | None, rate: float) -> jax.Array:
+def dropout(x: jax.Array, keys: jax.Array | None, rate: float, site: int = 0) -> jax.Array:
     """Zeroes entries of `x` with probability `rate` and scales the rest by 1 / (1 - rate).
 
-    Without a key, `x` as it is. Random words are hashes of the place of an entry under the key
-    (`random_words`): they cost a few integer operations within the loop that applies them, where
-    `jax.random` writes and reads arrays, a fifth of a training step on a CPU.
+    Random words are hashes of the place of an entry under its key (`random_words`): they cost a few
+    integer operations within the loop that applies them, where `jax.random` writes and reads
+    arrays, a fifth of a training step on a CPU.
+
+    Args:
+        x: [..., rows, columns], or any shape for a single key.
+        keys: one random key, or one for each of the leading entries of `x` ([G] for [G, N, A]); of
+            bags or pieces, whose masks then depend on nothing else in the batch. None: `x` as it
+            is.
+        rate: in [0, 1).
+        site: which of the dropouts of a model that share their keys this is.
     """
-    if key is None or rate == 0.0:
+    if keys is None or rate == 0.0:
         return x
-    keep = random_words(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    words = random_words(keys, x.shape[keys.ndim :], site)
+    keep = words >= jnp.uint32(round(rate * 2**32))
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def random_words(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random uint32 of a shape: each entry's number, mixed with either half of a 64-bit seed.
+def random_words(keys: jax.Array, shape: tuple[int, ...], site: int = 0) -> jax.Array:
+    """Random uint32 [*keys.shape, *shape]: an entry's number, mixed with a 64-bit seed of its key.
 
     Mixed by the finalizer of MurmurHash3 (Appleby), in which every bit of the input reaches every
     bit of the output; the second half of the seed comes in half way, so that two keys share no run
     of words. Enough for dropout masks; not for what needs more than 2^32 entries a key.
     """
-    seed = jax.random.bits(key, (2,), jnp.uint32)
+
+    def seed_of(key: jax.Array) -> jax.Array:
+        return jax.random.bits(jax.random.fold_in(key, site), (2,), jnp.uint32)
+
+    for _ in range(keys.ndim):
+        seed_of = jax.vmap(seed_of)
+    seed = seed_of(keys).reshape(*keys.shape, *(1 for _ in shape), 2)
     number = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):
         number += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
         stride *= shape[axis]
-    x = number + seed[0]
+    x = jnp.expand_dims(number, tuple(range(keys.ndim))) + seed[..., 0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x ^= seed[1]
+    x ^= seed[..., 1]
     x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
     return x ^ (x >> 16)
 
@@ -133,17 +150,82 @@ class Linear(nn.Module):
 
 
 def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
-    """`x @ kernel` with operands of `compute_dtype`, accumulated in the kernel's own type."""
-    dtype = kernel.dtype if compute_dtype is None else compute_dtype
+    """`x @ kernel`, of shapes [..., K] and [K, M], in the kernel's own type.
+
+    Args:
+        x: left operand.
+        kernel: right operand.
+        compute_dtype: operands are rounded to it, those of the backward pass too; None for the
+            kernel's type. Sums are accumulated in the kernel's type.
+    """
+    return _product(x, kernel, kernel.dtype if compute_dtype is None else compute_dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+    return _contract(x, kernel, (x.ndim - 1, 0), dtype, kernel.dtype)
+
+
+def _contract(
+    left: jax.Array, right: jax.Array, axes: tuple[int, int], dtype: Any, sums: Any
+) -> jax.Array:
     # Without it a GPU would quietly round float32 operands to ten bits of mantissa (TF32).
     precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
     return lax.dot_general(
-        x.astype(dtype),
-        kernel.astype(dtype),
-        (((x.ndim - 1,), (0,)), ((), ())),
+        left.astype(dtype),
+        right.astype(dtype),
+        (((axes[0],), (axes[1],)), ((), ())),
         precision=precision,
-        preferred_element_type=kernel.dtype,
+        preferred_element_type=sums,
     )
+
+
+def _product_forward(x: Any, kernel: Any, dtype: Any) -> tuple[jax.Array, Any]:
+    # Where features are not differentiated, their kernel need not be kept, and the reverse.
+    kept = kernel.value if x.perturbed else None, x.value if kernel.perturbed else None
+    y = _contract(x.value, kernel.value, (x.value.ndim - 1, 0), dtype, kernel.value.dtype)
+    return y, kept
+
+
+def _product_backward(dtype: Any, kept: Any, cotangent: Any) -> tuple[Any, Any]:
+    kernel, x = kept
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return None, None
+    x_bar = kernel_bar = None
+    if kernel is not None:
+        x_bar = _contract(cotangent, kernel, (cotangent.ndim - 1, 1), dtype, cotangent.dtype)
+    if x is not None:
+        # As matrices: a kernel that leading axes share has one product, not one for each of them.
+        rows = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+        kernel_bar = _kernel_gradient(dtype)(*rows)
+    return x_bar, kernel_bar
+
+
+_product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
+
+
+@cache
+def _kernel_gradient(dtype: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """x^T y of matrices [N, K] and [N, M], operands rounded to a type, sums in that of y."""
+
+    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
+        return _contract(x, y, (0, 0), dtype, y.dtype)
+
+    @jax.custom_batching.custom_vmap
+    def gradient(x: jax.Array, y: jax.Array) -> jax.Array:
+        if jax.default_backend() != "cpu":
+            return plain(x, y)
+        # XLA's products of transposed operands take up to 1.4 times as long on a CPU. Behind the
+        # barrier the transpose is a matrix like any other.
+        return _contract(lax.optimization_barrier(x.T), y, (1, 0), dtype, y.dtype)
+
+    @gradient.def_vmap
+    def batched(size: int, is_batched: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, bool]:
+        # A kernel of its own for each: XLA transposes many matrices slower than it multiplies them.
+        axes = tuple(0 if b else None for b in is_batched)
+        return jax.vmap(plain, in_axes=axes, axis_size=size)(x, y), True
+
+    return gradient
 
 
 class FeatureProjection(nn.Module):
@@ -157,11 +239,11 @@ class FeatureProjection(nn.Module):
     def setup(self) -> None:
         self.layers = [Linear(self.embed_dim, self.compute_dtype) for _ in range(self.num_layers)]
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
         for i, layer in enumerate(self.layers):
             x = nn.relu(layer(x))
-            if train and i + 1 < self.num_layers:
-                x = dropout(x, self.make_rng("dropout"), self.dropout)
+            if i + 1 < self.num_layers:  # sites 0 and 1 are those of the attention
+                x = dropout(x, keys, self.dropout, site=2 + i)
         return x
 
 
@@ -179,13 +261,11 @@ class AttentionNet(nn.Module):
             self.attention_b = Linear(self.attention_dim, self.compute_dtype)
         self.attention_c = Linear(1, self.compute_dtype)
 
-    def __call__(self, h: jax.Array, train: bool) -> jax.Array:
-        def drop(x: jax.Array) -> jax.Array:
-            return dropout(x, self.make_rng("dropout"), self.dropout) if train else x
-
-        activations = drop(jnp.tanh(self.attention_a(h)))
+    def __call__(self, h: jax.Array, keys: jax.Array | None) -> jax.Array:
+        activations = dropout(jnp.tanh(self.attention_a(h)), keys, self.dropout, site=0)
         if self.gated:
-            activations = activations * drop(jax.nn.sigmoid(self.attention_b(h)))
+            gate = jax.nn.sigmoid(self.attention_b(h))
+            activations = activations * dropout(gate, keys, self.dropout, site=1)
         return self.attention_c(activations)[..., 0]
 
 
@@ -301,31 +381,41 @@ class Abmil(nn.Module):
             )
         self.pred_head = Linear(a.num_bins)
 
-    def instances(self, features: jax.Array, train: bool) -> tuple[jax.Array, jax.Array | None]:
-        """Embeddings [N, E] and attention scores [N] (None without attention) of patches [N, D]."""
-        h = self.feat_proj(features, train)
-        return h, self.attention_net(h, train) if self.architecture.has_attention else None
+    def instances(
+        self, features: jax.Array, keys: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What the model computes patch by patch.
+
+        Args:
+            features: [..., N, D].
+            keys: of dropout, as in `dropout`: one, or one for each of the leading entries.
+
+        Returns:
+            embeddings [..., N, E], and attention scores [..., N] (None without attention).
+        """
+        h = self.feat_proj(features, keys)
+        return h, self.attention_net(h, keys) if self.architecture.has_attention else None
 
     def head(self, z: jax.Array) -> jax.Array:
         """Logits [..., T] of pooled embeddings [..., E]."""
         return self.pred_head(z)
 
     def __call__(
-        self, features: jax.Array, mask: jax.Array, train: bool = False
+        self, features: jax.Array, mask: jax.Array, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Logits and attention of one bag.
 
         Args:
             features: [N, D] patch features.
             mask: [N] True where there is a patch, False on padding.
-            train: with dropout (needs the "dropout" random stream).
+            key: random key of dropout; None for none.
 
         Returns:
             logits [T], and attention [N] (softmax over the patches, 0 on padding; uniform for mean
             pooling, and for max pooling, where no weight is defined).
         """
         pooling = self.architecture.pooling
-        h, scores = self.instances(features, train)
+        h, scores = self.instances(features, key)
         piece = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
         z = pooled(pooling, piece)[0]
         flat = jnp.zeros(h.shape[0], h.dtype) if scores is None else scores

@@ -96,7 +96,7 @@ def _encode(architecture: Architecture) -> Any:
     def encode(theta: Params, features: jax.Array) -> jax.Array:
         h, scores = cast(
             tuple[jax.Array, jax.Array | None],
-            Abmil(architecture).apply({"params": theta}, features, False, method="instances"),
+            Abmil(architecture).apply({"params": theta}, features, method="instances"),
         )
         whole = abmil.summarize(architecture.pooling, h, scores, jnp.ones(len(features), bool))
         return abmil.pooled(architecture.pooling, jax.tree.map(lambda x: x[None], whole))

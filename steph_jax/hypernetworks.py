@@ -24,23 +24,29 @@ HIDDEN_DIM = 512
 
 
 class Mlp(nn.Module):
-    """Linear, relu, dropout, Linear."""
+    """Linear, relu, dropout, Linear.
+
+    Attributes:
+        hidden_dim, num_outputs: sizes.
+        rate: of dropout.
+        site: of its dropout (`abmil.dropout`).
+    """
 
     hidden_dim: int
     num_outputs: int
     rate: float
+    site: int
 
     def setup(self) -> None:
         self.hidden = Linear(self.hidden_dim)
         self.output = Linear(self.num_outputs)
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        h = nn.relu(self.hidden(x))
-        return self.output(dropout(h, self.make_rng("dropout") if train else None, self.rate))
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        return self.output(dropout(nn.relu(self.hidden(x)), keys, self.rate, self.site))
 
 
 class Hypernetworks(nn.Module):
-    """Weights w [S] and mixing ratios lambda [S] of one bag.
+    """Weights w [B, S] and mixing ratios lambda [B, S] of bags.
 
     Attributes:
         num_sources: S.
@@ -64,14 +70,14 @@ class Hypernetworks(nn.Module):
 
     def setup(self) -> None:
         self.embedding = Linear(self.hidden_dim, self.compute_dtype)
-        self.weights = Mlp(self.hidden_dim, self.num_sources, self.rate)
+        self.weights = Mlp(self.hidden_dim, self.num_sources, self.rate, 0)
         if self.mixing in ("nn", "fnn"):
-            self.mixing_mlp = Mlp(self.hidden_dim, self.num_sources, self.rate, name="mixing")
+            self.mixing_mlp = Mlp(self.hidden_dim, self.num_sources, self.rate, 1, name="mixing")
         if self.mixing == "fnn":
             self.mixing_embedding = Linear(self.hidden_dim, self.compute_dtype)
 
     def embed(self, features: jax.Array) -> dict[str, jax.Array]:
-        """relu(W_e x_n + b_e) of patches [N, D]: "weights" [N, 512] and, for "fnn", "mixing"."""
+        """relu(W_e x_n + b_e) of patches [..., D]: "weights" and, for "fnn", "mixing"."""
         embedded = {"weights": nn.relu(self.embedding(features))}
         if self.mixing == "fnn":
             embedded["mixing"] = nn.relu(self.mixing_embedding(features))
@@ -79,15 +85,16 @@ class Hypernetworks(nn.Module):
 
     @nn.compact  # so that `embed` can be applied without the ratios of "param"
     def __call__(
-        self, summary: dict[str, jax.Array], train: bool
+        self, summary: dict[str, jax.Array], keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """From the means g of `embed` over a bag ([512] each) to w [S] and lambda [S].
+        """From the means g of `embed` over bags ([B, 512] each) to w [B, S] and lambda.
 
-        lambda is None where there is no mixing. With "param", lambda = 1 / (1 + r) with r of any
+        `keys` [B] switch dropout on. lambda is [B, S], or [S] where it is the same for every bag,
+        and None where there is no mixing. With "param", lambda = 1 / (1 + r) with r of any
         sign, so it may leave (0, 1], as in the published program.
         """
         g = summary["weights"]
-        w = WEIGHT_OUTPUTS[self.weight_output](self.weights(g, train))
+        w = WEIGHT_OUTPUTS[self.weight_output](self.weights(g, keys))
         if self.mixing == "":
             return w, None
         if self.mixing == "fix":
@@ -95,13 +102,13 @@ class Hypernetworks(nn.Module):
         if self.mixing == "param":
             r = self.param("mixing_ratio", nn.initializers.zeros, (self.num_sources,), jnp.float32)
         else:
-            r = nn.relu(self.mixing_mlp(summary.get("mixing", g), train))
+            r = nn.relu(self.mixing_mlp(summary.get("mixing", g), keys))
         return w, 1 / (1 + r)
 
     def initial(self, features: jax.Array) -> jax.Array | None:
         """Touches every layer once; what `init` runs to create the parameters."""
         summary = jax.tree.map(lambda x: jnp.mean(x, axis=0), self.embed(features))
-        return self(summary, train=False)[0]
+        return self(summary)[0]
 
 
 def init(

@@ -99,7 +99,7 @@ class Method(Protocol):
     def embed_dims(self) -> dict[str, int]: ...
 
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
-        """Embeddings [N, embed_dims] of patches [N, D], whose means over bags `merge` gets."""
+        """Embeddings [..., embed_dims] of patches [..., D], whose means over bags `merge` gets."""
 
     def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         """Parameters of bags from their mean embeddings."""
@@ -123,17 +123,20 @@ def bag_keys(key: jax.Array, rank: jax.Array) -> jax.Array:
     return jax.vmap(partial(jax.random.fold_in, key))(rank)
 
 
+def _mask(group: Group) -> jax.Array:
+    """[G, L] True where a piece has a patch, False on padding."""
+    place = jnp.arange(group.features.shape[1], dtype=jnp.int32)
+    return place[None] < group.length[:, None]
+
+
 def embed_group(
     method: Method, trainable: Params, totals: dict[str, jax.Array], group: Group
 ) -> dict[str, jax.Array]:
     """Adds the embeddings of the patches of a group to the totals [B, ...] of their bags."""
 
-    def piece(features: jax.Array, length: jax.Array) -> dict[str, jax.Array]:
-        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
-        embedded = method.embed(trainable, features)
-        return jax.tree.map(lambda y: jnp.sum(y, axis=0, where=mask[:, None]), embedded)
-
-    sums = jax.vmap(piece)(group.features, group.length)
+    mask = _mask(group)
+    embedded = method.embed(trainable, group.features)
+    sums = jax.tree.map(lambda y: jnp.sum(y, axis=1, where=mask[..., None]), embedded)
     return jax.tree.map(
         lambda total, s: total + jax.ops.segment_sum(s, group.owner, total.shape[0]), totals, sums
     )
@@ -153,21 +156,19 @@ def attend_group(
     model = Abmil(method.architecture, method.compute_dtype)
     pooling = method.architecture.pooling
 
-    def piece(
-        encoder: Params, features: jax.Array, length: jax.Array, key: jax.Array | None
-    ) -> Summary:
-        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
-        rngs = None if key is None else {"dropout": key}
-        h, scores = cast(
-            tuple[jax.Array, jax.Array | None],
-            model.apply(
-                {"params": encoder}, features, key is not None, method="instances", rngs=rngs
-            ),
-        )
-        return abmil.summarize(pooling, h, scores, mask)
+    def instances(
+        encoder: Params, features: jax.Array, keys: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        found = model.apply({"params": encoder}, features, keys, method="instances")
+        return cast(tuple[jax.Array, jax.Array | None], found)
 
-    axes = (0 if method.encoder_per_bag else None, 0, 0, None if keys is None else 0)
-    pieces = jax.vmap(piece, in_axes=axes)(encoder, group.features, group.length, keys)
+    if method.encoder_per_bag:
+        each = jax.vmap(instances, in_axes=(0, 0, None if keys is None else 0))
+        h, scores = each(encoder, group.features, keys)
+    else:
+        h, scores = instances(encoder, group.features, keys)
+    summarize = jax.vmap(partial(abmil.summarize, pooling), (0, None if scores is None else 0, 0))
+    pieces = summarize(h, scores, _mask(group))
     return abmil.join(pooling, bags, pieces, group.owner)
 
 

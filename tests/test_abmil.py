@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -177,13 +178,11 @@ def test_dropout_falls_on_both_branches_of_attention_apart():
     theta = theta | {"attention_net": net}
     x = jnp.asarray(features(4000))
 
-    def instances(train):
-        return Abmil(architecture).apply(
-            {"params": theta}, x, train, method="instances", rngs={"dropout": jax.random.key(5)}
-        )
+    def instances(key):
+        return Abmil(architecture).apply({"params": theta}, x, key, method="instances")
 
-    h, scores = instances(True)
-    without, constant = instances(False)
+    h, scores = instances(jax.random.key(5))
+    without, constant = instances(None)
     np.testing.assert_array_equal(h, without)  # one layer of projection has no dropout
     scores, both = np.asarray(scores), 0.75**2
     np.testing.assert_allclose(scores[scores != 0], np.asarray(constant)[0] / both, rtol=1e-5)
@@ -198,15 +197,50 @@ def test_dropout_follows_every_layer_of_the_projection_but_the_last():
     h, _ = Abmil(architecture).apply(
         {"params": theta | {"feat_proj": ones}},
         x,
-        True,
+        jax.random.key(5),
         method="instances",
-        rngs={"dropout": jax.random.key(5)},
     )
     # 13 from each of the 8 units that are kept, scaled; nothing is lost after the sum.
     kept = (np.asarray(h)[:, 0] - 1) * 0.75 / 13
     np.testing.assert_allclose(kept, np.round(kept), atol=1e-4)
     assert len(np.unique(np.round(kept))) > 3
     np.testing.assert_allclose(h, np.broadcast_to(np.asarray(h)[:, :1], h.shape), rtol=1e-6)
+
+
+def test_every_bag_has_the_mask_of_its_own_key():
+    keys = jax.random.split(jax.random.key(3), 4)
+    x = jnp.ones((4, 30, 20))
+    together = abmil.dropout(x, keys, 0.25, site=1)
+    for key, row, found in zip(keys, x, together, strict=True):
+        np.testing.assert_array_equal(found, abmil.dropout(row, key, 0.25, site=1))
+    assert len({np.asarray(row).tobytes() for row in together}) == 4
+    assert not np.array_equal(together, abmil.dropout(x, keys, 0.25, site=0))
+
+
+@pytest.mark.parametrize("kernels", ["shared", "one per bag"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradients_of_products(kernels, dtype):
+    bags, patches, d, e = 3, 7, 12, 5
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((bags, patches, d)), rng.standard_normal((bags, patches, e))
+    kernel = rng.standard_normal((d, e) if kernels == "shared" else (bags, d, e))
+    x, y, kernel = (jnp.asarray(a, jnp.float32) for a in (x, y, kernel))
+
+    def loss(x, kernel):
+        product = partial(abmil.matmul, compute_dtype=dtype)
+        found = product(x, kernel) if kernels == "shared" else jax.vmap(product)(x, kernel)
+        return jnp.sum(found * y)
+
+    found = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+    # By hand, in float64, from the operands as they are rounded.
+    x, y, kernel = (np.asarray(a.astype(dtype), np.float64) for a in (x, y, kernel))
+    if kernels == "shared":
+        expected = np.einsum("bne,de->bnd", y, kernel), np.einsum("bnd,bne->de", x, y)
+    else:
+        expected = np.einsum("bne,bde->bnd", y, kernel), np.einsum("bnd,bne->bde", x, y)
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.dtype == jnp.float32
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-5)
 
 
 def test_products_of_bfloat16_come_back_in_float32():

@@ -37,7 +37,7 @@ def test_weights_and_ratios(mixing, output):
     embedded = module.apply({"params": params}, patches, method="embed")
     assert set(embedded) == ({"weights", "mixing"} if mixing == "fnn" else {"weights"})
     means = {name: jnp.mean(x, axis=0) for name, x in embedded.items()}
-    w, ratios = module.apply({"params": params}, means, False)
+    w, ratios = module.apply({"params": params}, means)
 
     g = np.maximum(linear(params["embedding"], patches), 0).mean(0)
     np.testing.assert_allclose(w, OUTPUTS[output](mlp(params["weights"], g)), rtol=1e-4, atol=1e-6)
@@ -83,10 +83,9 @@ def test_dropout_is_in_the_hidden_layer_and_needs_a_key():
     means = {"weights": jnp.ones(HIDDEN_DIM)}
 
     def run(seed):
-        rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(module.apply({"params": params}, means, True, rngs=rngs)[0])
+        return np.asarray(module.apply({"params": params}, means, jax.random.key(seed))[0])
 
-    off = module.apply({"params": params}, means, False)[0]
+    off = module.apply({"params": params}, means)[0]
     np.testing.assert_array_equal(run(1), run(1))
     assert not np.allclose(run(1), run(2))
     assert not np.allclose(run(1), off)

@@ -65,16 +65,8 @@ class DynamicMethod:
         return cast(dict[str, jax.Array], embedded)
 
     def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
-        def one(means: dict[str, jax.Array], key: jax.Array | None) -> jax.Array:
-            rngs = None if key is None else {"dropout": key}
-            w, _ = cast(
-                tuple[jax.Array, None],
-                self._hypernetwork.apply({"params": trainable}, means, key is not None, rngs=rngs),
-            )
-            return w
-
-        axes = (0, None if bags.keys is None else 0)
-        weights = jax.vmap(one, in_axes=axes)(bags.means, bags.keys)
+        both = self._hypernetwork.apply({"params": trainable}, bags.means, bags.keys)
+        weights, _ = cast(tuple[jax.Array, None], both)
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
         record = {"weight": weights, "selected": selected, "merge": regularizer}

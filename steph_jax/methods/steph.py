@@ -77,14 +77,8 @@ class StephMethod:
     ) -> steph.SourceWeights:
         """w, lambda and the selection of B bags from their mean embeddings."""
 
-        def one(means: dict[str, jax.Array], key: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-            rngs = None if key is None else {"dropout": key}
-            both = self._hypernetworks.apply(
-                {"params": trainable}, means, key is not None, rngs=rngs
-            )
-            return cast(tuple[jax.Array, jax.Array], both)
-
-        weights, ratios = jax.vmap(one, in_axes=(0, None if keys is None else 0))(means, keys)
+        both = self._hypernetworks.apply({"params": trainable}, means, keys)
+        weights, ratios = cast(tuple[jax.Array, jax.Array], both)
         return steph.select(weights, ratios, self.options)
 
     def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
