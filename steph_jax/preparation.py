@@ -108,8 +108,14 @@ class _Triplets(NamedTuple):
 
 
 def _triplets(matrix: jax.Array, count: int) -> _Triplets:
-    """The `count` leading ones."""
-    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    """The `count` leading ones.
+
+    By QR iterations: the default, divide and conquer, now and then finds none in float32 where many
+    singular values are alike, as those of stacked singular vectors are, and returns NaN.
+    """
+    left, values, right = lax.linalg.svd(
+        matrix, full_matrices=False, algorithm=lax.linalg.SvdAlgorithm.QR
+    )
     return _Triplets(left[:, :count], values[:count], right[:count])
 
 

@@ -152,3 +152,16 @@ def test_what_is_refused(pool, spec):
         recipe("joint").start(alone, pool)
     with pytest.raises(ValueError, match="no source model is left to merge"):
         merging.gather(alone, pool, False, "mil_encoder")
+
+
+def test_a_preparation_without_result_is_refused(pool, spec, monkeypatch):
+    def without_last(kind, target, sources):
+        return jax.tree.map(
+            lambda x: np.where(np.arange(len(x)) < len(x) - 1, x.T, np.nan).T, sources
+        )
+
+    monkeypatch.setattr(merging.preparation, "prepare", without_last)
+    asked = merging.with_prepared(spec, "iso_cts")
+    name = merging.source_names(asked, pool, False)[-1]
+    with pytest.raises(ValueError, match=f"iso_cts of the task vectors .* of {name} is not finite"):
+        merging.gather(asked, pool, False, "mil_encoder")

@@ -61,7 +61,7 @@ def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathere
 
     Raises:
         FileNotFoundError: the pool lacks a model; says how to make it.
-        ValueError: no source is left.
+        ValueError: no source is left, or one cannot be prepared.
     """
     null = pool.null()
     target = pool.member(spec.dataset, spec.fold)
@@ -83,8 +83,20 @@ def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathere
             task_vectors.parts_of(tau_t, merged),
             task_vectors.parts_of(stacked, merged),
         )
+        _check_prepared(spec, prepared, sources)
         stacked = stacked | as_numpy(prepared)
     return Gathered(null, target, sources, stacked)
+
+
+def _check_prepared(spec: Spec, prepared: Params, sources: tuple[str, ...]) -> None:
+    """Raises ValueError where a preparation has no result in finite numbers."""
+    for number, name in enumerate(sources):
+        if not all(np.isfinite(np.asarray(x)[number]).all() for x in jax.tree.leaves(prepared)):
+            raise ValueError(
+                f"{spec.dataset}, fold {spec.fold}: {spec.merging.prepare} of the task vectors of "
+                f"the target and of {name} is not finite; leave {name} out of `sources`, or use "
+                "another preparation"
+            )
 
 
 def encoder_stack(gathered: Gathered) -> Params:
