@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from steph_jax.data import packing
+from steph_jax.data import packing, store
 from steph_jax.data.features import open_features, read_bag
 from steph_jax.data.patches import BadFeatures
 from steph_jax.data.store import DTYPES, StoreSource
@@ -83,6 +83,29 @@ def test_float_types(folder: pathlib.Path, dtype: str) -> None:
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(source.read("b", dtype=np.float32), expected.astype(np.float32))
+
+
+def mapped_bytes() -> int:
+    """Memory of this process that is mapped from files."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssFile:\s+(\d+)", status).group(1))
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="no /proc here")
+def test_pages_that_were_read_are_handed_back(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = np.arange(12_000 * 1024, dtype=np.float32).reshape(12_000, 1024)
+    (tmp_path / "slides").mkdir()
+    np.save(tmp_path / "slides" / "large.npy", slide)
+    packing.pack(open_features(tmp_path / "slides"), ["large"], tmp_path / "one.store")
+    monkeypatch.setattr(store, "HELD_BYTES", 4 << 20)
+    source = open_features(tmp_path / "one.store")
+    before, buffer = mapped_bytes(), np.empty((1_000, 1024), np.float32)
+    for start in range(0, len(slide), 1_000):  # 49 MB, 4 MB at a time
+        source.read_rows("large", start, start + 1_000, buffer)
+        np.testing.assert_array_equal(buffer, slide[start : start + 1_000])
+        assert mapped_bytes() - before < 16 << 20
 
 
 def test_provenance(folder: pathlib.Path, packed: pathlib.Path) -> None:

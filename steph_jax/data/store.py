@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import mmap
 import pathlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -30,6 +31,8 @@ DATA, INDEX = "features.bin", "store.json"
 #: What `packing` adds to the name of a store that is not finished.
 UNFINISHED = ".partial"
 FORMAT, VERSION = "steph_jax packed store", 1
+#: Mapped pages are handed back once so many bytes of them were read.
+HELD_BYTES = 1 << 29
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -206,11 +209,27 @@ class StoreSource(FeatureSource):
         self._data = path / DATA
         self._records = {record.slide_id: record for record in sorted_by_id(self.index)}
         dtype, shape = DTYPES[self.index.dtype], (self.index.rows, self.index.feature_dim)
+        self._mapping: mmap.mmap | None = None
+        self._seen_bytes = 0
         self._features: np.ndarray = (
-            np.asarray(np.memmap(self._data, dtype, "r", shape=shape))
-            if self.index.nbytes
-            else np.empty(shape, dtype)
+            np.empty(shape, dtype) if not self.index.nbytes else self._map()
         )
+
+    def _map(self) -> np.ndarray:
+        with open(self._data, "rb") as file:
+            self._mapping = mmap.mmap(file.fileno(), self.index.nbytes, access=mmap.ACCESS_READ)
+        shape = (self.index.rows, self.index.feature_dim)
+        return np.ndarray(shape, DTYPES[self.index.dtype], self._mapping)
+
+    def _saw(self, nbytes: int) -> None:
+        """Now and then hands back the mapped pages that were read; the system's cache keeps them.
+
+        They count as memory of the process for as long as they are mapped.
+        """
+        self._seen_bytes += nbytes
+        if self._seen_bytes > HELD_BYTES and self._mapping and hasattr(mmap, "MADV_DONTNEED"):
+            self._seen_bytes = 0
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     @property
     def slide_ids(self) -> Collection[str]:
@@ -242,6 +261,7 @@ class StoreSource(FeatureSource):
                     "the store was changed while it was in use"
                 )
             convert(rows[start:stop], out, where)
+            self._saw(rows[start:stop].nbytes)
 
         yield Patches(layout, copy)
 
