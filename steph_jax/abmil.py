@@ -60,7 +60,8 @@ class Architecture:
             raise ValueError(f"dropout is a rate in [0, 1), not {self.dropout}")
         if self.pooling in ("mean", "max") and self.attention_dim:
             object.__setattr__(self, "attention_dim", 0)
-        for name in ("feature_dim", "embed_dim", "num_bins", "num_layers"):
+        sizes = ("feature_dim", "embed_dim", "num_bins", "num_layers")
+        for name in (*sizes, "attention_dim") if self.has_attention else sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
 

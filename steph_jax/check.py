@@ -25,7 +25,7 @@ from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import isolated
 from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
-from steph_jax.experiment import fold_spec
+from steph_jax.experiment import check_joined, check_parts, fold_spec
 from steph_jax.labels import listed
 from steph_jax.methods.merging import source_names
 from steph_jax.methods.recipe import Spec
@@ -52,6 +52,8 @@ def run(
 ) -> int:
     """Checks a run, prints and writes the report; returns the exit status."""
     try:
+        if json_file:
+            files.expect_folder(pathlib.Path(json_file))
         found = check(config, seconds=seconds, slide_seconds=slide_seconds)
         write(config["dataset"], found, json_file, out)
     except cli.USER_ERRORS as problem:
@@ -263,10 +265,13 @@ def try_start(config: dict[str, Any], columns: Columns) -> None:
     """
     root = pathlib.Path(config["data"]["root"])
     cohort = load_cohort(root, config["dataset"], config["folds"], columns)
+    pool = Pool(config["pool"]["root"])
     for fold in config["folds"]:
         spec = fold_spec(config, cohort, fold, cohort.folds[fold])
         if fold == config["folds"][0]:
-            recipe(config["method"]).start(spec, Pool(config["pool"]["root"]))
+            recipe(config["method"]).start(spec, pool)
+    check_parts(config, cohort)
+    check_joined(config, cohort, pool)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """How every entry point starts and how it fails: one message and exit status 1."""
 
+import argparse
 import ctypes
 import logging as std_logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 from absl import app, logging
@@ -80,6 +82,13 @@ def guarded(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that ends on a mistake as every entry point does; use it in `guarded`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
 
 
 def app_run(

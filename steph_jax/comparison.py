@@ -255,6 +255,12 @@ def _ends(prefix: str, interval: Interval) -> dict[str, float]:
     return {f"{prefix}low": interval.low, f"{prefix}high": interval.high}
 
 
+def _no_test(difference: Difference) -> str:
+    if len(difference.folds) < 2:
+        return "there are too few folds for a test over them"
+    return "all folds differ alike, so there is no test over them"
+
+
 def verdict(difference: Difference) -> str:
     """What a difference to the reference is worth, in words.
 
@@ -270,7 +276,7 @@ def verdict(difference: Difference) -> str:
     if not sure_of_patients:
         return "within the noise"
     if math.isnan(difference.p):
-        return f"{direction}, as far as patients go; there are too few folds for a test over them"
+        return f"{direction}, as far as patients go; {_no_test(difference)}"
     if difference.p >= LEVEL:
         return (
             f"within the noise of folds, though {direction} beyond that of patients: a hint, no "

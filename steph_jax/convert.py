@@ -70,7 +70,7 @@ class Outcome:
 
 def pool_name(file: pathlib.Path) -> str | None:
     """Name in the pool of a file in the released layout; None where it is not recognized."""
-    for name in (file.parent.name, file.stem):
+    for name in (file.resolve().parent.name, file.stem):
         if _NULL_NAME.fullmatch(name):
             return NULL
         match = _MEMBER_NAME.fullmatch(name)

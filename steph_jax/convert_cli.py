@@ -80,8 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the program; returns its exit status."""
-    arguments = parser().parse_args(argv)
-    return cli.guarded(lambda: run(arguments))
+    return cli.guarded(lambda: run(parser().parse_args(argv)))
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from steph_jax import metrics, settings
+from steph_jax.checkpoints import SavedModel
 from steph_jax.data import features
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
@@ -88,6 +90,22 @@ def arranged(config: dict[str, Any], cohort: Cohort, pool: Pool, bags: Bags) -> 
     return Experiment(config, pool, cohort, bags, feed, represent)
 
 
+def expect_features_of(model: SavedModel, run: Experiment) -> None:
+    """Raises ValueError where a model was made for features of another size than a run's."""
+    found, expected = run.bags.feature_dim, model.architecture.feature_dim
+    if found == expected:
+        return
+    if run.pool.has_null():
+        what = f"the models of {run.pool.root} expect"
+        advice = "use features of the encoder that the pool was fitted on, or another pool"
+    else:
+        what = "model.feature_dim says"
+        advice = f"set --config.model.feature_dim={found}"
+    raise ValueError(
+        f"features of {run.config['dataset']} have D = {found}, {what} D = {expected}; {advice}"
+    )
+
+
 def configured(run: Experiment, config: dict[str, Any]) -> Experiment:
     """The experiment under other settings than those that say on what and how it works."""
     if config["batch_size"] == run.config["batch_size"]:
@@ -137,7 +155,7 @@ def check_parts(config: dict[str, Any], cohort: Cohort) -> None:
                 raise ValueError(
                     f"fold {fold} of {config['dataset']}: no two of its {len(time)} validation "
                     f"patients ({event.sum():g} with an event) can be compared, so no epoch has a "
-                    "C-index; select by --config.validation.select=nll"
+                    "C-index; select by --config.validation.select=loss"
                 )
 
 
@@ -150,10 +168,17 @@ def check_joined(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
     data = config["data"]
     columns = settings.columns(data)
     for name in joined_names(config, cohort, pool):
-        read_table(table_path(pathlib.Path(data["root"]), name), columns)
-        features.open_features(
-            settings.features_location(data, name), dataset_name=data["hdf5_dataset"]
-        )
+        try:
+            read_table(table_path(pathlib.Path(data["root"]), name), columns)
+            features.open_features(
+                settings.features_location(data, name), dataset_name=data["hdf5_dataset"]
+            )
+        except (OSError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+            raise kind(
+                f"method {config['method']} trains on the patients of {name} too: {error}; "
+                "--config.sources names the cohorts to be joined, all others of the pool by default"
+            ) from error
 
 
 def joined_names(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Sequence[str]:
@@ -211,10 +236,16 @@ def join_cohorts(
 ) -> tuple[Cohort, Bags]:
     """The target's cohort with all patients of other cohorts behind its own, and their features."""
     root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
-    tables = other_patients(
-        [read_table(table_path(root, name), columns) for name in names], cohort.table
-    )
-    filled = [(name, table) for name, table in zip(names, tables, strict=True) if len(table)]
-    bags, *others = read_together(config, [(config["dataset"], cohort.table), *filled])
-    added = [(table, more) for (_, table), more in zip(filled, others, strict=True)]
-    return joined(cohort, bags, added)
+    whole = [read_table(table_path(root, name), columns) for name in names]
+    tables = other_patients(whole, cohort.table)
+    for name, before, after in zip(names, whole, tables, strict=True):
+        logging.info("trains on %d of the %d patients of %s too", len(after), len(before), name)
+        if not len(after):
+            raise ValueError(
+                f"{table_path(root, name)}: all patients have ids of patients of "
+                f"{config['dataset']}, or of a cohort before it in `sources`; give other persons "
+                f"other ids, or leave {name} out of `sources`"
+            )
+    parts = [(config["dataset"], cohort.table), *zip(names, tables, strict=True)]
+    bags, *others = read_together(config, parts)
+    return joined(cohort, bags, list(zip(tables, others, strict=True)))

@@ -39,6 +39,7 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
     Raises:
         ValueError: another ending; a kind of model that has no published class, for .pth.
     """
+    files.expect_folder(out)
     if out.suffix == ".pth":
         if model.kind not in ("abmil", "steph"):
             raise ValueError(

@@ -10,6 +10,12 @@ import numpy as np
 import pandas as pd
 
 
+def expect_folder(path: pathlib.Path) -> None:
+    """Raises FileNotFoundError where a file is to be written to a folder that is not there."""
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: no folder {path.parent}; make it first")
+
+
 def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
     """Writes a CSV whole or not at all; float32 values read back as they were."""
     write_text(path, table.to_csv(index=False, float_format="%.9g"))

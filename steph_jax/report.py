@@ -402,7 +402,9 @@ def summarize(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
         curves = [of.assign(fold=k) for k, of in zip(config["folds"], histories, strict=True)]
         plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
     tables = [
-        pd.read_csv(directory / "predictions_test.csv").assign(fold=fold, cut=of["risk_cut"])
+        pd.read_csv(directory / "predictions_test.csv", dtype={"risk": np.float32}).assign(
+            fold=fold, cut=of["risk_cut"]
+        )
         for fold, directory, of in zip(config["folds"], directories, found, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")

@@ -44,8 +44,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Stores the settings of a run, or checks that a resumed run has those of its start.
 
-    Folds that were asked for in parts are stored together.
-
     Args:
         workdir: of the run.
         settings: JSON-able.
@@ -53,6 +51,17 @@ def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...
 
     Raises:
         ValueError: a setting differs from the stored one; names all that do.
+    """
+    files.write_json(workdir / SETTINGS, settled(workdir, settings, free))
+
+
+def settled(
+    workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]
+) -> dict[str, Any]:
+    """What `settle` stores: folds that were asked for in parts are stored together.
+
+    Raises:
+        ValueError: as `settle` does.
     """
     path = workdir / SETTINGS
     wanted = flatten(json.loads(json.dumps(settings)))
@@ -70,8 +79,8 @@ def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...
             )
         if "folds" in free:
             folds = {*stored.get("folds", ()), *settings["folds"]}
-            settings = settings | {"folds": sorted(folds)}
-    files.write_json(path, settings)
+            return settings | {"folds": sorted(folds)}
+    return settings
 
 
 def load(workdir: pathlib.Path) -> dict[str, Any]:

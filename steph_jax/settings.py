@@ -145,8 +145,8 @@ def check(settings: dict[str, Any]) -> None:
             raise ValueError(f"{name} is a whole number, 1 or more; found {value!r}")
     if settings["warmup_epochs"] < 0:
         raise ValueError(f"warmup_epochs is 0 or more; found {settings['warmup_epochs']}")
-    if settings["seed"] < 0:
-        raise ValueError(f"seed is 0 or more; found {settings['seed']}")
+    if not 0 <= settings["seed"] < 2**63:
+        raise ValueError(f"seed is 0 or more, below 2^63; found {settings['seed']}")
     positive = {"learning_rate": settings["learning_rate"]}
     weights = {f"loss.{name}": settings["loss"][name] for name in ("merge_weight", "mix_weight")}
     for name, value in (positive | weights | {"weight_decay": settings["weight_decay"]}).items():
@@ -154,6 +154,22 @@ def check(settings: dict[str, Any]) -> None:
             least = "above 0" if name in positive else "0 or more"
             raise ValueError(f"{name} is a number {least}; found {value}")
     sources = settings["sources"]
+    if not all(isinstance(name, str) and name and "," not in name for name in sources):
+        raise ValueError(
+            "sources are names of datasets, as --config.sources=\"('tcga_blca','tcga_kirc')\"; "
+            f"found {sources!r}"
+        )
+    for name in ("steph.fixed_mixing", "merging.weights"):
+        section, field = name.split(".")
+        given = settings[section][field]
+        if not all(isinstance(x, int | float) and math.isfinite(x) for x in given):
+            raise ValueError(
+                f'{name} are numbers, one a source, as "(0.1, 0.5)"; found {given!r}'
+            )
+    for name, lowest in (("cache_gb", 0.0), ("device_gb", -1.0)):
+        value = settings["data"][name]
+        if not lowest <= value < math.inf:
+            raise ValueError(f"data.{name} is a number, {lowest:g} or more; found {value}")
     if len(set(sources)) < len(sources):
         raise ValueError(f"a source is named twice: {sources}")
     folds = settings["folds"]

@@ -36,7 +36,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,20 +224,13 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, indent=2) + "\n"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends on a mistake as every entry point does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def _number_or_each(text: str) -> int | tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _parse(argv: Sequence[str]) -> tuple[str, Settings]:
-    parser = _Parser(
+    parser = cli.Parser(
         prog="python -m steph_jax.simulate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -96,8 +97,15 @@ def write_splits(splits: Sequence[Split], overwrite: bool) -> None:
             f"{folder}: {', '.join(others)} would be left of other splits; remove them first"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for split in splits:
-        files.write_text(split.path, split_text(split))
+    # All are written before the first has its name; those of the last split are gone by then, so
+    # that a program that is ended leaves no fold of one split beside a fold of another.
+    written = [(files.temporary_name(split.path), split) for split in splits]
+    for temporary, split in written:
+        temporary.write_text(split_text(split), encoding="utf-8")
+    for path in there:
+        path.unlink()
+    for temporary, split in written:
+        os.replace(temporary, split.path)
 
 
 def split_text(split: Split) -> str:

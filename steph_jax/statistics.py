@@ -156,7 +156,8 @@ def corrected_t_test(
     from scipy.special import stdtr  # here: a slow import that only comparisons need
 
     mean, sd = mean_sd(differences)
-    if not sd > 0:
+    # Equal differences have a deviation of rounding errors.
+    if not sd > 1e-12 * abs(mean):
         return math.nan
     num_folds = len(differences)
     ratio = float(np.mean(np.asarray(num_test) / np.asarray(num_train)))

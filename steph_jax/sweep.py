@@ -30,7 +30,7 @@ from absl import logging
 
 from steph_jax import checkpoints, epochs, files, metrics, plots, report, settings
 from steph_jax.checkpoints import SavedModel
-from steph_jax.data.bins import uniform_bins
+from steph_jax.data.bins import TimeBins, uniform_bins
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.splitting import make_folds
 from steph_jax.experiment import Experiment, check_parts, configured, fold_spec, time_bins
@@ -260,8 +260,7 @@ def refitted_pool(
 ) -> InnerPool:
     """The pool with a model of the target that has not seen the held-out patients.
 
-    It is fitted when a method first asks for it, with the loss and the time bins of the model that
-    it stands for (those of SPEC 4 where that does not say), and kept in the directory.
+    It is fitted when a method first asks for it, as `_untrained` says, and kept in the directory.
 
     Args:
         run: settings and data.
@@ -274,11 +273,8 @@ def refitted_pool(
         path, states = directory / "target", directory / "target_training"
         if not path.is_dir():
             states.mkdir(parents=True, exist_ok=True)
-            bins = uniform_bins(pools.architecture.num_bins).to_json()
-            objective = settings.objective_record(settings.stored_objective(pools))
-            stated = {"bins": pools.settings.get("bins", bins), "objective": objective}
-            start = dataclasses.replace(run.pool.null(), settings=stated)
             split = cut.split
+            start = _untrained(run, pools, split)
             trained = train_model(run, abmil.RECIPE, start, split.train, split, states, label)
             model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
             checkpoints.save_model(path, model)
@@ -286,6 +282,24 @@ def refitted_pool(
         return checkpoints.load_model(path)
 
     return InnerPool(run.pool.root, run.config["dataset"], refit)
+
+
+def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
+    """theta_0 with the loss and the kind of time bins of the model that it is to stand for.
+
+    Those of SPEC 4 where that does not say. Bins that follow from outcomes follow from those of the
+    split, as they do for the method that is trained on it.
+    """
+    objective, stated = settings.stored_objective(pools), pools.settings.get("bins")
+    bins = TimeBins.from_json(stated) if stated else uniform_bins(pools.architecture.num_bins)
+    if bins.kind != "uniform":
+        section = run.config["bins"] | {"kind": bins.kind, "number": bins.num_bins}
+        time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]
+        bins = settings.time_bins(section, time, event)
+    num_outputs = objective.output.num_outputs(bins.num_bins)
+    spec = settings.spec(run.config, run.config["folds"][0], num_outputs, bins)
+    record = {"bins": bins.to_json(), "objective": settings.objective_record(objective)}
+    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=record)
 
 
 def held_out_c_index(

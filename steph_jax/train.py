@@ -76,21 +76,32 @@ def train(
     method = recipe(config["method"])
     pool = Pool(pathlib.Path(config["pool"]["root"]))
     cohort = experiment.read_cohort(config)
+    directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
+    unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
     # A fold's model is made before the features are read: a pool that lacks one is known at once.
-    for fold, split in cohort.folds.items():
-        model = method.start(experiment.fold_spec(config, cohort, fold, split), pool)
-        if grows_pool(config):
+    starts = {
+        fold: method.start(experiment.fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
+        for fold in unfinished
+    }
+    if grows_pool(config):
+        for fold, model in starts.items():
             pool.expect_room(member_name(config["dataset"], fold), model.architecture)
     experiment.check_parts(config, cohort)
     grid = parse(sweeps, config)
-    sweep.check(grid, config, cohort, pool)
+    if unfinished:
+        experiment.check_joined(config, cohort, pool)
+        sweep.check(grid, config, cohort, pool)
     with runs.locked(workdir):
-        runs.settle(workdir, config | grid.record(), settings.FREE)
+        stored = config | grid.record()
+        runs.settled(workdir, stored, settings.FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-        directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
-        unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
         if unfinished:
             run = experiment.open_experiment(config, cohort, pool)
+            for model in starts.values():
+                experiment.expect_features_of(model, run)
+        # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
+        runs.settle(workdir, stored, settings.FREE)
+        if unfinished:
             if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config["seed"])
             if profile:

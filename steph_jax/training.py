@@ -20,7 +20,7 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.data import batches
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cohort import Fold
-from steph_jax.experiment import Experiment, fold_spec, time_bins
+from steph_jax.experiment import Experiment, expect_features_of, fold_spec, time_bins
 from steph_jax.methods.recipe import Recipe, with_defaults, with_settings
 from steph_jax.program import program_of
 from steph_jax.selection import Selection
@@ -123,7 +123,7 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
         restart: how many starts from this seed have died.
 
     Raises:
-        ValueError: the features have another size than the models.
+        ValueError: as `experiment.expect_features_of` does.
     """
     spec = fold_spec(run.config, run.cohort, fold, split)
     spec = dataclasses.replace(spec, seed=spec.seed + restart * _RESTART_STRIDE)
@@ -133,12 +133,7 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
             spec, steph=dataclasses.replace(spec.steph, initial_weight=raised)
         )
     model = run.method.start(spec, run.pool)
-    if run.bags.feature_dim != model.architecture.feature_dim:
-        raise ValueError(
-            f"features of {run.config['dataset']} have D = {run.bags.feature_dim}, the models of "
-            f"{run.pool.root} expect D = {model.architecture.feature_dim}; use features of the "
-            "encoder that the pool was fitted on"
-        )
+    expect_features_of(model, run)
     if run.method.choose is not None:
         table, rows = run.cohort.table, split.train
 

@@ -25,7 +25,8 @@ from ml_collections import config_flags
 from steph_jax import cli, experiment, files, metrics, plots, settings, task_vectors
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.cohort import Cohort
-from steph_jax.data.survival import read_table, table_path
+from steph_jax.data.persons import same_person
+from steph_jax.data.survival import read_table, split_path, table_path
 from steph_jax.labels import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.pool import Pool
@@ -102,8 +103,10 @@ def with_data(config: dict[str, Any], names: Sequence[str]) -> list[str]:
     """
     found = []
     for name in names:
+        root = config["data"]["root"]
         needed = (
-            table_path(config["data"]["root"], name),
+            table_path(root, name),
+            *(split_path(root, name, fold) for fold in config["folds"]),
             settings.features_location(config["data"], name),
         )
         lacking = [path for path in needed if not path.exists()]
@@ -175,12 +178,13 @@ def warn_of_shared_patients(
     config: dict[str, Any], cohort: Cohort, sources: Mapping[str, SavedModel]
 ) -> None:
     """Says on the log which sources may have been fitted on patients of the target."""
-    own = set(cohort.table.patients)
+    own = set(map(same_person, cohort.table.patients))
     for name in sources:
         path = table_path(config["data"]["root"], name)
         if name == cohort.dataset or not path.exists():
             continue
-        shared = own & set(read_table(path, settings.columns(config["data"])).patients)
+        theirs = read_table(path, settings.columns(config["data"])).patients
+        shared = own & set(map(same_person, theirs))
         if shared:
             logging.warning(
                 "%s shares %d patients with %s: its model may have seen test patients, and its "

@@ -178,7 +178,10 @@ def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
         compare.compare(config | {"dataset": "sim_b"}, ["abmil", "steph"], [1], tmp_path, COMMAND)
     saving = config | {"pool": config["pool"] | {"save": True}}
     absent = config | {"sources": ("sim_b", "sim_x")}
-    with pytest.raises(FileNotFoundError, match=r"sim_x_survival.csv"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"joint trains on .* sim_x too: .*sim_x_survival.csv.*--config.sources",
+    ):
         compare.compare(absent, ["abmil", "joint"], [1], tmp_path, COMMAND)
     with pytest.raises(ValueError, match=r"pool.save is for `steph_jax.train`"):
         compare.compare(saving, ["abmil"], [1], tmp_path, COMMAND)
@@ -203,6 +206,15 @@ def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
 def test_what_is_said_of_a_difference(mean, interval, p, said):
     text = comparison.verdict(Difference(mean, Interval(*interval), p, np.zeros(2)))
     assert text.startswith(said)
+
+
+def test_folds_that_differ_alike_are_not_too_few():
+    alike = Difference(0.02, Interval(0.01, 0.03), math.nan, np.full(5, 0.02))
+    assert comparison.verdict(alike).endswith(
+        "all folds differ alike, so there is no test over them"
+    )
+    alone = alike._replace(folds=np.full(1, 0.02))
+    assert comparison.verdict(alone).endswith("there are too few folds for a test over them")
 
 
 def test_one_fold_one_seed_one_method(compared):

@@ -149,11 +149,13 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
     shutil.copytree(world / "data", data)
     tables = {name: data / name / f"{name}_survival.csv" for name in ("sim_a", "sim_b", "sim_c")}
     read = {name: pd.read_csv(path, dtype=str) for name, path in tables.items()}
-    # A test patient of the target is in sim_b's cohort too, and one of sim_b's in sim_c's.
+    # A test patient of the target is in sim_b's cohort too, spelt differently, and one of sim_b's
+    # in sim_c's.
     test = survival.read_split(survival.split_path(data, "sim_a", 0)).test[0]
     is_test = read["sim_a"]["patient_id"] == test
     twice = read["sim_b"]["patient_id"] == read["sim_b"]["patient_id"][0]
-    pd.concat([read["sim_b"], read["sim_a"][is_test]]).to_csv(tables["sim_b"], index=False)
+    again = read["sim_a"][is_test].assign(patient_id=test.lower())
+    pd.concat([read["sim_b"], again]).to_csv(tables["sim_b"], index=False)
     pd.concat([read["sim_c"], read["sim_b"][twice]]).to_csv(tables["sim_c"], index=False)
     config["method"], config["data"]["root"] = "joint", str(data)
     config["data"]["features"] = str(data / "features/{dataset}")
@@ -163,6 +165,12 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
     expected = [*read["sim_b"]["patient_id"].unique(), *read["sim_c"]["patient_id"].unique()]
     assert sorted(added) == sorted(expected)
     np.testing.assert_array_equal(run.cohort.folds[0].train, own.folds[0].train)
+    strangers = dict(config, sources=("sim_b", "sim_d"))
+    shutil.copytree(data / "sim_b", data / "sim_d")
+    tables["sim_b"].rename(data / "sim_d" / "sim_d_survival.csv")
+    read["sim_b"].to_csv(tables["sim_b"], index=False)
+    with pytest.raises(ValueError, match=r"sim_d_survival.csv: all patients have ids of patients"):
+        experiment.join_cohorts(strangers, own, ["sim_b", "sim_d"])
 
     seen = []
     real = fitting.train_epoch

@@ -130,7 +130,9 @@ def test_the_corrected_t_test_is_students_with_a_larger_variance():
     assert scipy.stats.ttest_1samp(d, 0).pvalue < found
 
 
-@pytest.mark.parametrize("differences", [[0.1], [0.1, math.nan], [0.0, 0.0], []])
+@pytest.mark.parametrize(
+    "differences", [[0.1], [0.1, math.nan], [0.0, 0.0], [0.1, 0.1, 0.3 - 0.2], []]
+)
 def test_what_cannot_be_tested_has_no_p(differences):
     sizes = [10] * len(differences)
     assert math.isnan(statistics.corrected_t_test(differences, sizes, sizes))

@@ -1,5 +1,6 @@
 """Sweeps: what is asked, the inner folds, and that no test patient has a say."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -417,3 +418,26 @@ def test_the_refitted_target_has_the_loss_of_the_one_it_stands_for(home, tmp_pat
     train.train(config, tmp_path / "w", ["merging.include_target=true,false"])
     model = checkpoints.load_model(tmp_path / "w/fold_0/sweep/inner_0/target")
     assert model.settings == stated
+
+
+def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_path):
+    """A head that comes from the target fits the bins of every inner fold, and no held-out time."""
+    section = {"kind": "quantile", "number": 2, "width_days": 365.0}
+    config = config_of(home, pool__root=str(tmp_path / "pool"), method="steph_target")
+    config |= {"bins": section}
+    cohort = experiment.read_cohort(config)
+    outer = experiment.time_bins(config, cohort, cohort.folds[0])
+    architecture, pool = dataclasses.replace(ARCHITECTURE, num_bins=2), Pool(tmp_path / "pool")
+    null = as_numpy(abmil.init(jax.random.key(0), architecture))
+    pool.add("null", SavedModel("abmil", architecture, {}, null))
+    for seed, name in enumerate(["sim_a-fold_0", "sim_b-fold_0", "sim_c-fold_0"]):
+        stated = {"bins": outer.to_json()}
+        pool.add(name, SavedModel("abmil", architecture, stated, moved(null, seed)))
+    train.train(config, tmp_path / "w", [WEIGHTS])
+    found = [
+        checkpoints.load_model(path).settings["bins"]
+        for path in sorted(tmp_path.glob("w/fold_0/sweep/inner_*/target"))
+    ]
+    inner = sweep.inner_folds(cohort, 0, config["seed"])
+    assert found == [experiment.time_bins(config, cohort, cut.split).to_json() for cut in inner]
+    assert any(bins != outer.to_json() for bins in found)

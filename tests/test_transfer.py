@@ -98,6 +98,12 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
     assert "sim_c is no source: no fold-0 model of it in" in caplog.text
     assert "sim_b is no target: no " in caplog.text
 
+    # So is a cohort that has no splits.
+    (here / "data/sim_c/splits_0.csv").rename(here / "data/sim_c/splits_7.csv")
+    table = transfer.transfer(config, tmp_path / "V")
+    assert set(table["target"]) == {"sim_a"}
+    assert "sim_c is no target: no " in caplog.text
+
     # A cohort of the same patients as another's is named.
     caplog.clear()
     patients = (here / "data/sim_a/sim_a_survival.csv").read_text()

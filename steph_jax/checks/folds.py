@@ -10,8 +10,8 @@ import numpy as np
 
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
-from steph_jax.checks.tables import same_person
 from steph_jax.data import survival
+from steph_jax.data.persons import same_person
 from steph_jax.data.survival import Split, SurvivalTable
 
 CHECK = "splits"

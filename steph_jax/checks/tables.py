@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,17 +12,10 @@ from steph_jax import cli
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import csv_files, survival
+from steph_jax.data.persons import BARCODE, same_person
 from steph_jax.data.survival import Columns, SurvivalTable
 
 CHECK = "table"
-_BARCODE = re.compile(r"TCGA-[0-9A-Z]{2}-[0-9A-Z]{4}")
-
-
-def same_person(patient: str) -> str:
-    """What two ids of one patient share: the TCGA barcode's patient, or the id in capitals."""
-    capital = patient.strip().upper()
-    match = _BARCODE.match(capital)
-    return match[0] if match else capital
 
 
 def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, list[Finding]]:
@@ -220,8 +212,8 @@ def _persons(table: SurvivalTable) -> list[Finding]:
         f"{patient}: {slide}"
         for patient, slides in zip(table.patients, table.slides, strict=True)
         for slide in slides
-        if _BARCODE.match(same_person(patient))
-        and _BARCODE.match(same_person(slide))
+        if BARCODE.match(same_person(patient))
+        and BARCODE.match(same_person(slide))
         and same_person(patient) != same_person(slide)
     ]
     if others:

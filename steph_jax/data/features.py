@@ -241,11 +241,13 @@ def open_features(
             f"{path}: no such file or folder; expected a folder of feature files "
             f"({', '.join(feature_files.EXTENSIONS)}), a .lmdb or a packed store"
         )
-    if path.suffix.lower() == ".lmdb" or (path / "data.mdb").is_file():
+    # What a folder holds tells more than its name.
+    is_store = (path / "store.json").is_file()
+    if not is_store and (path.suffix.lower() == ".lmdb" or (path / "data.mdb").is_file()):
         from steph_jax.data import lmdb_files
 
         return lmdb_files.LmdbSource(path, dataset_name, feature_dim)
-    if path.suffix.lower() in (".store", ".partial") or (path / "store.json").is_file():
+    if is_store or path.suffix.lower() in (".store", ".partial"):
         from steph_jax.data import store
 
         return store.StoreSource(path, dataset_name, feature_dim)

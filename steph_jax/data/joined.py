@@ -7,6 +7,7 @@ import numpy as np
 
 from steph_jax.data.cache import Bags
 from steph_jax.data.cohort import Cohort, take
+from steph_jax.data.persons import same_person
 from steph_jax.data.survival import SurvivalTable
 
 
@@ -53,13 +54,17 @@ class JoinedBags:
 
 
 def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> list[SurvivalTable]:
-    """The patients of each table that are neither the target's nor in a table before it, by id."""
-    known = set(target.patients)
+    """The patients of each table who are neither the target's nor in a table before it.
+
+    Ids are compared as `persons.same_person` does, so that no test patient of the target comes back
+    under the id of a sample.
+    """
+    known = set(map(same_person, target.patients))
     left = []
     for table in tables:
-        new = [i for i, patient in enumerate(table.patients) if patient not in known]
-        known |= set(table.patients)
-        left.append(take(table, new))
+        persons = list(map(same_person, table.patients))
+        left.append(take(table, [i for i, person in enumerate(persons) if person not in known]))
+        known |= set(persons)
     return left
 
 

@@ -153,7 +153,7 @@ def member(names: list[Any], wanted: str, where: str) -> Any:
     """The name asked for among those of a file, or the only one there is."""
     if wanted in names:
         return wanted
-    if len(names) == 1:
+    if len(names) == 1 and names[0] != "coords":
         return names[0]
     found = ", ".join(repr(name) for name in names[:20])
     raise BadFeatures(

@@ -29,7 +29,8 @@ EVENT_CODINGS = ("event", "censorship")
 
 WHERE_TO_GET_DATA = (
     "tables, splits and features of the 13 cohorts are published on Hugging Face as UNI2-h-DSS, by "
-    "the authors of STEPH (https://arxiv.org/abs/2603.10526); `make demo` runs on simulated data"
+    "the authors of STEPH (https://arxiv.org/abs/2603.10526), and PyTorch checkpoints with its "
+    "code, which that page links; `make demo` runs on simulated data"
 )
 
 

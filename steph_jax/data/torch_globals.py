@@ -105,6 +105,8 @@ def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str,
     def rebuild_tensor(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 4, 8, "a tensor")
         storage, offset, size, stride = arguments[:4]
+        if len(arguments) > 6 and arguments[6]:
+            raise Malformed(f"a tensor of special kind, {arguments[6]!r}")
         return _strided(storage, offset, size, stride, budget)
 
     def rebuild_tensor_of_type(arguments: tuple[object, ...]) -> object:
