@@ -16,7 +16,7 @@ from steph_jax.task_vectors import PARTS
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
+    flags = cli.Parser(
         prog="convert_torch_ckpt.py",
         description="Imports released PyTorch checkpoints into a pool of models, without PyTorch.",
     )

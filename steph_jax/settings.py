@@ -163,9 +163,7 @@ def check(settings: dict[str, Any]) -> None:
         section, field = name.split(".")
         given = settings[section][field]
         if not all(isinstance(x, int | float) and math.isfinite(x) for x in given):
-            raise ValueError(
-                f'{name} are numbers, one a source, as "(0.1, 0.5)"; found {given!r}'
-            )
+            raise ValueError(f'{name} are numbers, one a source, as "(0.1, 0.5)"; found {given!r}')
     for name, lowest in (("cache_gb", 0.0), ("device_gb", -1.0)):
         value = settings["data"][name]
         if not lowest <= value < math.inf:

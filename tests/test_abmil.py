@@ -254,6 +254,7 @@ def test_products_of_bfloat16_come_back_in_float32():
     ("change", "message"),
     [
         ({"pooling": "sum"}, "pooling is one of gated, plain, mean, max, not 'sum'"),
+        ({"attention_dim": 0}, "attention_dim is at least 1"),
         ({"dropout": 1.0}, r"a rate in \[0, 1\), not 1.0"),
         ({"num_layers": 0}, "num_layers is at least 1, not 0"),
         ({"embed_dim": 0}, "embed_dim is at least 1, not 0"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -611,3 +612,20 @@ def test_reports_align_and_cut():
     assert lines[-1].strip() == "- ... 12 in all"
     assert len(findings.report(found, None)) == 15
     assert found[1].to_json()["count"] == 12
+
+
+def test_what_training_would_refuse_is_an_error(whole, tmp_path):
+    config = config_of(whole)
+    config["validation"] = config["validation"] | {"select": "loss"}
+    said = having(check.check(config), "expected a column `validation`")
+    assert said.status == Status.ERROR
+    config = config_of(whole, method="joint")
+    config["sources"] = ("sim_b",)
+    config["data"] = config["data"] | {"root": str(tmp_path)}
+    shutil.copytree(whole / "data" / "sim_a", tmp_path / "sim_a")
+    assert having(check.check(config), "joint trains on").status == Status.ERROR
+
+
+def test_a_report_that_cannot_be_written_is_said_at_once(whole, tmp_path, capsys):
+    assert check.run(config_of(whole), json_file=str(tmp_path / "none" / "x.json")) == 2
+    assert "none/x.json: no folder" in capsys.readouterr().err

@@ -385,3 +385,23 @@ def test_checkpoints_of_live_torch(tmp_path, convert, as_zip):
     np.testing.assert_array_equal(
         null.params["feat_proj"]["layers_0"]["kernel"], state["feat_proj.0.weight"].numpy().T
     )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [([], "required: SRC, --out"), (["a.pth", "--out", "p", "--top-k", "x"], "'x'")],
+)
+def test_usage_is_said_in_one_line(flags, said, capsys):
+    assert convert_cli.main(flags) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_is_named_by_its_folder_from_within_too(tree, tmp_path, convert, monkeypatch):
+    file = next(tree.rglob("Null_model*/*.pth"))
+    monkeypatch.chdir(file.parent)
+    status, _, _ = convert(file.name)
+    assert status == 0
+    assert (tmp_path / "pool" / "null").is_dir()

@@ -95,6 +95,13 @@ def test_models_without_a_published_class_have_their_own_names(tmp_path):
         export.export(model, tmp_path / "model.pth")
 
 
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_folder_that_is_not_there(tmp_path, ending):
+    out = tmp_path / "none" / f"model{ending}"
+    with pytest.raises(FileNotFoundError, match=rf"none/model{ending}: no folder .*none; make it"):
+        export.export(SavedModel("abmil", SMALL, {}, tree(0)), out)
+
+
 def test_another_ending_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"ends in \.safetensors or \.pth"):
         export.export(SavedModel("abmil", SMALL, {}, tree(0)), tmp_path / "model.onnx")

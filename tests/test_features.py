@@ -677,3 +677,14 @@ def test_torch_tensor_that_repeats_one_value(tmp_path):
     torch.save(torch.zeros(1).expand(10**6, 1536), tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt: "):
         open_features(tmp_path).read("a")
+
+
+@pytest.mark.parametrize("name", ["coords", "features"])
+def test_coordinates_alone_are_no_features(tmp_path, name):
+    np.savez(tmp_path / "a.npz", **{name: np.ones((3, 2), np.float32)})
+    source = open_features(tmp_path)
+    if name == "features":
+        assert source.read("a").shape == (3, 2)
+        return
+    with pytest.raises(BadFeatures, match=r"a.npz: expected an array 'features', found 'coords'"):
+        source.read("a")

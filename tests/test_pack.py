@@ -357,3 +357,13 @@ def test_files_that_crash_or_hang_their_library_are_bad_slides(
         assert pack.pack(source, source.slide_ids, out, skip_bad=True) == 0
     assert "slide_4" in open_features(out).slide_ids
     assert open_features(out).missing(["slide_3", "slide_5"]) == ["slide_3", "slide_5"]
+
+
+def test_the_name_of_a_store_says_nothing_of_its_kind(tmp_path):
+    (tmp_path / "slides").mkdir()
+    np.save(tmp_path / "slides" / "a.npy", np.ones((3, 8), np.float32))
+    source = open_features(tmp_path / "slides")
+    packing.pack(source, ["a"], tmp_path / "x.lmdb")
+    np.testing.assert_array_equal(open_features(tmp_path / "x.lmdb").read("a"), 1)
+    with pytest.raises(ValueError, match=r"x.partial: .partial ends names of unfinished stores"):
+        packing.pack(source, ["a"], tmp_path / "x.partial")

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -189,3 +190,24 @@ def test_real_cohorts(shared, tmp_path):
         medians = [np.median(table.time[table.rows(found.test)]) for found in splits]
         assert max(events) - min(events) <= 1
         assert max(medians) < 1.35 * min(medians)
+
+
+def test_an_interrupted_replacement_leaves_no_two_splits_mixed(tmp_path, monkeypatch):
+    path = write(tmp_path / "table.csv", *cohort(30))
+    flags = ["--table", str(path), "--out", str(tmp_path), "--folds", "3"]
+    split.main(flags)
+    before = {p.name: p.read_text() for p in tmp_path.glob("splits_*.csv")}
+    replaced = []
+
+    def ended(source, target):
+        if len(replaced) == 1:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        os.rename(source, target)
+
+    monkeypatch.setattr(split.os, "replace", ended)
+    with pytest.raises(KeyboardInterrupt):
+        split.main([*flags, "--overwrite", "--seed", "9"])
+    left = {p.name: p.read_text() for p in tmp_path.glob("splits_*.csv")}
+    assert [path.name for path in replaced] == list(left)
+    assert left["splits_0.csv"] != before["splits_0.csv"]

@@ -450,3 +450,13 @@ def test_unsigned_16_bit_tensors(tmp_path):
     x = torch.tensor([1, 40_000], dtype=torch.uint16)
     torch.save({"x": x}, tmp_path / "x.pt")
     np.testing.assert_array_equal(torch_files.load(tmp_path / "x.pt")["x"], x.numpy())
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("as_zip", [True, False])
+def test_a_tensor_of_a_special_kind_is_refused(tmp_path, as_zip):
+    torch = pytest.importorskip("torch")
+    negative = torch._neg_view(torch.ones(3))
+    torch.save(negative, tmp_path / "a.pt", _use_new_zipfile_serialization=as_zip)
+    with pytest.raises(TorchFileError, match=r"a tensor of special kind, \{'neg': True\}"):
+        torch_files.load(tmp_path / "a.pt")

@@ -400,3 +400,46 @@ def test_the_command_line_ends_a_mistake_with_one_message(home, tmp_path):
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()
+
+
+def test_a_mistake_leaves_nothing_that_has_to_be_undone(home, tmp_path):
+    grown = {"method": "abmil", "folds": (0,), "epochs": 1, "pool__save": True}
+    config = simulated.config(home, **grown, pool__root=str(tmp_path / "pool"))
+    wrong = config | {"model": config["model"] | {"feature_dim": 32}}
+    with pytest.raises(ValueError, match=r"D = 24, model.feature_dim says D = 32; set .*dim=24"):
+        train.train(wrong, tmp_path / "run")
+    moved = config | {"data": config["data"] | {"features": str(tmp_path / "elsewhere")}}
+    with pytest.raises(FileNotFoundError, match="elsewhere: no such file or folder"):
+        train.train(moved, tmp_path / "run")
+    assert not Pool(tmp_path / "pool").has_null()
+    train.train(config, tmp_path / "run")
+    assert Pool(tmp_path / "pool").members() == {"sim_a": [0]}
+
+
+def test_a_finished_run_asks_for_no_pool(home, steph_run, tmp_path, capsys):
+    shutil.copytree(steph_run, tmp_path / "steph")
+    config = simulated.config(home, pool__root=str(tmp_path / "gone"))
+    stored = json.loads((tmp_path / "steph" / "config.json").read_text())
+    stored["pool"]["root"] = str(tmp_path / "gone")
+    (tmp_path / "steph" / "config.json").write_text(json.dumps(stored))
+    train.train(config, tmp_path / "steph")
+    assert "test C-index" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"sources": (("sim_b", "sim_c"),)}, r"sources are names of datasets, as .*found \[\["),
+        ({"sources": ("sim_b,sim_c",)}, "sources are names of datasets"),
+        ({"steph__fixed_mixing": ((0.1, 0.2),)}, "steph.fixed_mixing are numbers, one a source"),
+        ({"steph__fixed_mixing": (float("nan"),)}, "steph.fixed_mixing are numbers"),
+        ({"merging__weights": ("a",)}, "merging.weights are numbers, one a source"),
+        ({"seed": 2**64}, r"seed is 0 or more, below 2\^63"),
+        ({"data__cache_gb": float("nan")}, "data.cache_gb is a number, 0 or more; found nan"),
+        ({"data__device_gb": -3.0}, "data.device_gb is a number, -1 or more; found -3"),
+    ],
+)
+def test_settings_that_no_run_can_use(home, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        train.train(simulated.config(home, **override), tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -92,9 +92,7 @@ def pack(
     headers = scan(source, slide_ids, workers, bad)
     plan = make_plan(source, headers, dtype, bad)
     if out.name.endswith(UNFINISHED):
-        raise ValueError(
-            f"{out}: {UNFINISHED} ends names of unfinished stores; use another"
-        )
+        raise ValueError(f"{out}: {UNFINISHED} ends names of unfinished stores; use another")
     if out.exists():
         return _already_there(out, plan, bad, skip_bad)
     partial = partial_path(out)
