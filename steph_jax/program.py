@@ -176,7 +176,7 @@ class Program:
     def _embed_with_vjp(
         self, parts: Params, totals: dict[str, jax.Array], group: Group
     ) -> tuple[dict[str, jax.Array], Any]:
-        # Its residual as it is, a bit of relu for each entry, is smaller than the product.
+        @_few_residuals
         def embed(parts: Params) -> dict[str, jax.Array]:
             return phases.embed_group(self.method, parts, totals, group)
 
