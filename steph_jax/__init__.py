@@ -9,7 +9,8 @@ Dimensions, by the letters that shapes are written with everywhere:
 
 The rooms of the house:
 
-    abmil, task_vectors, preparation, hypernetworks, steph, roupkt, losses   the mathematics
+    abmil, products, task_vectors, preparation, hypernetworks, steph, roupkt, losses
+                                       the mathematics
     metrics                            concordance and survival numbers, on numpy arrays
     data/                              tables, splits, bins, feature readers, batches
     phases, program, methods/          how a bag goes through a model; what each method changes

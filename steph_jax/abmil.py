@@ -17,14 +17,14 @@ z, and `Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one wh
 
 import dataclasses
 import math
-from collections.abc import Callable
-from functools import cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from steph_jax.products import matmul
 
 POOLINGS = ("gated", "plain", "mean", "max")
 
@@ -148,85 +148,6 @@ class Linear(nn.Module):
         return matmul(x, kernel, self.compute_dtype) + jnp.broadcast_to(
             bias, (*x.shape[:-1], self.features)
         )
-
-
-def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
-    """`x @ kernel`, of shapes [..., K] and [K, M], in the kernel's own type.
-
-    Args:
-        x: left operand.
-        kernel: right operand.
-        compute_dtype: operands are rounded to it, those of the backward pass too; None for the
-            kernel's type. Sums are accumulated in the kernel's type.
-    """
-    return _product(x, kernel, kernel.dtype if compute_dtype is None else compute_dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
-    return _contract(x, kernel, (x.ndim - 1, 0), dtype, kernel.dtype)
-
-
-def _contract(
-    left: jax.Array, right: jax.Array, axes: tuple[int, int], dtype: Any, sums: Any
-) -> jax.Array:
-    # Without it a GPU would quietly round float32 operands to ten bits of mantissa (TF32).
-    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else None
-    return lax.dot_general(
-        left.astype(dtype),
-        right.astype(dtype),
-        (((axes[0],), (axes[1],)), ((), ())),
-        precision=precision,
-        preferred_element_type=sums,
-    )
-
-
-def _product_forward(x: Any, kernel: Any, dtype: Any) -> tuple[jax.Array, Any]:
-    # Where features are not differentiated, their kernel need not be kept, and the reverse.
-    kept = kernel.value if x.perturbed else None, x.value if kernel.perturbed else None
-    y = _contract(x.value, kernel.value, (x.value.ndim - 1, 0), dtype, kernel.value.dtype)
-    return y, kept
-
-
-def _product_backward(dtype: Any, kept: Any, cotangent: Any) -> tuple[Any, Any]:
-    kernel, x = kept
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return None, None
-    x_bar = kernel_bar = None
-    if kernel is not None:
-        x_bar = _contract(cotangent, kernel, (cotangent.ndim - 1, 1), dtype, cotangent.dtype)
-    if x is not None:
-        # As matrices: a kernel that leading axes share has one product, not one for each of them.
-        rows = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-        kernel_bar = _kernel_gradient(dtype)(*rows)
-    return x_bar, kernel_bar
-
-
-_product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
-
-
-@cache
-def _kernel_gradient(dtype: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """x^T y of matrices [N, K] and [N, M], operands rounded to a type, sums in that of y."""
-
-    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
-        return _contract(x, y, (0, 0), dtype, y.dtype)
-
-    @jax.custom_batching.custom_vmap
-    def gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-        if jax.default_backend() != "cpu":
-            return plain(x, y)
-        # XLA's products of transposed operands take up to 1.4 times as long on a CPU. Behind the
-        # barrier the transpose is a matrix like any other.
-        return _contract(lax.optimization_barrier(x.T), y, (1, 0), dtype, y.dtype)
-
-    @gradient.def_vmap
-    def batched(size: int, is_batched: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, bool]:
-        # A kernel of its own for each: XLA transposes many matrices slower than it multiplies them.
-        axes = tuple(0 if b else None for b in is_batched)
-        return jax.vmap(plain, in_axes=axes, axis_size=size)(x, y), True
-
-    return gradient
 
 
 class FeatureProjection(nn.Module):

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from steph_jax.abmil import Params, matmul
+from steph_jax.abmil import Params
+from steph_jax.products import matmul
 
 #: tau_t and tau_s as [outputs, inputs] -> a matrix of that shape.
 Rule = Callable[[jax.Array, jax.Array], jax.Array]

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from steph_jax.abmil import Params, matmul
+from steph_jax.abmil import Params
+from steph_jax.products import matmul
 
 #: The parts of an ABMIL tree that `merged_parts` names.
 PARTS = {

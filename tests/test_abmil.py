@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from steph_jax import abmil
+from steph_jax import abmil, products
 from steph_jax.abmil import Abmil, Architecture
 
 DIMS = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
@@ -227,7 +227,7 @@ def test_gradients_of_products(kernels, dtype):
     x, y, kernel = (jnp.asarray(a, jnp.float32) for a in (x, y, kernel))
 
     def loss(x, kernel):
-        product = partial(abmil.matmul, compute_dtype=dtype)
+        product = partial(products.matmul, compute_dtype=dtype)
         found = product(x, kernel) if kernels == "shared" else jax.vmap(product)(x, kernel)
         return jnp.sum(found * y)
 
@@ -245,7 +245,7 @@ def test_gradients_of_products(kernels, dtype):
 
 def test_products_of_bfloat16_come_back_in_float32():
     x, kernel = features(), features(12, seed=1)
-    found = abmil.matmul(jnp.asarray(x), jnp.asarray(kernel), jnp.bfloat16)
+    found = products.matmul(jnp.asarray(x), jnp.asarray(kernel), jnp.bfloat16)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, x @ kernel, atol=0.1)
 

@@ -8,7 +8,16 @@ import pytest
 import steph_jax
 
 ROOT = pathlib.Path(steph_jax.__file__).parent
-MATHEMATICS = {"abmil", "task_vectors", "preparation", "hypernetworks", "steph", "roupkt", "losses"}
+MATHEMATICS = {
+    "abmil",
+    "products",
+    "task_vectors",
+    "preparation",
+    "hypernetworks",
+    "steph",
+    "roupkt",
+    "losses",
+}
 HOMES = {
     "h5py": ("data.",),
     "lmdb": ("data.lmdb_files",),

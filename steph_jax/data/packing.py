@@ -85,14 +85,14 @@ def pack(
         progress: called with a number of slides that are done.
 
     Raises:
-        ValueError: `out` is something else, or another process is packing it.
+        ValueError: `out` is something else or ends in .partial, or another process is packing it.
         OSError: the disk is full, or cannot be written.
     """
+    if out.name.endswith(UNFINISHED):
+        raise ValueError(f"{out}: {UNFINISHED} ends names of unfinished stores; use another")
     bad: dict[str, str] = {}
     headers = scan(source, slide_ids, workers, bad)
     plan = make_plan(source, headers, dtype, bad)
-    if out.name.endswith(UNFINISHED):
-        raise ValueError(f"{out}: {UNFINISHED} ends names of unfinished stores; use another")
     if out.exists():
         return _already_there(out, plan, bad, skip_bad)
     partial = partial_path(out)

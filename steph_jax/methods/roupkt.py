@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from steph_jax import roupkt, task_vectors
-from steph_jax.abmil import Params, matmul
+from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.methods import merging
 from steph_jax.methods.abmil import AbmilMethod, apply_head
 from steph_jax.methods.recipe import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
 from steph_jax.phases import Embedded, Headed, Merged, Pooled
 from steph_jax.pool import Pool
+from steph_jax.products import matmul
 
 #: Name of the representations z [n, S, E] among the labels of a batch.
 REPRESENTATIONS = "representations"
