@@ -22,7 +22,7 @@ from steph_jax.feed import Feed
 from steph_jax.methods.steph import StephMethod, freeze
 from steph_jax.objectives import Objective
 from steph_jax.program import Program, device_mesh
-from steph_jax.report import loss_function
+from steph_jax.scoring import loss_function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Engine:
         self._device = mesh.devices.flat[0]
         budget = settings.patches_per_group(self._device.platform)
         self.feed = Feed(
-            MemoryBags(bags, sizes.feature_dim, kept),
+            MemoryBags.of(bags, sizes.feature_dim, kept),
             batches.choose_layout(self._num_patches, size, budget),
             mesh,
             size,

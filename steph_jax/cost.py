@@ -156,7 +156,7 @@ def seconds_per_slide(
     size = model.architecture.feature_dim
     dtype = np.dtype(np.float32 if compute_dtype is None else compute_dtype)
     features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
-    bags = MemoryBags([features.astype(dtype)] * batch_size, size, dtype)
+    bags = MemoryBags.of([features.astype(dtype)] * batch_size, size, dtype)
     layout = choose_layout(bags.num_patches, batch_size, patches_per_group)
     feed = Feed(bags, layout, mesh, batch_size)
     method = recipe(model.kind)

@@ -36,7 +36,7 @@ def bags(shared, cohort, patients, dtype):
         bag = np.zeros((NUM_PATHWAYS, FEATURE_DIM), np.float32)
         bag[:, :num_genes] = scale * profiles[row[str(patient)]].astype(np.float32)
         made.append(bag.astype(dtype))
-    return MemoryBags(made, FEATURE_DIM, np.dtype(dtype))
+    return MemoryBags.of(made, FEATURE_DIM, np.dtype(dtype))
 
 
 def state(file: pathlib.Path):

@@ -20,7 +20,7 @@ def bags(sizes=SIZES, dim=DIMS.feature_dim):
     """Random bags, and a store of them."""
     rng = np.random.default_rng(11)
     made = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
-    return made, MemoryBags(made, dim, np.dtype(np.float32))
+    return made, MemoryBags.of(made, dim, np.dtype(np.float32))
 
 
 def models(architecture=DIMS):

@@ -8,10 +8,12 @@ import pytest
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import (
     Layout,
+    Pieces,
     assign,
     choose_layout,
     epoch_order,
     make_batch,
+    read_pieces,
     slots_for,
 )
 
@@ -19,7 +21,7 @@ from steph_jax.data.batches import (
 def store_of(sizes, dim=3):
     rng = np.random.default_rng(1)
     bags = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
-    return bags, MemoryBags(bags, dim, np.dtype(np.float32))
+    return bags, MemoryBags.of(bags, dim, np.dtype(np.float32))
 
 
 @pytest.mark.parametrize("shapes", [((2, 7),), ((1, 50), (3, 8)), ((1, 64), (2, 16), (5, 4))])
@@ -36,7 +38,7 @@ def test_a_batch_holds_every_patch_of_its_bags_once(shapes, num_devices):
         for row, (length, owner, serial) in enumerate(
             zip(group.length, group.owner, group.serial, strict=True)
         ):
-            assert not group.features[row, length:].any()
+            assert np.isfinite(group.features[row, length:]).all()
             if length:
                 slot = row // per_device * 5 + owner
                 found[int(batch.slots.index[slot])][int(serial)] = group.features[row, :length]
@@ -55,12 +57,26 @@ def test_a_batch_holds_every_patch_of_its_bags_once(shapes, num_devices):
     )
 
 
+def test_a_single_piece_is_lent_where_it_lies_and_read_at_the_end_of_the_store():
+    bags, store = store_of([5, 6])
+    only = np.zeros(1, np.int32)
+    piece = Pieces(8, only, only + 2, only + 3, only, only)
+    lent = read_pieces(store, piece).features
+    assert np.shares_memory(lent, store.bag(0))
+    assert np.shares_memory(lent, store.bag(1))
+    np.testing.assert_array_equal(lent[0, :3], bags[0][2:])
+    last = read_pieces(store, piece._replace(bag=only + 1)).features
+    assert not np.shares_memory(last, store.bag(1))
+    np.testing.assert_array_equal(last[0, :3], bags[1][2:5])
+    assert not last[0, 3:].any()
+
+
 def test_layouts_have_few_shapes_and_little_padding_on_slides_like_those_of_tcga():
     rng = np.random.default_rng(0)
     sizes = np.clip(rng.lognormal(np.log(6000), 0.8, 500), 300, 60_000).astype(int)
     layout = choose_layout(sizes, 16, 4096)
     assert len(layout.shapes) <= 3
-    store = MemoryBags([np.empty((n, 0), np.float32) for n in sizes], 0, np.dtype(np.float32))
+    store = MemoryBags.of([np.empty((n, 0), np.float32) for n in sizes], 0, np.dtype(np.float32))
     real = padded = 0
     for chosen in epoch_order(range(500), 16, seed=3, epoch=0):
         real += sizes[chosen].sum()

@@ -21,7 +21,7 @@ NUM_PATCHES = (1, 40, 16, 5, 0, 23, 7)
 def bags(dtype=np.float32):
     rng = np.random.default_rng(0)
     made = [rng.standard_normal((n, DIM)).astype(dtype) for n in NUM_PATCHES]
-    return MemoryBags(made, DIM, np.dtype(dtype))
+    return MemoryBags.of(made, DIM, np.dtype(dtype))
 
 
 def patches_by_bag(batch, num_devices):
@@ -66,6 +66,16 @@ def test_patches_stay_on_the_devices_only_if_all_fit():
     assert not Feed(store, LAYOUT, mesh, 4, needed - 1).is_resident
 
 
+def test_a_piece_in_host_memory_is_used_there_by_a_cpu():
+    store = MemoryBags.of(
+        [np.ones((n, 16), np.float32) for n in (40, 40)], 16, np.dtype(np.float32)
+    )
+    feed = Feed(store, Layout(((1, 40),)), device_mesh(jax.devices()[:1]), 2)
+    (group, _) = feed.batch([1, 0], {}).groups
+    (shard,) = group.features.addressable_shards
+    assert shard.data.unsafe_buffer_pointer() == store.bag(1).ctypes.data
+
+
 def test_nothing_is_read_from_the_host_once_patches_are_on_the_devices():
     class Counted(MemoryBags):
         reads = 0
@@ -75,7 +85,7 @@ def test_nothing_is_read_from_the_host_once_patches_are_on_the_devices():
             super().read(index, start, out)
 
     made = [np.ones((n, DIM), np.float32) for n in NUM_PATCHES]
-    store = Counted(made, DIM, np.dtype(np.float32))
+    store = Counted.of(made, DIM, np.dtype(np.float32))
     feed = Feed(store, LAYOUT, device_mesh(), 4, 10**6)
     before = store.reads
     for batch in feed.ahead([[0, 1], [2, 3]], {}):
@@ -92,7 +102,7 @@ def test_what_is_read_ahead_is_held_unless_it_is_too_large():
             super().read(index, start, out)
 
     made = [np.ones((16, DIM), np.float32) for _ in range(2)]
-    store = Counted(made, DIM, np.dtype(np.float32))
+    store = Counted.of(made, DIM, np.dtype(np.float32))
     feed = Feed(store, LAYOUT, device_mesh(jax.devices()[:1]), 2)
     for held_bytes, reads in ((float("inf"), 2), (10, 4)):
         store.reads = 0
@@ -107,7 +117,7 @@ def test_an_error_of_the_reading_thread_reaches_the_consumer():
         def read(self, index, start, out):
             raise ValueError("slide S1 is broken")
 
-    store = Broken([np.ones((3, DIM), np.float32)], DIM, np.dtype(np.float32))
+    store = Broken.of([np.ones((3, DIM), np.float32)], DIM, np.dtype(np.float32))
     feed = Feed(store, LAYOUT, device_mesh(), 1)
     with pytest.raises(ValueError, match="slide S1 is broken"):
         list(feed.ahead([[0]], {}))

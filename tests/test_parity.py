@@ -110,7 +110,7 @@ def test_abmil_variant(parity, dtype, tolerance, variant, pooling):
     architecture, theta = torch_names.abmil_from_torch(state, without_attention=pooling)
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
     features = recorded["features"].astype(dtype)
-    store = MemoryBags([features], features.shape[1], np.dtype(dtype))
+    store = MemoryBags.of([features], features.shape[1], np.dtype(dtype))
     program = on_one_device(AbmilMethod(architecture), None, 1)
     out = evaluated(program, theta, {}, store, Layout(((2, 5), (1, 3))))
     assert difference(out.logits[0], recorded[f"{variant}/logits"]) < tolerance

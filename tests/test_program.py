@@ -205,7 +205,7 @@ def test_the_order_of_patches_changes_nothing():
     method, trainable, frozen, ((_, logits), _) = steph_case("default")
     made, _ = slow_twin.bags()
     rng = np.random.default_rng(0)
-    shuffled = slow_twin.MemoryBags(
+    shuffled = slow_twin.MemoryBags.of(
         [rng.permutation(bag) for bag in made], DIMS.feature_dim, np.dtype(np.float32)
     )
     program = program_of(method)

@@ -1,36 +1,72 @@
 """The bags of a cohort: which slides each patient has, and their patches in memory."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from steph_jax.data.features import EmptyBag, FeatureSource, read_bag
 from steph_jax.labels import listed
 
+#: What XLA asks of host memory that it is to read in place, in bytes.
+_ALIGNMENT = 64
+
 
 class MemoryBags:
-    """Bags read once and kept in memory; a `batches.BagStore`.
+    """Bags in memory, one after the other in one array; a `batches.BagStore`.
 
-    Attributes:
-        num_patches: [n] patches of every bag.
+    They are made empty, and filled through `bag`.
+
+    Args:
+        num_patches: patches of every bag.
         feature_dim: D.
         dtype: float type the features are kept in.
     """
 
-    def __init__(self, bags: Sequence[np.ndarray], feature_dim: int, dtype: np.dtype) -> None:
-        self.num_patches = np.array([len(bag) for bag in bags], np.int64)
+    def __init__(
+        self, num_patches: Sequence[int] | np.ndarray, feature_dim: int, dtype: np.dtype
+    ) -> None:
+        self.num_patches = np.asarray(num_patches, np.int64)
         self.feature_dim = feature_dim
-        self.dtype = dtype
-        self._bags = list(bags)
+        self.dtype = np.dtype(dtype)
+        self._first = np.cumsum([0, *self.num_patches])
+        self._patches = _aligned((int(self._first[-1]), feature_dim), self.dtype)
+
+    @classmethod
+    def of(cls, bags: Sequence[np.ndarray], feature_dim: int, dtype: np.dtype) -> Self:
+        """Copies of some bags [N, D]."""
+        made = cls([len(bag) for bag in bags], feature_dim, dtype)
+        for index, bag in enumerate(bags):
+            made.bag(index)[:] = bag
+        return made
+
+    def bag(self, index: int) -> np.ndarray:
+        """The patches [N, D] of a bag, in place."""
+        return self._patches[self._first[index] : self._first[index + 1]]
 
     def expect(self, order: Sequence[int]) -> None:
         """Nothing is to be prepared: all bags are in memory (see `cache.Bags`)."""
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
-        out[:] = self._bags[index][start : start + len(out)]
+        out[:] = self.bag(index)[start : start + len(out)]
+
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """See `batches.BagStore`: other bags follow, but behind the last one there is nothing."""
+        begin = int(self._first[index]) + start
+        return self._patches[begin : begin + size] if begin + size <= len(self._patches) else None
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """An array whose memory a CPU device can use without a copy."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    skipped = -memory.ctypes.data % _ALIGNMENT
+    return memory[skipped : skipped + size].view(dtype).reshape(shape)
 
 
 class LazyBags:
@@ -52,17 +88,18 @@ class LazyBags:
         source.require(slide for of_patient in slides for slide in of_patient)
         self._source = source
         self._slides = [list(of_patient) for of_patient in slides]
-        self._starts = []
-        dims = set()
-        for of_patient in self._slides:
-            layouts = [source.layout(slide) for slide in of_patient]
-            dims |= {layout.dim for layout in layouts if layout.num_patches}
-            self._starts.append(np.cumsum([0, *(layout.num_patches for layout in layouts)]))
-        if len(dims) > 1:
-            raise ValueError(f"features differ in size: found D = {sorted(dims)}")
+        self._starts = [
+            np.cumsum([0, *(source.num_patches(slide) for slide in of_patient)])
+            for of_patient in self._slides
+        ]
         self.num_patches = np.array([starts[-1] for starts in self._starts], np.int64)
-        self.feature_dim = dims.pop() if dims else 0
+        self.feature_dim = shared_dim(source, slides)
+        warn_of_empty(source, slides)
         self.dtype = np.dtype(dtype)
+
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """Nothing is in memory to be lent; see `batches.BagStore`."""
+        return None
 
     def expect(self, order: Sequence[int]) -> None:
         """Nothing is prepared: patches are read as they are asked for (see `cache.Bags`)."""
@@ -103,6 +140,42 @@ def refuse_empty(
         )
 
 
+def shared_dim(source: FeatureSource, slides: Sequence[Sequence[str]]) -> int:
+    """D of all slides that have patches; 0 where none has.
+
+    Raises:
+        ValueError: they differ; names a file of every size.
+    """
+    of_dim = defaultdict(list)
+    for slide in (slide for of_patient in slides for slide in of_patient):
+        if source.num_patches(slide):
+            of_dim[source.dim(slide)].append(slide)
+    if len(of_dim) > 1:
+        found = "; ".join(
+            f"D = {dim} in {len(of)} slide(s), {source.path_of(of[0])} among them"
+            for dim, of in sorted(of_dim.items())
+        )
+        raise ValueError(f"features differ in size: {found}; extract all with one encoder")
+    return next(iter(of_dim), 0)
+
+
+def warn_of_empty(source: FeatureSource, slides: Sequence[Sequence[str]]) -> None:
+    """Says on the log which slides have no patches, beside others of the same patient."""
+    empty = [
+        source.path_of(slide)
+        for of_patient in slides
+        if any(source.num_patches(slide) for slide in of_patient)
+        for slide in of_patient
+        if not source.num_patches(slide)
+    ]
+    if empty:
+        logging.warning(
+            "%d slides without patches, the others of their patients are used: %s",
+            len(empty),
+            listed(empty),
+        )
+
+
 def load_bags(
     source: FeatureSource,
     patients: Sequence[str],
@@ -123,9 +196,10 @@ def load_bags(
         ValueError: for NaN or infinity, or features of different sizes.
     """
     refuse_empty(source, patients, slides)
+    warn_of_empty(source, slides)
+    sizes = [sum(map(source.num_patches, of_patient)) for of_patient in slides]
+    bags = MemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
     shown = tqdm(slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty())
-    bags = [read_bag(source, of_patient, dtype=dtype, check_finite=True) for of_patient in shown]
-    dims = {bag.shape[1] for bag in bags}
-    if len(dims) > 1:
-        raise ValueError(f"features differ in size between patients: found D = {sorted(dims)}")
-    return MemoryBags(bags, dims.pop(), np.dtype(dtype))
+    for index, of_patient in enumerate(shown):
+        read_bag(source, of_patient, bags.bag(index), check_finite=True)
+    return bags

@@ -99,6 +99,13 @@ class BagStore(Protocol):
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
 
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """Rows [size, D] that begin with patch `start` of a bag, where they lie in memory.
+
+        Behind the bag's last patch anything finite may stand. They are not to be written to. None
+        where the patches have to be read.
+        """
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -243,7 +250,11 @@ def bags_for(num_slots: int, num_devices: int) -> int:
 
 
 def read_pieces(store: BagStore, pieces: Pieces) -> Group:
-    """The group of some pieces, read from a store into host memory; zeros beyond their lengths."""
+    """The group of some pieces in host memory, read from a store or, a single piece, lent by it."""
+    if len(pieces.bag) == 1 and pieces.length[0]:
+        rows = store.lend(int(pieces.bag[0]), int(pieces.start[0]), pieces.size)
+        if rows is not None:
+            return Group(rows[None], pieces.length, pieces.owner, pieces.serial)
     features = np.empty((len(pieces.bag), pieces.size, store.feature_dim), store.dtype)
     for row, (bag, start, length) in enumerate(
         zip(pieces.bag, pieces.start, pieces.length, strict=True)

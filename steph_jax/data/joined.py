@@ -47,6 +47,11 @@ class JoinedBags:
         owner, inner = self._owner(index)
         self._parts[owner].read(inner, start, out)
 
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """What the part lends that holds the bag; see `batches.BagStore`."""
+        owner, inner = self._owner(index)
+        return self._parts[owner].lend(inner, start, size)
+
     def _owner(self, index: int) -> tuple[int, int]:
         """The part that holds a bag, and the bag's number there."""
         owner = int(np.searchsorted(self._starts, index, side="right")) - 1
