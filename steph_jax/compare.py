@@ -34,7 +34,7 @@ from steph_jax import (
     cost,
     experiment,
     files,
-    report,
+    fold_files,
     runs,
     settings,
     train,
@@ -196,7 +196,7 @@ def inference_cost(
 
 def median_patches(config: dict[str, Any], fold: pathlib.Path) -> int:
     """The median number of patches of the test patients of a finished fold."""
-    table, split = report.read_patients(fold)
+    table, split = fold_files.read_patients(fold)
     data = config["data"]
     source = features.open_features(
         settings.features_location(data, config["dataset"]), dataset_name=data["hdf5_dataset"]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from steph_jax import metrics, report, runs, statistics
+from steph_jax import fold_files, metrics, runs, statistics
 from steph_jax.statistics import FoldRisks, Interval
 
 REFERENCE = "abmil"
@@ -107,7 +107,7 @@ def read_fold(workdir: pathlib.Path, method: str, seed: int, fold: int) -> FoldR
         FileNotFoundError, ValueError: a file of it is missing or damaged.
     """
     directory = runs.fold_directory(run_directory(workdir, method, seed), fold)
-    numbers = report.read_metrics(directory)
+    numbers = fold_files.read_metrics(directory)
     path = directory / "predictions_test.csv"
     columns = ["patient_id", "t", "e", "risk"]
     try:
@@ -117,7 +117,7 @@ def read_fold(workdir: pathlib.Path, method: str, seed: int, fold: int) -> FoldR
             f"{path}: expected the columns {', '.join(columns)}; {error}; make it anew with "
             f"python -m steph_jax.evaluate --workdir {directory.parent}"
         ) from None
-    _, split = report.read_patients(directory)
+    _, split = fold_files.read_patients(directory)
     return FoldRun(method, seed, fold, numbers, predictions[columns], len(split.train))
 
 

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from steph_jax import checkpoints, cli, report, runs, settings
+from steph_jax import checkpoints, cli, fold_files, runs, scoring, settings, summaries
 from steph_jax.data import features
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
@@ -32,7 +32,7 @@ def main() -> int:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
         for fold in done:
             evaluate_fold(directories[fold], config, flags.FLAGS.features)
-        report.summarize(workdir, config | {"folds": done})
+        summaries.write(workdir, config | {"folds": done})
     return 0
 
 
@@ -44,9 +44,9 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
         config: settings of the run.
         features_at: where the features are, if not where training found them.
     """
-    numbers = report.read_training(directory)
+    numbers = fold_files.read_training(directory)
     model = checkpoints.load_model(directory / "model")
-    table, split = report.read_patients(directory)
+    table, split = fold_files.read_patients(directory)
     data = config["data"]
     location = features_at or settings.features_location(data, config["dataset"])
     source = features.open_features(
@@ -73,18 +73,18 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
     )
     feed = Feed(bags, layout, mesh, size, settings.resident_bytes(data, mesh.devices.flat[0]))
     represent = Representations(feed, dtype)
-    labels = report.cohort_labels(table, bins) | method.patient_inputs(model, represent)
+    labels = scoring.cohort_labels(table, bins) | method.patient_inputs(model, represent)
     ready = method.restore(model, dtype)
     program = program_of(ready.method, None, mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
-    evaluate = report.Evaluator(program, frozen, feed, labels, table, objective)
+    evaluate = scoring.Evaluator(program, frozen, feed, labels, table, objective)
     parts = {
         "train": evaluate(trainable, split.train),
         "test": evaluate(trainable, split.test),
     }
-    parts = report.with_curves(parts, model)
-    alone = report.target_only(model, evaluate, split.test)
-    report.write_fold(directory, parts, table, model, numbers | {"target_only": alone})
+    parts = scoring.with_curves(parts, model)
+    alone = scoring.target_only(model, evaluate, split.test)
+    fold_files.write_results(directory, parts, table, model, numbers | {"target_only": alone})
 
 
 if __name__ == "__main__":

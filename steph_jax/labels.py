@@ -1,6 +1,6 @@
-"""Survival labels: the one place that says what a valid time and event are."""
+"""How things are named in messages; and the one place that says what valid survival labels are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,3 +53,8 @@ def survival_labels(
             found = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
             raise ValueError(f"{rule}; found {found}")
     return times, events.astype(bool)
+
+
+def setting_values(values: Mapping[str, object]) -> str:
+    """Settings and their values, by name, as a line shows them."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())

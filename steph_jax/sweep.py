@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from steph_jax import checkpoints, epochs, files, metrics, plots, report, settings
+from steph_jax import checkpoints, epochs, files, labels, metrics, plots, settings
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.bins import TimeBins, uniform_bins
 from steph_jax.data.cohort import Cohort, Fold
@@ -196,7 +196,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
                 fold,
                 cut,
                 within / f"value_{i}",
-                f"{label}, {report.setting_values(point)}",
+                f"{label}, {labels.setting_values(point)}",
             )
     means = c_index.mean(axis=1)
     if np.isnan(means).all():
@@ -212,14 +212,14 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
         for number, value in enumerate(values)
     ]
     files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
-    shown = {report.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
+    shown = {labels.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
     title = f"{config['dataset']}, {config['method']}, fold {fold}: sweep over inner folds"
     plots.folds(shown, directory / "sweep.png", title, patients="held-out training patients")
     logging.info(
         "fold %d: mean C-index over the inner folds %s; goes on with %s",
         fold,
         "; ".join(f"{of}: {mean:.4f}" for of, mean in zip(shown, means, strict=True)),
-        report.setting_values(points[best]),
+        labels.setting_values(points[best]),
     )
     return Chosen(points[best], float(means[best]))
 

@@ -28,11 +28,14 @@ from ml_collections import config_flags
 from steph_jax import (
     checkpoints,
     cli,
+    epoch_rows,
     experiment,
     files,
-    report,
+    fold_files,
     runs,
+    scoring,
     settings,
+    summaries,
     sweep,
     task_vectors,
 )
@@ -110,7 +113,7 @@ def train(
                 directory.mkdir(exist_ok=True)
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
-        return report.summarize(workdir, config)
+        return summaries.write(workdir, config)
 
 
 def grows_pool(config: dict[str, Any]) -> bool:
@@ -140,14 +143,14 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     }
     fitted = method.store(model, jax.device_get(trained.trainable))
     objective = settings.stored_objective(model)
-    fitted = with_settings(fitted, **report.baseline(parts["train"], cohort.table, objective))
+    fitted = with_settings(fitted, **scoring.baseline(parts["train"], cohort.table, objective))
     checkpoints.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
     if grows_pool(config):
         fitted_on = experiment.encoder(config, cohort.table)
         abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on))
-    report.write_patients(directory, cohort.table, split)
-    files.write_table(directory / "history.csv", report.history_table(history))
+    fold_files.write_patients(directory, cohort.table, split)
+    files.write_table(directory / "history.csv", epoch_rows.as_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
     noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
     numbers = (
@@ -159,14 +162,14 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
             "best_epoch": Selection(**config["validation"]).best_epoch(history),
             "trainable_parameters": count,
         }
-        | report.training_numbers(history, trained.dead_seconds)
+        | epoch_rows.numbers(history, trained.dead_seconds)
         | {name: model.settings[name] for name in noted if name in model.settings}
         | chosen.record()
     )
     files.write_json(runs.training_record(directory), numbers)
-    alone = {"target_only": report.target_only(fitted, evaluate, split.test)}
-    shown = report.with_curves(parts, fitted)
-    report.write_fold(directory, shown, cohort.table, fitted, numbers | alone)
+    alone = {"target_only": scoring.target_only(fitted, evaluate, split.test)}
+    shown = scoring.with_curves(parts, fitted)
+    fold_files.write_results(directory, shown, cohort.table, fitted, numbers | alone)
 
 
 if __name__ == "__main__":

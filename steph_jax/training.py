@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax import epochs, fitting, metrics, report, settings
+from steph_jax import epoch_rows, epochs, fitting, metrics, scoring, settings
 from steph_jax.abmil import Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data import batches
@@ -63,7 +63,7 @@ class Trained(NamedTuple):
     start: SavedModel
     trainable: Params
     history: list[dict[str, float]]
-    evaluate: report.Evaluator
+    evaluate: scoring.Evaluator
     dead_seconds: float = 0.0
 
 
@@ -76,7 +76,7 @@ def train_split(
     down: where it drives all of them below 0, for every slide, no gradient moves them again, and
     what is left is the null model's encoder, which nobody has trained. Where a few slides keep a
     trace of them, they may rise again, but late, when the learning rate has fallen. The epoch that
-    shows either (`report.is_dead`) ends that start. Nothing but the training passes is looked at.
+    shows either (`epoch_rows.is_dead`) ends that start. Only the training passes are looked at.
     Starts differ by their random numbers, the last ones also begin with higher weights; the last of
     `MOST_STARTS` is kept whatever becomes of it.
 
@@ -169,7 +169,7 @@ def train_model(
             select an epoch.
         directory: where the states of training are kept.
         label: in the log.
-        stops_dead: whether weights of sources that died end training (`report.is_dead`).
+        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
 
     Raises:
         DeadStartError: they did.
@@ -178,11 +178,11 @@ def train_model(
     objective = settings.stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
     ready = method.restore(model, settings.compute_dtype(config["compute_dtype"]))
-    labels = report.cohort_labels(table, bins) | method.patient_inputs(model, run.represent)
-    loss = report.loss_function(objective)
+    labels = scoring.cohort_labels(table, bins) | method.patient_inputs(model, run.represent)
+    loss = scoring.loss_function(objective)
     program = program_of(ready.method, loss, run.feed.mesh, run.feed.num_slots)
     frozen = program.replicate(ready.frozen)
-    evaluate = report.Evaluator(program, frozen, run.feed, labels, table, objective)
+    evaluate = scoring.Evaluator(program, frozen, run.feed, labels, table, objective)
     trainable: Params = program.replicate(ready.trainable)
     history: list[dict[str, float]] = []
     if method.trains:
@@ -195,7 +195,7 @@ def train_model(
 def fit(
     run: Experiment,
     label: str,
-    evaluate: report.Evaluator,
+    evaluate: scoring.Evaluator,
     model: SavedModel,
     trainable: Params,
     patients: np.ndarray,
@@ -214,7 +214,7 @@ def fit(
         patients: numbers of those that are trained on.
         split: of the fold.
         directory: where the states of training are kept.
-        stops_dead: whether weights of sources that died end training (`report.is_dead`).
+        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
 
     Raises:
         DeadStartError: they did.
@@ -247,7 +247,7 @@ def fit(
     )
     begun, (state, best), history = store.restore(kept, start)
     if begun:
-        if stops_dead and report.is_dead(history):
+        if stops_dead and epoch_rows.is_dead(history):
             store.close()
             raise DeadStartError(history)
         logging.info("%s: going on after epoch %d", label, begun)
@@ -288,7 +288,7 @@ def fit(
                 f"--config.learning_rate ({config['learning_rate']:g})"
             )
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= report.epoch_row(passed, evaluate.table, feed, labels, evaluate.objective, sources)
+        row |= epoch_rows.row_of(passed, evaluate.table, feed, labels, evaluate.objective, sources)
         if tests:
             tested = evaluate(state.trainable, split.test)
             row |= {f"test_{name}": value for name, value in tested.scores.items()}
@@ -296,11 +296,11 @@ def fit(
             validated = evaluate(state.trainable, split.validation)
             row |= {f"validation_{name}": value for name, value in validated.scores.items()}
         history.append(row)
-        logging.info("%s: %s", named, report.epoch_line(row))
+        logging.info("%s: %s", named, epoch_rows.line_of(row))
         if selection.is_on and selection.best_epoch(history) == epoch + 1:
             best = fitting.copied(state.trainable)
         store.save(epoch + 1, fitting.Kept(state, best), history, start)
-        if stops_dead and report.is_dead(history):
+        if stops_dead and epoch_rows.is_dead(history):
             store.close()
             raise DeadStartError(history)
     store.close()

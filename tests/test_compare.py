@@ -3,10 +3,10 @@
 import json
 import math
 import shutil
-import types
 
 import numpy as np
 import pandas as pd
+import pictures
 import pools
 import pytest
 
@@ -14,8 +14,8 @@ from steph_jax import (
     compare,
     comparison,
     comparison_page,
+    fold_files,
     metrics,
-    report,
     runs,
     statistics,
     train,
@@ -39,11 +39,7 @@ def config(world):
 
 @pytest.fixture(autouse=True)
 def no_pictures_of_runs(monkeypatch):
-    """Pictures of single runs take most of the time of such small ones."""
-    of_patients, of_training = ("risk_groups", "survival_curves"), ("training_curves",)
-    names = (*of_patients, *of_training, "source_weights", "folds", "matrix")
-    none = types.SimpleNamespace(**dict.fromkeys(names, lambda *given: None))
-    monkeypatch.setattr(report, "plots", none)
+    pictures.leave_out(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +47,7 @@ def compared(world, tmp_path_factory):
     """A finished comparison: (its directory, what was found)."""
     workdir = tmp_path_factory.mktemp("W")
     with pytest.MonkeyPatch.context() as patch:
-        no_pictures_of_runs.__wrapped__(patch)
+        pictures.leave_out(patch)
         found = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
     return workdir, found
 
@@ -89,7 +85,7 @@ def test_numbers_follow_from_the_predictions(compared):
     difference = folds["roupkt"] - folds["abmil"]
     row = table.loc["roupkt"]
     assert row["difference"] == pytest.approx(difference.mean())
-    split = report.read_patients(workdir / "abmil-seed_1/fold_0")[1]
+    split = fold_files.read_patients(workdir / "abmil-seed_1/fold_0")[1]
     sizes = [len(split.train)] * 2, [len(split.test)] * 2
     p = statistics.corrected_t_test(difference, *sizes)
     assert row["p"] == pytest.approx(p, rel=0.05)

@@ -3,11 +3,11 @@
 import json
 import pathlib
 import shutil
-import types
 
 import jax
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 
 from configs import testing
@@ -19,7 +19,6 @@ from steph_jax import (
     fitting,
     metrics,
     predict,
-    report,
     runs,
     settings,
     simulate,
@@ -75,17 +74,7 @@ def config(world):
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Pictures, which take most of the time of such small runs, are tested elsewhere."""
-    names = (
-        "risk_groups",
-        "survival_curves",
-        "training_curves",
-        "source_weights",
-        "folds",
-        "matrix",
-    )
-    none = types.SimpleNamespace(**dict.fromkeys(names, lambda *given: None))
-    monkeypatch.setattr(report, "plots", none)
+    pictures.leave_out(monkeypatch)
 
 
 def read_json(path):

@@ -10,6 +10,7 @@ import pathlib
 import jax
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 import simulated
 
@@ -19,9 +20,9 @@ from steph_jax import (
     epochs,
     evaluate,
     fitting,
+    fold_files,
     metrics,
     predict,
-    report,
     runs,
     settings,
     train,
@@ -79,13 +80,7 @@ def home(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """Pictures are tested elsewhere."""
-
-    class Nothing:
-        def __getattr__(self, name):
-            return lambda *given: None
-
-    monkeypatch.setattr(report, "plots", Nothing())
+    pictures.leave_out(monkeypatch)
 
 
 def config(home, **overrides):
@@ -172,7 +167,7 @@ def test_a_training_with_every_loss(home, tmp_path, case):
         assert np.mean(np.abs(outputs[:, 0] - years)) < 0.8 * np.mean(np.abs(years))
 
     # Bins are those of the training patients alone.
-    patients, split = report.read_patients(fold)
+    patients, split = fold_files.read_patients(fold)
     events = patients.time[split.train][patients.event[split.train]]
     if bins == "quantile":
         np.testing.assert_allclose(edges[1:], np.quantile(events, np.arange(1, 5) / 4))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import simulated
 
-from steph_jax import checkpoints, fitting, hypernetworks, report, train, training
+from steph_jax import checkpoints, epoch_rows, fitting, hypernetworks, train, training
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_the_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
 )
 def test_a_start_is_dead_that_gives_sources_nothing_or_next_to_nothing_for_long(totals, dead):
     history = [{"train_c_index": 0.5, "weight_a": x / 4, "weight_b": 3 * x / 4} for x in totals]
-    assert report.is_dead(history) == dead
-    assert not report.is_dead([{"train_c_index": 0.5}] * 4), "a method without weights"
+    assert epoch_rows.is_dead(history) == dead
+    assert not epoch_rows.is_dead([{"train_c_index": 0.5}] * 4), "a method without weights"
 
 
 def test_the_last_start_is_kept_dead_or_not(home, tmp_path, monkeypatch):

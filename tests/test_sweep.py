@@ -7,11 +7,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import types
 
 import jax
 import numpy as np
 import pandas as pd
+import pictures
 import pytest
 import simulated
 
@@ -21,7 +21,6 @@ from steph_jax import (
     experiment,
     fitting,
     grid,
-    report,
     settings,
     simulate,
     sweep,
@@ -64,11 +63,8 @@ def moved(params, seed):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures():
-    """Pictures of a fold, which take most of the time of such small runs, are tested elsewhere."""
-    names = ("risk_groups", "survival_curves", "training_curves", "source_weights", "matrix")
-    none = {name: lambda *given: None for name in (*names, "folds")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "plots", types.SimpleNamespace(**none))
+        pictures.leave_out(patch)
         yield
 
 

@@ -21,9 +21,9 @@ from steph_jax import (
     evaluate,
     export,
     fitting,
+    fold_files,
     metrics,
     predict,
-    report,
     train,
 )
 from steph_jax.data import features, survival
@@ -354,7 +354,7 @@ def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monk
         pool__save=True,
     )
     pool = Pool(tmp_path / "pool")
-    real = report.write_fold
+    real = fold_files.write_results
 
     class Killed(Exception):
         pass
@@ -367,11 +367,11 @@ def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monk
         train.train(config, tmp_path / "w")
     assert pool.names() == ["null"]
     monkeypatch.undo()
-    monkeypatch.setattr(report, "write_fold", killed)
+    monkeypatch.setattr(fold_files, "write_results", killed)
     with pytest.raises(Killed):
         train.train(config, tmp_path / "w")
     assert pool.names() == ["null", "sim_b-fold_0"]
-    monkeypatch.setattr(report, "write_fold", real)
+    monkeypatch.setattr(fold_files, "write_results", real)
     train.train(config, tmp_path / "w")
     assert pool.names() == ["null", "sim_b-fold_0"]
 
