@@ -18,12 +18,18 @@ def prepare(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> 
         cohorts: whose bags are needed.
 
     Raises:
-        ValueError: `shared` is another folder, or the pool cannot be imported.
+        ValueError: `shared` is another folder, has no such cohort, or the pool cannot be imported.
     """
     script = shared / "tcga_rna" / "make_bags.py"
     if not script.is_file():
         raise ValueError(
             f"{shared}: expected tcga_rna/ and parity/ there; name the folder by --shared"
+        )
+    unknown = sorted(set(cohorts) - set(all_cohorts(shared)))
+    if unknown:
+        raise ValueError(
+            f"{script.parent}: no cohort {', '.join(unknown)}; there are "
+            f"{', '.join(all_cohorts(shared))}"
         )
     for cohort in cohorts:
         done = out / "features" / cohort / ".complete"

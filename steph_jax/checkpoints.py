@@ -26,6 +26,7 @@ from steph_jax.abmil import Architecture, Params
 RECORD = "model.json"
 PARAMS = "params"
 _FORMAT = 1
+_REPLACED = ".replaced"
 #: What orbax and the libraries below it raise on files that are damaged.
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
 
@@ -110,6 +111,20 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
     shutil.rmtree(_replaced(path), ignore_errors=True)
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a model, also where its writer was killed while replacing it."""
+    path = pathlib.Path(path).absolute()
+    return any((place / RECORD).is_file() for place in (path, _replaced(path)))
+
+
+def names_in(folder: pathlib.Path) -> list[str]:
+    """Names of all models in a folder, sorted; see `exists`."""
+    found = {file.parent.name for file in folder.glob(f"*/{RECORD}")}
+    visible = {name for name in found if not name.startswith(".")}
+    hidden = {name[1:] for name in found - visible if name.endswith(_REPLACED)}
+    return sorted(visible | {name.removesuffix(_REPLACED) for name in hidden})
+
+
 def load_header(path: str | os.PathLike[str]) -> Header:
     """What a stored model is; raises as `load_model`."""
     header, _ = _read_record(_existing(path))
@@ -162,7 +177,7 @@ def remove_leftovers(path: pathlib.Path) -> None:
 
 def _replaced(path: pathlib.Path) -> pathlib.Path:
     """Where a model is for the moment between the two renames that replace it."""
-    return path.with_name(f".{path.name}.replaced")
+    return path.with_name(f".{path.name}{_REPLACED}")
 
 
 def _existing(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -39,8 +39,11 @@ def _finite(value: Any) -> Any:
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes under a temporary name, then renames."""
     temporary = temporary_name(path)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:

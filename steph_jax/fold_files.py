@@ -27,7 +27,7 @@ def write_patients(directory: pathlib.Path, table: SurvivalTable, fold: Fold) ->
                 "part": part,
                 "t": table.time[rows],
                 "e": table.event[rows].astype(int),
-                "slides": ["|".join(table.slides[i]) for i in rows],
+                "slides": [json.dumps(table.slides[i]) for i in rows],
             }
         )
         for part, rows in parts.items()
@@ -53,7 +53,7 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
             patients=tuple(rows["patient_id"]),
             time=rows["t"].to_numpy(np.float64),
             event=rows["e"].to_numpy() > 0,
-            slides=tuple(tuple(slides.split("|")) for slides in rows["slides"]),
+            slides=tuple(tuple(json.loads(slides)) for slides in rows["slides"]),
         )
         part = rows["part"].to_numpy()
     except (KeyError, ValueError, AttributeError) as error:

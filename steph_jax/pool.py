@@ -50,8 +50,7 @@ class Pool:
                 "`--config.method=abmil --config.pool.save=true` makes a pool of your own, and "
                 "`make demo` one of simulated cancers"
             )
-        found = self.root.glob(f"*/{checkpoints.RECORD}")
-        return sorted(file.parent.name for file in found if not file.parent.name.startswith("."))
+        return checkpoints.names_in(self.root)
 
     def members(self) -> dict[str, list[int]]:
         """Folds of every dataset that has models, by dataset."""
@@ -68,7 +67,7 @@ class Pool:
 
     def has_null(self) -> bool:
         """Whether the pool exists and holds theta_0."""
-        return (self.root / NULL / checkpoints.RECORD).is_file()
+        return checkpoints.exists(self.root / NULL)
 
     def null(self) -> SavedModel:
         """theta_0.
@@ -89,7 +88,7 @@ class Pool:
         """
         self._expect_null()
         path = self.root / member_name(dataset, fold)
-        if not path.is_dir():
+        if not (path.is_dir() or checkpoints.exists(path)):
             raise FileNotFoundError(
                 f"{self.root}: no model of {dataset!r} for fold {fold}; it holds "
                 f"{self._listed()}. Make it with `--config.dataset={dataset} --config.method=abmil "

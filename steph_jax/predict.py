@@ -54,15 +54,16 @@ def main(more_files: Sequence[str]) -> int:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
     predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
     out = pathlib.Path(flags.FLAGS.out)
-    files.write_table(out, evaluation.predictions_table(predicted))
-    print(f"{len(predicted.patients)} patients written to {out}")
     if flags.FLAGS.merge_weights:
         if "weight" not in predicted.record:
             raise ValueError(
-                f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} has no source weights"
+                f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} gives all patients the "
+                "same weights; leave --merge_weights out"
             )
         weights = evaluation.merge_weights_table(predicted, model.settings["sources"])
         files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
+    files.write_table(out, evaluation.predictions_table(predicted))
+    print(f"{len(predicted.patients)} patients written to {out}")
     return 0
 
 

@@ -83,6 +83,12 @@ def settled(
     return settings
 
 
+def finished_folds(workdir: pathlib.Path) -> list[int]:
+    """The folds of a run that are done, those asked for in earlier parts of it among them."""
+    folds = load(workdir)["folds"]
+    return [fold for fold in folds if is_finished(fold_directory(workdir, fold))]
+
+
 def load(workdir: pathlib.Path) -> dict[str, Any]:
     """The settings of a run.
 

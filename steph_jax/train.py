@@ -7,7 +7,7 @@ run that was interrupted goes on where its last epoch ended when the same comman
 With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
 (see steph_jax/sweep.py).
 
-W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over the folds of the run
+W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/config.json           the settings
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
@@ -113,7 +113,7 @@ def train(
                 directory.mkdir(exist_ok=True)
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
-        return summaries.write(workdir, config)
+        return summaries.write(workdir, config | {"folds": runs.finished_folds(workdir)})
 
 
 def grows_pool(config: dict[str, Any]) -> bool:

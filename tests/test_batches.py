@@ -76,6 +76,7 @@ def test_layouts_have_few_shapes_and_little_padding_on_slides_like_those_of_tcga
     sizes = np.clip(rng.lognormal(np.log(6000), 0.8, 500), 300, 60_000).astype(int)
     layout = choose_layout(sizes, 16, 4096)
     assert len(layout.shapes) <= 3
+    assert choose_layout(sizes[::-1], 16, 4096) == layout
     store = MemoryBags.of([np.empty((n, 0), np.float32) for n in sizes], 0, np.dtype(np.float32))
     real = padded = 0
     for chosen in epoch_order(range(500), 16, seed=3, epoch=0):

@@ -115,6 +115,8 @@ def test_writer_killed_between_the_two_renames(tmp_path, model):
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "m").exists()
+    assert checkpoints.exists(tmp_path / "m")
+    assert checkpoints.names_in(tmp_path) == ["m"]
     assert_same(checkpoints.load_model(tmp_path / "m"), model)
     newer = dataclasses.replace(model, settings={"fold": 1})
     checkpoints.save_model(tmp_path / "m", newer)

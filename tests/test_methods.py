@@ -237,3 +237,18 @@ def test_the_epoch_that_validates_best_is_kept_and_patience_ends_training(config
     assert written["best_epoch"] == best
     assert written["epochs"] == len(history) == min(best + 1, 6)
     assert written["test"]["nll"] == pytest.approx(history["test_nll"][best - 1], rel=1e-5)
+
+
+def test_a_config_that_says_other_than_the_null_model_is_told(
+    config, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # it is told once a process
+    config["model"]["embed_dim"] += 1
+    config["method"] = "abmil"
+    with caplog.at_level("WARNING"):
+        train.train(config, tmp_path / "w")
+    assert "config.model is not used: embed_dim" in caplog.text
+    fold = tmp_path / "w" / "fold_0"
+    assert checkpoints.load_header(fold / "model").architecture.embed_dim == (
+        config["model"]["embed_dim"] - 1
+    )

@@ -43,6 +43,16 @@ def test_members(pool):
     )
 
 
+def test_models_whose_writer_was_killed_while_replacing_them(pool):
+    names = pool.names()
+    for name in ("null", "tcga_b-fold_0"):
+        (pool.root / name).rename(pool.root / f".{name}.replaced")
+    assert pool.names() == names
+    assert pool.has_null()
+    assert pool.null().settings == {"seed": 0}
+    assert pool.member("tcga_b", 0).settings == {"seed": 1}
+
+
 def test_missing_pool(tmp_path):
     pool = Pool(tmp_path / "pool")
     assert not pool.has_null()

@@ -225,6 +225,15 @@ def test_folds_asked_for_in_parts_are_evaluated_together(home, tmp_path):
     for fold in (1, 0):
         train.train(simulated.config(home, folds=(fold,), epochs=1), tmp_path / "w")
     assert json.loads((tmp_path / "w" / "config.json").read_text())["folds"] == [0, 1]
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    assert summary["fold_numbers"] == [0, 1]
+    each = [
+        json.loads((tmp_path / "w" / f"fold_{fold}" / "metrics.json").read_text())["test"][
+            "c_index"
+        ]
+        for fold in (0, 1)
+    ]
+    assert summary["c_index"]["folds"] == each
 
 
 def test_a_second_run_in_one_directory_is_refused(home, tmp_path):

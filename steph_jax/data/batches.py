@@ -165,7 +165,7 @@ def choose_layout(num_patches: np.ndarray, batch_size: int, patches_per_group: i
         batch_size: bags in a batch.
         patches_per_group: size of a group at most, but for one piece.
     """
-    sizes = np.asarray(num_patches, np.int64)
+    sizes = np.sort(np.asarray(num_patches, np.int64))  # the order of patients changes nothing
     sizes = sizes[sizes > 0]
     if not len(sizes):
         raise ValueError("no bag has any patch")

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 from steph_jax import abmil
 from steph_jax.abmil import Architecture, Linear, Params
@@ -77,9 +78,27 @@ def new_head(seed: int, architecture: Architecture, num_outputs: int) -> Params:
 def null_model(pool: Pool, architecture: Architecture, seed: int) -> SavedModel:
     """theta_0: the pool's, or a new one from the seed where the pool has none."""
     if pool.has_null():
-        return pool.null()
+        null = pool.null()
+        _say_what_is_unused(null.architecture, architecture)
+        return null
     params = as_numpy(abmil.init(jax.random.key(seed), architecture))
     return SavedModel("abmil", architecture, {"role": "null", "seed": seed}, params)
+
+
+def _say_what_is_unused(used: Architecture, configured: Architecture) -> None:
+    """Warns, once, where a pool's null model is used and config.model says something else."""
+    differences = [
+        f"{field.name} {getattr(used, field.name)}, not {getattr(configured, field.name)}"
+        for field in dataclasses.fields(Architecture)
+        if field.name != "num_bins" and getattr(used, field.name) != getattr(configured, field.name)
+    ]
+    if differences:
+        logging.log_first_n(
+            logging.WARNING,
+            "the pool's null model says what is trained, config.model is not used: %s",
+            1,
+            "; ".join(differences),
+        )
 
 
 def start(spec: Spec, pool: Pool) -> SavedModel:
