@@ -183,8 +183,8 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
     inner = inner_folds(run.cohort, fold, config["seed"])
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
-    _settle(run, fold, inner, place)
     tried = [with_point(run, point) for point in points]
+    _settle(tried, fold, inner, place)
     c_index = np.zeros((len(points), len(inner)))
     for number, cut in enumerate(inner):
         within = place / f"inner_{number}"
@@ -229,12 +229,17 @@ def with_point(run: Experiment, point: Point) -> Experiment:
     return configured(run, with_values(run.config, point))
 
 
-def _settle(run: Experiment, fold: int, inner: list[InnerFold], place: pathlib.Path) -> None:
+def _settle(
+    tried: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
+) -> None:
     """Stores what the sweep of a fold began from, or checks that it is still the same."""
-    spec = fold_spec(run.config, run.cohort, fold, run.cohort.folds[fold])
-    patients = run.cohort.table.patients
+    starts = []
+    for run in tried:
+        spec = fold_spec(run.config, run.cohort, fold, run.cohort.folds[fold])
+        starts.append(epochs.fingerprint(run.method.start(spec, run.pool)))
+    patients = tried[0].cohort.table.patients
     record = {
-        "start": epochs.fingerprint(run.method.start(spec, run.pool)),
+        "starts": starts,
         "held_out": [[patients[i] for i in cut.held_out] for cut in inner],
     }
     path = place / "sweep.json"
@@ -287,11 +292,17 @@ def refitted_pool(
 def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
     """theta_0 with the loss and the kind of time bins of the model that it is to stand for.
 
-    Those of SPEC 4 where that does not say. Bins that follow from outcomes follow from those of the
+    Where that does not say, the default loss, and the run's bins if it has as many outputs as they
+    ask for, else uniform ones. Bins that follow from outcomes follow from those of the
     split, as they do for the method that is trained on it.
     """
     objective, stated = settings.stored_objective(pools), pools.settings.get("bins")
-    bins = TimeBins.from_json(stated) if stated else uniform_bins(pools.architecture.num_bins)
+    found = pools.architecture.num_bins
+    bins = time_bins(run.config, run.cohort, split)
+    if stated:
+        bins = TimeBins.from_json(stated)
+    elif objective.output.num_outputs(bins.num_bins) != found:
+        bins = uniform_bins(found)
     if bins.kind != "uniform":
         section = run.config["bins"] | {"kind": bins.kind, "number": bins.num_bins}
         time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]

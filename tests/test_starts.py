@@ -201,10 +201,18 @@ def test_a_head_of_other_time_bins_is_not_taken(tmp_path):
 
 
 def test_steph_target_is_steph_from_the_target(pool):
-    found = recipe("steph_target").start(changed(base="null", retrained="none"), pool)
+    found = recipe("steph_target").start(changed(base="null"), pool)
     expected = recipe("steph").start(changed(base="target", head_init="target"), pool)
     assert found.settings == expected.settings
     assert_same(found.params, expected.params)
+
+
+def test_options_that_a_method_would_not_follow_are_refused(pool):
+    with pytest.raises(ValueError, match="steph_target trains the target's pred_head on"):
+        recipe("steph_target").start(changed(retrained="none"), pool)
+    spec = dataclasses.replace(SPEC, merging=Merging(prepare="iso_c"))
+    with pytest.raises(ValueError, match=r"method ties prepares .* merging.prepare asks for iso_c"):
+        recipe("ties").start(spec, pool)
 
 
 def test_initial_weight_is_added_where_the_weights_start(pool):

@@ -416,6 +416,13 @@ def test_the_refitted_target_has_the_loss_of_the_one_it_stands_for(home, tmp_pat
     assert model.settings == stated
 
 
+def test_a_target_that_says_no_bins_is_refitted_with_those_of_the_run(home, tmp_path):
+    config = config_of(home, method="average", bins__width_days=30.0)
+    train.train(config, tmp_path, ["merging.include_target=true,false"])
+    model = checkpoints.load_model(tmp_path / "fold_0/sweep/inner_0/target")
+    assert model.settings["bins"]["edges"] == [30.0 * i for i in range(33)]
+
+
 def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_path):
     """A head that comes from the target fits the bins of every inner fold, and no held-out time."""
     section = {"kind": "quantile", "number": 2, "width_days": 365.0}

@@ -66,11 +66,17 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
 
 def _after(prepare: str) -> Recipe:
     """`learned` after a preparation, under the name of that."""
-    return dataclasses.replace(
-        RECIPE,
-        name=prepare,
-        start=lambda spec, pool: start(merging.with_prepared(spec, prepare), pool),
-    )
+
+    def start_prepared(spec: Spec, pool: Pool) -> SavedModel:
+        if spec.merging.prepare not in ("none", prepare):
+            raise ValueError(
+                f"method {prepare} prepares the task vectors in its own way, and merging.prepare "
+                f"asks for {spec.merging.prepare}; use --config.method=learned with that, or "
+                "--config.merging.prepare=none"
+            )
+        return start(merging.with_prepared(spec, prepare), pool)
+
+    return dataclasses.replace(RECIPE, name=prepare, start=start_prepared)
 
 
 RECIPE = Recipe("learned", start, restore, with_trainable)

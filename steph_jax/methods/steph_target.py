@@ -14,10 +14,18 @@ from steph_jax.pool import Pool
 
 
 def start(spec: Spec, pool: Pool) -> SavedModel:
-    """STEPH with base and head of the target."""
-    options = dataclasses.replace(
-        spec.steph, base="target", retrained="pred_head", head_init="target"
-    )
+    """STEPH with base and head of the target.
+
+    Raises:
+        ValueError: a head that stays as it is is asked for; and as `steph.start` does.
+    """
+    if spec.steph.retrained != "pred_head":
+        raise ValueError(
+            "method steph_target trains the target's pred_head on; for a head that stays as it is "
+            f"(steph.retrained={spec.steph.retrained}) use --config.method=steph "
+            "--config.steph.base=target"
+        )
+    options = dataclasses.replace(spec.steph, base="target", head_init="target")
     return steph.start(dataclasses.replace(spec, steph=options), pool)
 
 

@@ -1,0 +1,120 @@
+"""Variants of `steph_target` beside it, on inner folds of the training patients alone.
+
+    python scripts/variants.py --shared ../shared --out runs/comparison
+
+Is there a variant as small as `steph_target` that does better? Test patients must not answer that:
+the training patients of each outer fold are cut into inner folds (steph_jax/sweep.py), for which
+the target's model is fitted anew without the held-out patients, and every variant is trained on
+two and measured on the third. `abmil` and `roupkt` stand beside them.
+
+OUT/{cohort}/variants.csv   variant, fold, inner_fold, c_index
+OUT/{cohort}/variants.md    means, and differences to `steph_target` within the inner folds
+
+Uses the bags and the pool in OUT that run_comparison.py makes. Interrupted, it goes on where it
+was; cohorts can be run side by side (`--cohorts`).
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import tcga_rna
+from absl import flags, logging
+
+from steph_jax import cli, experiment, files, metrics, sweep
+from steph_jax.grid import with_values
+from steph_jax.pool import Pool
+
+REFERENCE = "steph_target"
+#: Settings that differ from those of `steph_target`, by name of the variant.
+VARIANTS: dict[str, dict[str, Any]] = {
+    REFERENCE: {},
+    "learning rate 3e-5": {"learning_rate": 3e-5},
+    "learning rate 3e-4": {"learning_rate": 3e-4},
+    "weights from 0.3": {"steph.initial_weight": 0.3},
+    "the target among the sources": {"steph.include_target": True},
+    "all sources": {"steph.top_k": 0},
+    "abmil": {"method": "abmil"},
+    "roupkt": {"method": "roupkt"},
+}
+
+
+def main() -> int:
+    """The entry point."""
+    given = flags.FLAGS
+    shared, out = pathlib.Path(given.shared), pathlib.Path(given.out)
+    tcga_rna.prepare(shared, out, given.cohorts)
+    unknown = [name for name in given.variants if name not in VARIANTS]
+    if unknown or REFERENCE not in given.variants:
+        raise ValueError(
+            f"--variants are {REFERENCE} and others of {', '.join(VARIANTS)}; found "
+            f"{', '.join(given.variants)}"
+        )
+    variants = {name: VARIANTS[name] for name in given.variants}
+    for cohort in given.cohorts:
+        config = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
+        config["folds"] = [int(fold) for fold in given.folds]
+        table = try_variants(config, variants, out / cohort / "variants")
+        files.write_table(out / cohort / "variants.csv", table)
+        text = markdown(cohort, table)
+        files.write_text(out / cohort / "variants.md", text)
+        print(f"\n{text}", flush=True)
+    return 0
+
+
+def try_variants(
+    config: dict[str, Any], variants: Mapping[str, dict[str, Any]], place: pathlib.Path
+) -> pd.DataFrame:
+    """The C-index of every variant on the held-out patients of every inner fold."""
+    cohort = experiment.read_cohort(config)
+    run = experiment.open_experiment(config, cohort, Pool(config["pool"]["root"]))
+    rows = []
+    for fold in config["folds"]:
+        for number, cut in enumerate(sweep.inner_folds(cohort, fold, config["seed"])):
+            within = place / f"fold_{fold}" / f"inner_{number}"
+            label = f"fold {fold}, inner fold {number}"
+            pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
+            for name, values in variants.items():
+                changed = experiment.configured(run, with_values(config, values))
+                c_index = sweep.held_out_c_index(
+                    dataclasses.replace(changed, pool=pool),
+                    fold,
+                    cut,
+                    within / name.replace(" ", "_"),
+                    f"{label}, {name}",
+                )
+                rows.append((name, fold, number, c_index))
+    return pd.DataFrame(rows, columns=["variant", "fold", "inner_fold", "c_index"])
+
+
+def markdown(cohort: str, table: pd.DataFrame) -> str:
+    """Mean C-index, and the difference to the reference within the inner folds."""
+    lines = [
+        f"| {cohort}, inner folds | C-index | difference: mean | sd | better in |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
+    values = table.pivot_table(index=["fold", "inner_fold"], columns="variant", values="c_index")
+    for name in table["variant"].unique():
+        text = f"| {name} | {values[name].mean():.4f} |"
+        if name == REFERENCE:
+            lines.append(f"{text} | | |")
+            continue
+        difference: Sequence[float] = (values[name] - values[REFERENCE]).tolist()
+        mean, sd = metrics.mean_sd(difference)
+        better = sum(of > 0 for of in difference)
+        lines.append(f"{text} {mean:+.4f} | {sd:.4f} | {better} of {len(difference)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
+    flags.DEFINE_string("out", "runs/comparison", "Where everything is written.")
+    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
+    flags.DEFINE_list("folds", ["0", "1", "2", "3", "4"], "Outer folds.")
+    flags.DEFINE_list("variants", list(VARIANTS), "Which variants.")
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    logging.set_verbosity(logging.INFO)
+    cli.app_run(main)
