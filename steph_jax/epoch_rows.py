@@ -8,31 +8,29 @@ import jax
 import numpy as np
 import pandas as pd
 
-from steph_jax import evaluation, scoring
-from steph_jax.data.survival import SurvivalTable
-from steph_jax.feed import Feed
+from steph_jax import evaluation
 from steph_jax.fitting import Epoch
-from steph_jax.objectives import Objective
+from steph_jax.scoring import Evaluator, scored
 
 #: Weights of all sources together below which a model says next to nothing of them; starts that
 #: live had 0.04 and more in their first epoch on real patients.
 STARVED_WEIGHT = 0.01
 
 
-def row_of(
-    passed: Epoch,
-    table: SurvivalTable,
-    feed: Feed,
-    labels: dict[str, np.ndarray],
-    objective: Objective,
-    sources: Sequence[str],
-) -> dict[str, float]:
-    """What a training epoch says of itself: losses, C-index and weights of its own passes."""
+def row_of(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[str, float]:
+    """What a training epoch says of itself: losses, C-index and weights of its own passes.
+
+    Args:
+        passed: the epoch.
+        evaluate: of the method, for its patients.
+        sources: names of those whose weights it reports, if it does.
+    """
+    table, labels = evaluate.table, evaluate.labels
     rows, outputs, record = evaluation.collect(passed.batches, passed.outputs, len(table.patients))
-    part = scoring.scored(rows, outputs, record, labels, table, objective)
+    part = scored(rows, outputs, record, labels, table, evaluate.objective)
     row = {f"train_{name}": value for name, value in part.scores.items()}
     row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
-    patches = int(feed.bags.num_patches[rows].sum())
+    patches = int(evaluate.feed.bags.num_patches[rows].sum())
     row |= {
         "seconds": passed.seconds,
         "slides_per_second": len(rows) / passed.seconds,

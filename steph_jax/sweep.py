@@ -38,7 +38,7 @@ from steph_jax.grid import Grid, Point, with_values
 from steph_jax.methods import abmil
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
-from steph_jax.training import DivergedError, train_model, train_split
+from steph_jax.training import DivergedError, Task, train_model, train_split
 
 NUM_INNER_FOLDS = 3
 
@@ -280,7 +280,8 @@ def refitted_pool(
             states.mkdir(parents=True, exist_ok=True)
             split = cut.split
             start = _untrained(run, pools, split)
-            trained = train_model(run, abmil.RECIPE, start, split.train, split, states, label)
+            task = Task(abmil.RECIPE, start, split.train, split, states, label)
+            trained = train_model(run, task)
             model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
             checkpoints.save_model(path, model)
             shutil.rmtree(states)

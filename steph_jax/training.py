@@ -67,6 +67,30 @@ class Trained(NamedTuple):
     dead_seconds: float = 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A model that is to be trained, and on whom.
+
+    Attributes:
+        method: of the model.
+        model: what training starts from; its settings hold "bins" and "objective".
+        patients: numbers of those that are trained on.
+        split: whose test patients are watched, if it has any, and whose validation patients may
+            select an epoch.
+        directory: where the states of training are kept.
+        label: in the log.
+        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
+    """
+
+    method: Recipe
+    model: SavedModel
+    patients: np.ndarray
+    split: Fold
+    directory: pathlib.Path
+    label: str
+    stops_dead: bool = False
+
+
 def train_split(
     run: Experiment, fold: int, split: Fold, directory: pathlib.Path, label: str
 ) -> Trained:
@@ -97,10 +121,8 @@ def train_split(
         states = directory / f"restart_{restart}" if restart else directory
         last = restart + 1 == MOST_STARTS
         try:
-            trained = train_model(
-                run, run.method, model, patients, split, states, label, dies and not last
-            )
-            return trained._replace(dead_seconds=dead_seconds)
+            task = Task(run.method, model, patients, split, states, label, dies and not last)
+            return train_model(run, task)._replace(dead_seconds=dead_seconds)
         except DeadStartError as died:
             dead_seconds += died.seconds
             logging.warning(
@@ -148,163 +170,140 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
     return with_defaults(model, bins=bins.to_json(), objective=settings.objective_record(objective))
 
 
-def train_model(
-    run: Experiment,
-    method: Recipe,
-    model: SavedModel,
-    patients: np.ndarray,
-    split: Fold,
-    directory: pathlib.Path,
-    label: str,
-    stops_dead: bool = False,
-) -> Trained:
+def train_model(run: Experiment, task: Task) -> Trained:
     """Trains a model, from its last finished epoch; a method without training is only made ready.
 
     Args:
         run: settings and data.
-        method: of the model.
-        model: what training starts from; its settings hold "bins" and "objective".
-        patients: numbers of those that are trained on.
-        split: whose test patients are watched, if it has any, and whose validation patients may
-            select an epoch.
-        directory: where the states of training are kept.
-        label: in the log.
-        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
+        task: the model, and on whom it is trained.
 
     Raises:
-        DeadStartError: they did.
+        DeadStartError: the weights of its sources died, where that ends training.
+        DivergedError: the loss is not finite.
     """
-    config, table = run.config, run.cohort.table
+    config, table, model = run.config, run.cohort.table, task.model
     objective = settings.stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
-    ready = method.restore(model, settings.compute_dtype(config["compute_dtype"]))
-    labels = scoring.cohort_labels(table, bins) | method.patient_inputs(model, run.represent)
+    ready = task.method.restore(model, settings.compute_dtype(config["compute_dtype"]))
+    labels = scoring.cohort_labels(table, bins) | task.method.patient_inputs(model, run.represent)
     loss = scoring.loss_function(objective)
     program = program_of(ready.method, loss, run.feed.mesh, run.feed.num_slots)
     frozen = program.replicate(ready.frozen)
     evaluate = scoring.Evaluator(program, frozen, run.feed, labels, table, objective)
     trainable: Params = program.replicate(ready.trainable)
     history: list[dict[str, float]] = []
-    if method.trains:
-        trainable, history = fit(
-            run, label, evaluate, model, trainable, patients, split, directory, stops_dead
-        )
+    if task.method.trains:
+        trainable, history = fit(run, task, evaluate, trainable)
     return Trained(model, trainable, history, evaluate)
 
 
 def fit(
-    run: Experiment,
-    label: str,
-    evaluate: scoring.Evaluator,
-    model: SavedModel,
-    trainable: Params,
-    patients: np.ndarray,
-    split: Fold,
-    directory: pathlib.Path,
-    stops_dead: bool,
+    run: Experiment, task: Task, evaluate: scoring.Evaluator, trainable: Params
 ) -> tuple[Params, list[dict[str, float]]]:
-    """The epochs of a fold.
+    """The epochs of a training, after those that an earlier process finished.
 
     Args:
         run: settings, and whether an epoch is to be traced.
-        label: of the fold, in the log.
+        task: the model, and on whom it is trained.
         evaluate: the compiled method, and all it reads.
-        model: what training starts from.
-        trainable: its parameters.
-        patients: numbers of those that are trained on.
-        split: of the fold.
-        directory: where the states of training are kept.
-        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
+        trainable: parameters of the model.
 
     Raises:
-        DeadStartError: they did.
-        DivergedError: the loss is not finite.
+        DeadStartError, DivergedError: as `train_model` does.
 
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
-    # --- optimizer, state ---
-    config = run.config
-    program, feed, labels = evaluate.program, evaluate.feed, evaluate.labels
-    size, sources = config["batch_size"], model.settings.get("sources", [])
-    steps = len(patients) // size
+    config, program, feed = run.config, evaluate.program, evaluate.feed
+    steps, last = len(task.patients) // config["batch_size"], config["epochs"]
     schedule = fitting.learning_rates(
-        config["learning_rate"], config["warmup_epochs"] * steps, config["epochs"] * steps
+        config["learning_rate"], config["warmup_epochs"] * steps, last * steps
     )
     optimizer = fitting.adamw(schedule, config["weight_decay"])
     selection = Selection(**config["validation"])
     state = program.replicate(fitting.initial_state(trainable, optimizer))
     kept = fitting.Kept(state, fitting.copied(trainable) if selection.is_on else ())
-    store = epochs.EpochStore(directory / "checkpoints")
-    start = epochs.fingerprint(
-        model,
+    start = _fingerprint(task, evaluate)
+    key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
+    orders = [
+        list(batches.epoch_order(task.patients, config["batch_size"], config["seed"], epoch))
+        for epoch in range(last)
+    ]
+    with contextlib.closing(epochs.EpochStore(task.directory / "checkpoints")) as store:
+        begun, (state, best), history = store.restore(kept, start)
+        if begun:
+            _end_if_dead(task, history)
+            logging.info("%s: going on after epoch %d", task.label, begun)
+        for epoch, order in enumerate(orders[begun:], begun):
+            if selection.is_over(history):
+                logging.info("%s: no better epoch in the last %d", task.label, selection.patience)
+                break
+            watched = _watched(config, task.split, epoch)
+            following = orders[epoch + 1] if epoch + 1 < last else []
+            feed.expect([*chain(*order), *chain(*watched.values()), *chain(*following)])
+            named = f"{task.label} epoch {epoch + 1}/{last}"
+            # The first epoch of a process compiles; the second shows what the others are like.
+            with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
+                state, passed = fitting.train_epoch(
+                    program,
+                    optimizer,
+                    state,
+                    evaluate.frozen,
+                    feed.ahead(order, evaluate.labels),
+                    key,
+                    epoch * steps,
+                    partial(bar, total=steps, label=named),
+                )
+            _expect_finite(passed, named, config["learning_rate"])
+            row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
+            row |= epoch_rows.row_of(passed, evaluate, task.model.settings.get("sources", []))
+            for part, rows in watched.items():
+                scores = evaluate(state.trainable, rows).scores
+                row |= {f"{part}_{name}": value for name, value in scores.items()}
+            history.append(row)
+            logging.info("%s: %s", named, epoch_rows.line_of(row))
+            if selection.is_on and selection.best_epoch(history) == epoch + 1:
+                best = fitting.copied(state.trainable)
+            store.save(epoch + 1, fitting.Kept(state, best), history, start)
+            _end_if_dead(task, history)
+    return (best if selection.is_on else state.trainable), history
+
+
+def _fingerprint(task: Task, evaluate: scoring.Evaluator) -> str:
+    """A digest of all that the epochs of a training begin from."""
+    rows, table = task.patients, evaluate.table
+    return epochs.fingerprint(
+        task.model,
         {
-            "patients": np.array([evaluate.table.patients[i] for i in patients], np.str_),
-            "num_patches": feed.bags.num_patches[patients],
-            "time": evaluate.table.time[patients],
-            "event": evaluate.table.event[patients],
+            "patients": np.array([table.patients[i] for i in rows], np.str_),
+            "num_patches": evaluate.feed.bags.num_patches[rows],
+            "time": table.time[rows],
+            "event": table.event[rows],
         },
     )
-    begun, (state, best), history = store.restore(kept, start)
-    if begun:
-        if stops_dead and epoch_rows.is_dead(history):
-            store.close()
-            raise DeadStartError(history)
-        logging.info("%s: going on after epoch %d", label, begun)
-    key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
 
-    # --- epochs ---
-    orders = [
-        list(batches.epoch_order(patients, size, config["seed"], epoch))
-        for epoch in range(config["epochs"])
-    ]
-    for epoch, order in enumerate(orders[begun:], begun):
-        if selection.is_over(history):
-            logging.info("%s: no better epoch in the last %d", label, selection.patience)
-            break
-        due = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
-        tests = due and len(split.test) > 0
-        following = orders[epoch + 1] if epoch + 1 < config["epochs"] else []
-        evaluated = [*(split.test if tests else ()), *(split.validation if selection.is_on else ())]
-        feed.expect([*chain(*order), *evaluated, *chain(*following)])
-        named = f"{label} epoch {epoch + 1}/{config['epochs']}"
-        # The first epoch of a process compiles; the second shows what the others are like.
-        second = min(begun + 1, config["epochs"] - 1)
-        with traced(run.profile if epoch == second else None):
-            state, passed = fitting.train_epoch(
-                program,
-                optimizer,
-                state,
-                evaluate.frozen,
-                feed.ahead(order, labels),
-                key,
-                epoch * steps,
-                partial(bar, total=steps, label=named),
-            )
-        if not np.isfinite(jax.device_get([out.loss for out in passed.outputs])).all():
-            store.close()
-            raise DivergedError(
-                f"{named}: the loss is not a finite number any more, training has diverged; lower "
-                f"--config.learning_rate ({config['learning_rate']:g})"
-            )
-        row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= epoch_rows.row_of(passed, evaluate.table, feed, labels, evaluate.objective, sources)
-        if tests:
-            tested = evaluate(state.trainable, split.test)
-            row |= {f"test_{name}": value for name, value in tested.scores.items()}
-        if selection.is_on:
-            validated = evaluate(state.trainable, split.validation)
-            row |= {f"validation_{name}": value for name, value in validated.scores.items()}
-        history.append(row)
-        logging.info("%s: %s", named, epoch_rows.line_of(row))
-        if selection.is_on and selection.best_epoch(history) == epoch + 1:
-            best = fitting.copied(state.trainable)
-        store.save(epoch + 1, fitting.Kept(state, best), history, start)
-        if stops_dead and epoch_rows.is_dead(history):
-            store.close()
-            raise DeadStartError(history)
-    store.close()
-    return (best if selection.is_on else state.trainable), history
+
+def _watched(config: dict[str, Any], split: Fold, epoch: int) -> dict[str, np.ndarray]:
+    """The patients that a model is evaluated on after an epoch (from 0), by part of the split."""
+    due = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+    watched = {"test": split.test} if due and len(split.test) else {}
+    if Selection(**config["validation"]).is_on:
+        watched["validation"] = split.validation
+    return watched
+
+
+def _end_if_dead(task: Task, history: list[dict[str, float]]) -> None:
+    if task.stops_dead and epoch_rows.is_dead(history):
+        raise DeadStartError(history)
+
+
+def _expect_finite(passed: fitting.Epoch, named: str, learning_rate: float) -> None:
+    """Raises DivergedError where a loss of an epoch is not finite."""
+    if not np.isfinite(jax.device_get([out.loss for out in passed.outputs])).all():
+        raise DivergedError(
+            f"{named}: the loss is not a finite number any more, training has diverged; lower "
+            f"--config.learning_rate ({learning_rate:g})"
+        )
 
 
 @contextlib.contextmanager
