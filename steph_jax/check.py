@@ -10,9 +10,11 @@ Features are read in child processes: a file that crashes its library, or never 
 like any other. Headers are read of all slides, values until `--seconds` are over.
 """
 
+import dataclasses
 import pathlib
 import random
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -27,9 +29,8 @@ from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
 from steph_jax.experiment import check_joined, check_parts, fold_spec
 from steph_jax.labels import listed
-from steph_jax.methods.merging import source_names
-from steph_jax.methods.recipe import Spec
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.recipe import Recipe, Spec
+from steph_jax.methods.registry import RECIPES, recipe
 from steph_jax.pool import Pool, member_name
 
 #: Seconds in which values of features are read, unless the user gives more.
@@ -123,7 +124,9 @@ def check(
         found += folds.check_leaks(root, config["dataset"], splits, sources)
         if read is not None:
             found += check_encoders(config, sources, read, slide_seconds)
-    if usable and columns and findings.worst(found) < Status.ERROR:
+    apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
+    hindered = findings.worst([finding for finding in found if finding.check not in apart])
+    if usable and columns and hindered < Status.ERROR:
         findings.attempt("start", found, lambda: try_start(config, columns))
     return found
 
@@ -194,36 +197,46 @@ def check_features(
 def check_pool(
     config: dict[str, Any], spec: Spec, read: reading.Reading | None, found: list[Finding]
 ) -> tuple[str, ...]:
-    """Looks at the pool; returns the sources that the run merges."""
-    pool = Pool(config["pool"]["root"])
+    """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
+    pool, method = Pool(config["pool"]["root"]), RECIPES.get(config["method"])
     dim = slides.feature_dim(read) if read is not None else None
     made_by = slides.encoder_name(read) if read is not None else ""
 
-    def look(wanted: tuple[str, ...]) -> list[Finding]:
-        return models.check_pool(pool, wanted, dim, feature_encoder=made_by)
+    def look(wanted: Sequence[str]) -> None:
+        found.extend(models.check_pool(pool, tuple(wanted), dim, feature_encoder=made_by))
 
-    if config["method"] == "abmil":
-        if not pool.has_null():
-            wanted_dim = spec.architecture.feature_dim
-            if dim not in (None, wanted_dim):
-                text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
-                advice = f"set --config.model.feature_dim={dim}"
-                found.append(findings.error("pool", text, advice))
-            text = f"{pool.root}: no null model; one is made from the seed"
-            found.append(findings.ok("pool", text))
-            return ()
-        found += findings.attempt("pool", found, lambda: look(())) or []
+    if method is None:  # `check_settings` has said so
+        findings.attempt("pool", found, lambda: look(()))
         return ()
-    include = spec.steph.include_target
-    sources = findings.attempt("pool", found, lambda: source_names(spec, pool, include))
-    if sources is None:
+    needed = findings.attempt("pool", found, lambda: needed_of_pool(method, spec, config, pool))
+    if needed is None:
         return ()
-    findings.attempt("pool", found, lambda: spec.steph.check_sources(len(sources)))
-    wanted = [member_name(config["dataset"], fold) for fold in config["folds"]]
-    wanted += [member_name(name, 0) for name in sources if name != config["dataset"]]
-    problems = findings.attempt("pool", found, lambda: look(tuple(wanted)))
-    found += problems or []
-    return sources
+    members, joined = needed
+    if not members and not pool.has_null():
+        wanted_dim = spec.architecture.feature_dim
+        if dim not in (None, wanted_dim):
+            text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
+            advice = f"set --config.model.feature_dim={dim}"
+            found.append(findings.error("pool", text, advice))
+        found.append(findings.ok("pool", f"{pool.root}: no null model; one is made from the seed"))
+    else:
+        wanted = list(dict.fromkeys(member_name(*member) for member in members))
+        findings.attempt("pool", found, lambda: look(wanted))
+    sources = dict.fromkeys([*(name for name, _ in members), *joined])
+    return tuple(name for name in sources if name != config["dataset"])
+
+
+def needed_of_pool(
+    method: Recipe, spec: Spec, config: dict[str, Any], pool: Pool
+) -> tuple[list[tuple[str, int]], Sequence[str]]:
+    """(dataset, fold) of the members that the folds of a run read, and the cohorts they join.
+
+    Raises:
+        ValueError, FileNotFoundError: `Recipe.members` or `Recipe.joins` did.
+    """
+    folds_of = [dataclasses.replace(spec, fold=fold) for fold in config["folds"]]
+    members = [member for fold in folds_of for member in method.members(fold, pool)]
+    return members, method.joins(spec, pool) if method.joins else ()
 
 
 def check_encoders(

@@ -614,6 +614,51 @@ def test_reports_align_and_cut():
     assert found[1].to_json()["count"] == 12
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "absent"),
+    [
+        ("abmil", {}, ()),
+        ("joint", {"sources": ("elsewhere",)}, ()),
+        ("zero_shot", {}, ()),
+        ("fine_tune", {"transfer": {"source": "elsewhere"}}, ("elsewhere-fold_0",)),
+        ("average", {"folds": (0, 3)}, ("sim_a-fold_3",)),
+        (
+            "steph",
+            {"folds": (0, 3), "sources": ("elsewhere",)},
+            ("elsewhere-fold_0", "sim_a-fold_3"),
+        ),
+        ("roupkt", {"sources": ("sim_b", "sim_a")}, ()),
+    ],
+)
+def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
+    config = config_of(whole) | {"method": method} | more
+    found = []
+    spec = settings.spec(config, 0, 1)
+    sources = check.check_pool(config, spec, None, found)
+    lacking = [f for f in found if f.status == Status.ERROR]
+    assert [set(finding.items) for finding in lacking] == ([set(absent)] if absent else [])
+    named = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}
+    named |= {"fine_tune": ("elsewhere",)}
+    assert sources == named.get(method, ("sim_b",))
+
+
+def test_joined_cohorts_need_no_pool(whole, tmp_path):
+    config = config_of(whole, method="joint", sources=("sim_b",))
+    config["pool"]["root"] = str(tmp_path / "none")
+    found = check.check(config)
+    assert findings.worst(found) < Status.ERROR
+    assert "one is made from the seed" in having(found, "no null model").message
+
+
+def test_options_that_do_not_fit_are_said_beside_broken_features(whole, tmp_path):
+    config = config_of(whole)
+    config["steph"]["top_k"] = 9
+    config["data"]["features"] = str(tmp_path)
+    found = check.check(config)
+    assert having(found, "steph.top_k = 9 is larger").check == "start"
+    assert having(found, "expected files of features").check == "features"
+
+
 def test_what_training_would_refuse_is_an_error(whole, tmp_path):
     config = config_of(whole)
     config["validation"] = config["validation"] | {"select": "loss"}

@@ -73,7 +73,7 @@ def _after(prepare: str) -> Recipe:
     )
 
 
-RECIPE = Recipe("learned", start, restore, with_trainable)
+RECIPE = Recipe("learned", start, restore, with_trainable, members=merging.members)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")
