@@ -37,6 +37,7 @@ def get_config() -> ConfigDict:
     config.data.device_gb = -1.0  # features kept on each GPU if all fit; -1 = half of it, 0 = none
     config.data.time_unit = "days"  # of the table: days, months or years
     config.data.event_coding = "event"  # "event": 1 = death seen; "censorship": 1 = censored
+    config.data.unlabeled = "refuse"  # patients without time or event; "drop" leaves them out
     config.data.columns = ConfigDict()  # names of the table's columns
     config.data.columns.patient = "patient_id"
     config.data.columns.slide = "pathology_id"

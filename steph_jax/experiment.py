@@ -15,7 +15,7 @@ from steph_jax.data import features
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import Bags, needed_bytes, open_bags
-from steph_jax.data.cohort import Cohort, Fold, load_cohort
+from steph_jax.data.cohort import Cohort, Fold, load_cohort, read_patients
 from steph_jax.data.joined import joined, other_patients
 from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
 from steph_jax.feed import Feed
@@ -236,7 +236,7 @@ def join_cohorts(
 ) -> tuple[Cohort, Bags]:
     """The target's cohort with all patients of other cohorts behind its own, and their features."""
     root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
-    whole = [read_table(table_path(root, name), columns) for name in names]
+    whole = [read_patients(root, name, columns) for name in names]
     tables = other_patients(whole, cohort.table)
     for name, before, after in zip(names, whole, tables, strict=True):
         logging.info("trains on %d of the %d patients of %s too", len(after), len(before), name)

@@ -31,9 +31,8 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
 
 def columns(data: dict[str, Any]) -> Columns:
     """How the survival table is to be read, from the section `data`."""
-    return Columns(
-        **data["columns"], time_unit=data["time_unit"], event_coding=data["event_coding"]
-    )
+    named = ("time_unit", "event_coding", "unlabeled")
+    return Columns(**data["columns"], **{name: data[name] for name in named})
 
 
 def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:

@@ -185,7 +185,8 @@ def test_every_problem_of_a_table_is_found(tmp_path):
     expected = {
         "'patient_id' is empty": ("line 7",),
         "slides in several rows": ("P4-a",),
-        "no finite numbers": ("P2: 'nan'", "P4: '1_0'"),
+        "without a number in 't' or 'e'": ("P2",),
+        "no finite numbers": ("P4: '1_0'",),
         "negative times": ("P3: -5",),
         "expected 0 or 1 in column 'e'": ("P4: '2'",),
         "rows differ in 't' or 'e'": ("P1: (100.0, 1.0) and (200.0, 1.0)",),
@@ -210,6 +211,26 @@ def test_a_table_with_other_columns(tmp_path):
     table, found = tables.check_table(path, named)
     assert findings.worst(found) == Status.OK
     assert table.event.tolist() == [True]
+
+
+def test_patients_without_labels(tmp_path):
+    path = tmp_path / "x" / "t.csv"
+    path.parent.mkdir()
+    path.write_text(HEADER + "A,a,x,1,1\nB,b,x,,1\nC,c,x,3,NA\nD,d,x,3,0\n")
+    _, found = tables.check_table(path, Columns())
+    refused = having(found, "patients without a number in 't' or 'e' (2)")
+    assert (refused.status, refused.items) == (Status.ERROR, ("B", "C"))
+    assert "data.unlabeled=drop" in refused.advice
+    table, found = tables.check_table(path, Columns(unlabeled="drop"))
+    assert findings.worst(found) == Status.OK
+    assert having(found, "left out of table and splits (2)").items == ("B", "C")
+    write_split(path.parent / "splits_0.csv", ["A", "B"], ["D", "C"])
+    splits, found = folds.check_splits(tmp_path, "x", [0], table, 1)
+    assert (splits[0].train, splits[0].test) == (("A",), ("D",))
+    assert not any("lacks" in finding.message for finding in found)
+    path.write_text(HEADER + "A,a,x,-1,1\nB,b,x,,1\n")
+    table, _ = tables.check_table(path, Columns(unlabeled="drop"))
+    assert (table.patients, set(table.left_out)) == (("A",), {"B"})
 
 
 def test_codings_of_others(tmp_path):

@@ -41,9 +41,10 @@ def check_splits(
         split = findings.attempt(CHECK, found, partial(survival.read_split, path))
         if split is None:
             continue
-        splits[fold] = split
         if table is not None:
+            split = survival.without_left_out(split, table)
             found += _fold(fold, split, table, batch_size)
+        splits[fold] = split
     found += _between(splits)
     if table is not None and splits:
         named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}

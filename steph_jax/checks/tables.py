@@ -48,15 +48,22 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     cells = [[row[header.index(name)] for _, row in rows] for name in columns.names]
     lines = [line for line, _ in rows]
     found += _id_problems(path, columns, lines, cells[0], cells[1])
-    found += _time_problems(path, columns, cells[0], cells[2])
-    found += _event_problems(path, columns, cells[0], cells[3])
-    found += _disagreements(path, columns, *cells)
+    labeled, left_out = survival.without_unlabeled(cells)
+    found += _unlabeled(path, columns, left_out)
+    found += _time_problems(path, columns, labeled[0], labeled[2])
+    found += _event_problems(path, columns, labeled[0], labeled[3])
+    found += _disagreements(path, columns, *labeled)
     try:
         table = survival.read_table(path, columns)
     except cli.USER_ERRORS as problem:
         if findings.worst(found) < Status.ERROR:
             found.append(findings.error(CHECK, str(problem)))
-        table = _what_can_be_read(path, columns, *cells)
+        if columns.unlabeled == "drop":
+            table = dataclasses.replace(
+                _what_can_be_read(path, columns, *labeled), left_out=left_out
+            )
+        else:
+            table = _what_can_be_read(path, columns, *cells)
     found += _persons(table)
     rate = float(table.event.mean()) if len(table) else 0.0
     summary = findings.ok(
@@ -87,6 +94,18 @@ def _id_problems(
     twice = [slide for slide, count in Counter(slides).items() if slide and count > 1]
     found += _error(path, "slides in several rows", "keep one row per slide", twice)
     return found
+
+
+def _unlabeled(path: Path, columns: Columns, left_out: Iterable[str]) -> list[Finding]:
+    text = f"patients without a number in {columns.time!r} or {columns.event!r}"
+    if columns.unlabeled == "refuse":
+        advice = "fill these in, or --config.data.unlabeled=drop leaves the patients out"
+        return _error(path, text, advice, left_out)
+    every = tuple(left_out)
+    if not every:
+        return []
+    text = f"{path}: {text}, left out of table and splits ({len(every)})"
+    return [dataclasses.replace(findings.ok(CHECK, text, patients=len(every)), items=every)]
 
 
 def _number(cell: str) -> float:
