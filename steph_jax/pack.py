@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from steph_jax import cli, settings
 from steph_jax.data import packing, survival
-from steph_jax.data.features import FeatureSource, open_features
+from steph_jax.data.features import FeatureSource, open_features, own_id
 from steph_jax.data.isolated import IsolatedSource
 from steph_jax.data.store import DTYPES, StoreSource
 
@@ -69,7 +69,8 @@ def main() -> int:
     else:
         raise ValueError("expected --config or --features to pack, or --verify for a store")
     with origin as source:
-        wanted = source.slide_ids if slides is None else slides
+        there = source.slide_ids
+        wanted = there if slides is None else [own_id(slide, there) or slide for slide in slides]
         status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad)
         return status or (verify(out, source, given.workers) if given.verify else 0)
 

@@ -6,9 +6,10 @@ import pathlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from steph_jax.data.features import own_id
 from steph_jax.data.isolated import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
 
 #: Slides whose values are described, for a comparison of encoders.
@@ -20,7 +21,8 @@ class Reading:
     """What came of reading slides.
 
     Attributes:
-        slides: paths of all slides that are there, by id.
+        slides: paths of all slides that are there, by id: that of a slide that was asked for as it
+            was asked for, see `features.own_id`.
         answers: of `isolated_reader.look_at`, or {"problem": text}, for each slide that was asked
             for and is there.
         unread: slides whose values were not read, for want of time.
@@ -59,7 +61,8 @@ def read(
     """
     first = first_child(command, location, dataset_name, slide_seconds)
     asked = list(first.slides)[:PROFILES] if wanted is None else wanted
-    there = [slide for slide in asked if slide in first.slides]
+    slides = _as_asked(first.slides, asked)
+    there = [slide for slide in asked if slide in slides]
     waiting: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
     for item in enumerate(there):
         waiting.put(item)
@@ -79,9 +82,9 @@ def read(
                 try:
                     answers[slide] = child.ask({"slide": slide, "look": look})
                 except Died as problem:
-                    answers[slide] = {"problem": crashed(first.slides[slide], problem)}
+                    answers[slide] = {"problem": crashed(slides[slide], problem)}
                 except ValueError as problem:  # the location cannot be opened any more
-                    answers[slide] = {"problem": f"{first.slides[slide]}: {problem}"}
+                    answers[slide] = {"problem": f"{slides[slide]}: {problem}"}
                 if not values:
                     unread.append(slide)
                 progress()
@@ -96,4 +99,11 @@ def read(
     work(first)
     for thread in threads:
         thread.join()
-    return Reading(first.slides, answers, tuple(unread))
+    return Reading(slides, answers, tuple(unread))
+
+
+def _as_asked(there: Mapping[str, str], asked: Sequence[str]) -> dict[str, str]:
+    """Paths by id, under the ids that were asked for where those name a slide in another way."""
+    meant = {slide: own for slide in asked if (own := own_id(slide, there)) is not None}
+    rest = there.keys() - set(meant.values())
+    return {slide: there[own] for slide, own in meant.items()} | {s: there[s] for s in sorted(rest)}

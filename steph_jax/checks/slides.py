@@ -12,8 +12,6 @@ from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
 
 CHECK = "features"
-#: Extensions of slides that ids in tables sometimes carry.
-_SLIDE_FILES = (".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn")
 
 
 def check_slides(
@@ -85,10 +83,6 @@ def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Find
 
 def _hint(missing: Sequence[str], there: Mapping[str, str]) -> str:
     """Why none of the missing slides may be found: ids that are written in another way."""
-    for slide in missing:
-        for extension in _SLIDE_FILES:
-            if slide.lower().endswith(extension) and slide[: -len(extension)] in there:
-                return f"ids of the table end in {extension}, those of the files do not"
     short = {slide.split(".")[0]: slide for slide in there}
     for slide in missing:
         other = short.get(slide.split(".")[0])

@@ -207,11 +207,10 @@ class IsolatedSource(FeatureSource):
     def slide_ids(self) -> Collection[str]:
         return self._slides.keys()
 
-    def path_of(self, slide_id: str) -> str:
+    def _path_of(self, slide_id: str) -> str:
         return self._slides[slide_id]
 
-    def encoder(self, slide_id: str) -> str:
-        self.require([slide_id])
+    def _encoder(self, slide_id: str) -> str:
         with self._child() as child:
             name: str = self._ask(child, {"slide": slide_id, "encoder": True}, None)["encoder"]
         return name
@@ -246,7 +245,7 @@ class IsolatedSource(FeatureSource):
             self._idle.put(child)
 
     def _ask(self, child: Child, request: dict[str, Any], out: np.ndarray | None) -> dict[str, Any]:
-        path = self.path_of(request["slide"])
+        path = self._path_of(request["slide"])
         try:
             answer = child.ask(request, out)
         except Died as problem:
