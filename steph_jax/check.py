@@ -291,6 +291,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("json", "", "File for the whole report as JSON.")
     flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
-    flags.DEFINE_float("seconds", SECONDS, "In which values of features are read; 0: no limit.")
+    flags.DEFINE_float("seconds", SECONDS, "In which values are read; 0: no limit.")
     flags.DEFINE_float("slide_seconds", isolated.SLIDE_SECONDS, "That reading a slide may take.")
-    cli.app_run(main, required=("config",))
+    cli.app_run(main, required=("config",), mistake=int(Status.ERROR))

@@ -134,6 +134,26 @@ def test_missing_data_end_in_status_2(tmp_path):
     assert record["counts"] == {s: statuses.count(s) for s in ("ok", "warning", "error")}
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--config must have a value"),
+        (("--config=configs/testing.py", "--no_such_flag"), "'no_such_flag'; see --help"),
+        (("--config=configs/testing.py", "--config.epoch=3"), 'Did you mean "epochs"'),
+        (("--config=configs/testing.py", "more"), "unexpected argument 'more'"),
+        (("--config=configs/none.py",), "configs/none.py"),
+    ],
+)
+def test_usage_errors_end_in_status_2(words, message):
+    repo = pathlib.Path(check.__file__).parents[1]
+    command = [sys.executable, "-m", "steph_jax.check", *words]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_full_lists_are_written(whole, tmp_path, capsys):
     target = tmp_path / "data" / "sim_a"
     target.mkdir(parents=True)
