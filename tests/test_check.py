@@ -4,8 +4,10 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import h5py
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import testing
-from steph_jax import abmil, check, settings, simulate
+from steph_jax import abmil, check, files, settings, simulate
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
@@ -282,6 +284,7 @@ def test_units_of_time(truth, said):
     assert findings.worst(found) == (Status.OK if truth == said else Status.WARNING)
     if truth != said:
         assert f"--config.data.time_unit={truth}" in found[0].advice
+        assert found[0].values["longest_days"] == pytest.approx(table.time.max())
 
 
 def test_times_that_no_one_lives():
@@ -320,6 +323,7 @@ def test_codings_are_judged_on_real_cohorts(shared):
 def test_codings(event, columns, text, status):
     (found,) = outcomes.check_events(table_of(np.arange(40.0) + 1, event), columns)
     assert text in found.message
+    assert found.values["event_rate"] == np.mean(event)
     assert found.status == status
 
 
@@ -362,18 +366,31 @@ def test_event_rates_of_unlike_parts():
     assert rates(p[::2], p[1::2]) == Status.OK
     assert rates(p[:120], p[120:]) == Status.WARNING
     assert rates(p[:50], p[50:150]) == Status.WARNING
+    (found,) = folds._event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
+    assert found.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
 
 
 def test_test_patients_that_a_source_has_seen(tmp_path):
     write_split(tmp_path / "kipan" / "splits_0.csv", ["TCGA-A1-0001", "TCGA-A1-0002"], ["z"])
     write_split(tmp_path / "brca" / "splits_0.csv", ["y"], ["TCGA-A1-0001-01"])
     split = Split(pathlib.Path("s"), ("TCGA-A1-0002-01",), ("TCGA-A1-0001-01", "w"))
-    sources = ("kipan", "brca", "elsewhere", "kirc")
-    leak, unknown = folds.check_leaks(tmp_path, "kirc", {3: split}, sources)
+    for name, text in (("mine", HEADER), ("other", "id,x\n")):
+        (tmp_path / name).mkdir()
+        table = survival.table_path(tmp_path, name)
+        table.write_text(f"{text}tcga-a1-0001,s,x,,\nTCGA-A1-0002,t,x,1,1\nTCGA-A1-0003,u,x,1,1\n")
+    sources = ("kipan", "brca", "elsewhere", "kirc", "mine", "other")
+    found = folds.check_leaks(tmp_path, "kirc", {3: split}, sources, Columns())
+    leak = having(found, "the model of kipan was trained on")
     assert leak.status == Status.WARNING
-    assert "the model of kipan" in leak.message
     assert leak.items == ("fold 3: TCGA-A1-0001-01",)
-    assert unknown.values["sources"] == ["elsewhere"]
+    whole_table = having(found, "in the table of mine, whose model may have been trained on them")
+    assert (whole_table.status, whole_table.items) == (leak.status, leak.items)
+    assert "no splits_0.csv to tell" in whole_table.message
+    assert having(found, "other_survival.csv").status == Status.WARNING
+    assert having(found, "without a table").values["sources"] == ["elsewhere"]
+    (joined,) = folds.check_joined(tmp_path, "kirc", {3: split}, ("mine", "elsewhere"), Columns())
+    assert joined.values == {"patients": 3, "left_out": 2}
+    assert joined.status == Status.OK
 
 
 def test_real_cohorts_do_not_share_patients(shared):
@@ -381,7 +398,7 @@ def test_real_cohorts_do_not_share_patients(shared):
     table = survival.read_table(survival.table_path(root, "tcga_kirc"))
     splits, found = folds.check_splits(root, "tcga_kirc", [0, 1, 2, 3, 4], table, 16)
     assert findings.worst(found) == Status.OK
-    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"))
+    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"), Columns())
     assert [finding.status for finding in found] == [Status.OK]
 
 
@@ -437,7 +454,10 @@ def test_every_problem_of_features_is_found(broken):
     assert "inf.npy" in inf
     assert having(found, "without any patch").items == (f"P1: {broken / 'alone.npy'}",)
     assert having(found, "beside others").items == (str(broken / "empty.npy"),)
-    assert having(found, "mixed sizes").items == (f"{broken / 'other.npy'}: D = 30",)
+    mixed = having(found, "mixed sizes")
+    assert mixed.items == (f"{broken / 'other.npy'}: D = 30",)
+    assert mixed.values["slides"]["30"] == 1
+    assert missing.values == {"missing": 1, "wanted": 13}
     assert having(found, "identical features").items == ("twin_a, twin_b",)
 
 
@@ -487,8 +507,60 @@ def test_a_location_that_cannot_be_opened(broken, tmp_path):
         reading.read(broken, "features", None, command=(sys.executable, str(script)))
 
 
+def test_slides_of_patients_whom_no_split_names(whole, tmp_path):
+    """They are in the table, and so are those of patients without labels."""
+    shutil.copytree(whole / "data" / "sim_a", tmp_path / "sim_a")
+    path = tmp_path / "sim_a" / "sim_a_survival.csv"
+    header, *rows = path.read_text().splitlines()
+    patient, slide, project, *_ = rows[0].split(",")
+    lone = [row for row in rows if not row.startswith(f"{patient},")]
+    unlabeled = f"{patient},{slide}.svs,{project},,"
+    path.write_text("\n".join([header, unlabeled, *lone]) + "\n")
+    others = [row.split(",")[1] for row in rows if row.startswith(f"{patient},")][1:]
+    config = config_of(whole, folds=(0,))
+    config["data"] |= {"root": str(tmp_path), "unlabeled": "drop"}
+    split = survival.read_split(survival.split_path(tmp_path, "sim_a", 0))
+    write_split(split.path, split.train[1:], split.test)
+    found = check.check(config)
+    assert "of patients whom the run does not use" in having(found, "does not use").message
+    lacking = [f.items for f in found if "the table lacks" in f.message]
+    assert lacking == ([tuple(others)] if others else [])
+
+
+def test_an_interrupt_ends_the_processes_that_read(tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text(
+        "import os, pathlib, signal\n"
+        "from steph_jax.data import isolated_reader as reader\n"
+        "def hang(source, slide, values, profile):\n"
+        f"    (pathlib.Path({str(tmp_path)!r}) / f'{{os.getpid()}}.pid').touch()\n"
+        "    signal.pause()\n"
+        "reader.look_at = hang\n"
+        "reader.main()\n"
+    )
+    (tmp_path / "slides").mkdir()
+    for name in ("a", "b", "c"):
+        np.save(tmp_path / "slides" / f"{name}.npy", np.ones((2, 4), np.float32))
+    program = (
+        "import pathlib, sys; from steph_jax import cli; from steph_jax.checks import reading\n"
+        f"look = lambda: reading.read(pathlib.Path({str(tmp_path / 'slides')!r}), 'features', "
+        f"['a', 'b', 'c'], workers=2, command=(sys.executable, {str(script)!r}))\n"
+        "sys.exit(cli.guarded(look))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as running:
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)  # a slide is given up after twice as long
+    assert (running.returncode, said) == (130, b"interrupted\n")
+    pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert not any(files.is_running(pid) for pid in pids)
+    assert len(pids) == 2
+
+
 def test_time_for_headers_alone(broken):
-    read = reading.read(broken, "features", ["good", "nan"], seconds=1e-9, workers=1)
+    read = reading.read(broken, "features", ["good", "nan"], deadline=0.0, workers=1)
     assert read.unread == ("good", "nan")
     found = slides.check_slides(broken, ["P"], [["good", "nan"]], read)
     assert "values of 2 of 2 slides were not read" in having(found, "headers only").message
@@ -545,6 +617,13 @@ def test_encoders_that_files_name(tmp_path):
     assert "of the encoder conch, but the target's are of uni_v2" in found.message
 
 
+def test_sources_are_compared_within_the_time(whole):
+    ours = encoder(np.random.default_rng(0), np.ones(24))
+    found = check.check_encoders(config_of(whole), ("sim_b",), ours, 0.0, 60.0)
+    assert having(found, "by headers only").items == ("sim_b",)
+    assert len(found) == 1
+
+
 # The pool
 
 
@@ -587,6 +666,7 @@ def test_members_that_do_not_belong(tmp_path):
     assert having(found, "not descended").message.startswith("random-fold_0: D = 24")
     far = having(found, "times as far as the others")
     assert far.message.startswith("far-fold_0")
+    assert far.values["distance"] > 3 * far.values["median_distance"]
     assert far.status == Status.WARNING
     assert having(found, "the null model itself").message.startswith("zero-fold_0")
     assert having(found, "same task vector").items == ("fine_11-fold_0 and same-fold_0",)

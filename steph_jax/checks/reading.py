@@ -1,6 +1,7 @@
 """Reads slides in child processes: what crashes or hangs one is reported, the rest is read."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import queue
@@ -38,7 +39,7 @@ def read(
     dataset_name: str,
     wanted: Sequence[str] | None,
     *,
-    seconds: float = 0.0,
+    deadline: float = math.inf,
     slide_seconds: float = SLIDE_SECONDS,
     workers: int | None = None,
     command: Sequence[str] = READER,
@@ -50,7 +51,7 @@ def read(
         location: where the features are.
         dataset_name: the array to read in files that hold several.
         wanted: ids of slides, in the order to read them; None reads the first `PROFILES` there.
-        seconds: after these, only headers are read; 0 reads the values of all.
+        deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take before its file is taken to hang.
         workers: processes, if not as above.
         command: the program that reads.
@@ -58,6 +59,7 @@ def read(
 
     Raises:
         ValueError, FileNotFoundError: the location cannot be used; it crashes its reader.
+        KeyboardInterrupt: the processes are ended first.
     """
     first = first_child(command, location, dataset_name, slide_seconds)
     asked = list(first.slides)[:PROFILES] if wanted is None else wanted
@@ -68,16 +70,16 @@ def read(
         waiting.put(item)
     answers: dict[str, dict[str, Any]] = {}
     unread: list[str] = []
-    deadline = time.monotonic() + seconds
+    stopped = threading.Event()
 
     def work(child: Child) -> None:
         try:
-            while True:
+            while not stopped.is_set():
                 try:
                     number, slide = waiting.get_nowait()
                 except queue.Empty:
                     return
-                values = not seconds or time.monotonic() < deadline
+                values = time.monotonic() < deadline
                 look = {"values": values, "profile": number < PROFILES}
                 try:
                     answers[slide] = child.ask({"slide": slide, "look": look})
@@ -94,11 +96,17 @@ def read(
     number = workers or max(1, min(4, os.cpu_count() or 1, len(there)))
     others = [Child(command, location, dataset_name, slide_seconds) for _ in range(number - 1)]
     threads = [threading.Thread(target=work, args=(child,)) for child in others]
-    for thread in threads:
-        thread.start()
-    work(first)
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        work(first)
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stopped.set()
+        for child in (first, *others):
+            child.kill()
+        raise
     return Reading(slides, answers, tuple(unread))
 
 

@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,11 +78,13 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     return table, [summary, *found]
 
 
-def _error(path: Path, text: str, advice: str, items: Iterable[str]) -> list[Finding]:
+def _error(
+    path: Path, text: str, advice: str, items: Iterable[str], **values: Any
+) -> list[Finding]:
     every = tuple(dict.fromkeys(items))
     if not every:
         return []
-    return [findings.error(CHECK, f"{path}: {text} ({len(every)})", advice, every)]
+    return [findings.error(CHECK, f"{path}: {text} ({len(every)})", advice, every, **values)]
 
 
 def _id_problems(
@@ -134,6 +137,7 @@ def _time_problems(
             f"negative times in column {name!r}",
             "times run from diagnosis to the event or to the end of follow-up",
             (f"{p}: {cell}" for p, cell, number in rows if number < 0),
+            lowest=min(numbers, default=0.0),
         ),
     ]
 
@@ -155,6 +159,7 @@ def _event_problems(
             f"{path}: expected 0 or 1 in column {columns.event!r}; found {listing}",
             advice,
             dict.fromkeys(bad),
+            cells=dict(values.most_common()),
         )
     ]
 
