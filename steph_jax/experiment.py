@@ -39,6 +39,7 @@ class Experiment:
         feed: of them, in batches of `config["batch_size"]`.
         represent: the bags as frozen models see them.
         profile: where one epoch leaves its trace, unless there is one already; None for no trace.
+        encoder: name of the encoder that made the target's features, for a run whose models say so.
     """
 
     config: dict[str, Any]
@@ -48,6 +49,7 @@ class Experiment:
     feed: Feed
     represent: Representations
     profile: pathlib.Path | None = None
+    encoder: str = ""
 
     @property
     def method(self) -> Recipe:
@@ -110,7 +112,8 @@ def configured(run: Experiment, config: dict[str, Any]) -> Experiment:
     """The experiment under other settings than those that say on what and how it works."""
     if config["batch_size"] == run.config["batch_size"]:
         return dataclasses.replace(run, config=config)
-    return arranged(config, run.cohort, run.pool, run.bags)
+    anew = arranged(config, run.cohort, run.pool, run.bags)
+    return dataclasses.replace(run, config=config, feed=anew.feed, represent=anew.represent)
 
 
 def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) -> Spec:

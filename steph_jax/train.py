@@ -99,6 +99,9 @@ def train(
             run = experiment.open_experiment(config, cohort, pool)
             for model in starts.values():
                 experiment.expect_features_of(model, run)
+            if grows_pool(config):  # now, when a file that cannot be read costs no training
+                made_by = experiment.encoder(config, cohort.table)
+                run = dataclasses.replace(run, encoder=made_by)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         runs.settle(workdir, stored, settings.FREE)
         if unfinished:
@@ -144,8 +147,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     checkpoints.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
     if grows_pool(config):
-        fitted_on = experiment.encoder(config, cohort.table)
-        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on))
+        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=run.encoder))
     report.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", report.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
