@@ -3,15 +3,17 @@
 import dataclasses
 import math
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
-from steph_jax import metrics, settings
+from steph_jax import files, metrics, settings
 from steph_jax.checkpoints import SavedModel
-from steph_jax.data import features
+from steph_jax.data import features, values
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import Bags, needed_bytes, open_bags
@@ -106,6 +108,43 @@ def expect_features_of(model: SavedModel, run: Experiment) -> None:
     raise ValueError(
         f"features of {run.config['dataset']} have D = {found}, {what} D = {expected}; {advice}"
     )
+
+
+def check_values(run: Experiment, marker: pathlib.Path) -> None:
+    """Reads the values of streamed features once, before they are trained on (`data.values`).
+
+    Args:
+        run: whose features are open; what is on the devices was looked at on its way.
+        marker: file that says which features were found to be good; written if all are.
+
+    Raises:
+        ValueError: values that are not finite or cannot be read; lists every such slide.
+    """
+    parts = [] if run.feed.is_resident else values.unchecked(run.bags)
+    if not parts:
+        return
+    found = values.fingerprint(parts)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == found:
+        return
+    total, done = sum(len(part.num_patches) for part in parts), 0
+    logging.info("reading the values of %d patients once (data.check_values)", total)
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc="values", unit="patient", disable=not terminal) as shown:
+
+        def progress() -> None:
+            nonlocal done
+            done += 1
+            shown.update()
+            if not terminal and done % max(1, total // 10) == 0:
+                logging.info("values of %d of %d patients are read", done, total)
+
+        bad = [problem for part in parts for problem in values.bad_slides(part, progress)]
+    if bad:
+        raise ValueError(
+            f"values of {len(bad)} slides cannot be used; extract these slides again, or take them "
+            "out of the table\n  " + "\n  ".join(bad)
+        )
+    files.write_text(marker, found)
 
 
 def configured(run: Experiment, config: dict[str, Any]) -> Experiment:

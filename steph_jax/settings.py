@@ -21,7 +21,7 @@ from steph_jax.objectives import Objective
 from steph_jax.selection import Selection
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds", "data.cache_gb", "data.device_gb")
+FREE = ("folds", "data.cache_gb", "data.device_gb", "data.check_values")
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:

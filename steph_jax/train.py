@@ -9,6 +9,7 @@ With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its t
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over the folds of the run
 W/config.json           the settings
+W/values.sha256         of streamed features whose values were looked at (data.check_values)
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
     training.json       what evaluating cannot find again; written once all of the above is there
@@ -99,6 +100,8 @@ def train(
             run = experiment.open_experiment(config, cohort, pool)
             for model in starts.values():
                 experiment.expect_features_of(model, run)
+            if config["data"]["check_values"]:
+                experiment.check_values(run, workdir / "values.sha256")
             if grows_pool(config):  # now, when a file that cannot be read costs no training
                 made_by = experiment.encoder(config, cohort.table)
                 run = dataclasses.replace(run, encoder=made_by)
