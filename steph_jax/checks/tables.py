@@ -50,6 +50,7 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     lines = [line for line, _ in rows]
     found += _id_problems(path, columns, lines, cells[0], cells[1])
     labeled, left_out = survival.without_unlabeled(cells)
+    kept = labeled if columns.unlabeled == "drop" else cells
     found += _unlabeled(path, columns, left_out)
     found += _time_problems(path, columns, labeled[0], labeled[2])
     found += _event_problems(path, columns, labeled[0], labeled[3])
@@ -59,20 +60,17 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     except cli.USER_ERRORS as problem:
         if findings.worst(found) < Status.ERROR:
             found.append(findings.error(CHECK, str(problem)))
+        table = _what_can_be_read(path, columns, *kept)
         if columns.unlabeled == "drop":
-            table = dataclasses.replace(
-                _what_can_be_read(path, columns, *labeled), left_out=left_out
-            )
-        else:
-            table = _what_can_be_read(path, columns, *cells)
+            table = dataclasses.replace(table, left_out=left_out)
     found += _persons(table)
     rate = float(table.event.mean()) if len(table) else 0.0
     summary = findings.ok(
         CHECK,
-        f"{path}: {len(table)} patients, {len(rows)} slides, {int(table.event.sum())} events "
+        f"{path}: {len(table)} patients, {len(kept[0])} slides, {int(table.event.sum())} events "
         f"({rate:.0%})",
         patients=len(table),
-        slides=len(rows),
+        slides=len(kept[0]),
         events=int(table.event.sum()),
     )
     return table, [summary, *found]
