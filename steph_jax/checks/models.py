@@ -206,7 +206,7 @@ def _place(member: Member, others: np.ndarray) -> Finding:
         f"cosine with it {member.cosine:.3f}"
     )
     advice = "import or train it again, from this null model"
-    values = {"distance": member.distance, "cosine": member.cosine}
+    values: dict[str, Any] = {"distance": member.distance, "cosine": member.cosine}
     if member.cosine < _UNRELATED:
         return findings.error(CHECK, f"{text}: not descended from {NULL}", advice, **values)
     if member.cosine < _DOUBTFUL:

@@ -1,5 +1,7 @@
 """Whether times and events mean what the config says, judged by how they are distributed."""
 
+from typing import Any
+
 import numpy as np
 
 from steph_jax.checks import findings
@@ -32,7 +34,7 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
         f"median {np.median(table.time):.0f} days, 95 % within {days:.0f} days, "
         f"longest {table.time.max():.0f} days"
     )
-    values = {
+    values: dict[str, Any] = {
         "median_days": float(np.median(table.time)),
         "quantile_95_days": days,
         "longest_days": float(table.time.max()),
@@ -80,7 +82,7 @@ def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
         np.median(table.time[table.event == status]) if (table.event == status).any() else np.nan
         for status in (True, False)
     ]
-    values = {
+    values: dict[str, Any] = {
         "patients": len(table),
         "events": int(table.event.sum()),
         "event_rate": rate,

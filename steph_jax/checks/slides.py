@@ -251,7 +251,7 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
             f"{across:.2f} across cohorts, {within:.2f} within; patches {ratio:.1f} times as long)"
         )
         advice = "were both made by one encoder, with one normalization?"
-        values = {"across": across, "within": float(within), "length_ratio": ratio}
+        values: dict[str, Any] = {"across": across, "within": float(within), "length_ratio": ratio}
         return [findings.warning("encoder", text, advice, **values)]
     return []
 

@@ -334,13 +334,11 @@ def read_split(path: str | os.PathLike[str]) -> Split:
 
 def without_left_out(split: Split, table: SurvivalTable) -> Split:
     """A split without the patients that its table leaves out for want of time or event."""
-    return dataclasses.replace(
-        split,
-        **{
-            part: tuple(p for p in getattr(split, part) if p not in table.left_out)
-            for part in ("train", "test", "validation")
-        },
-    )
+
+    def kept(patients: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(patient for patient in patients if patient not in table.left_out)
+
+    return Split(split.path, kept(split.train), kept(split.test), kept(split.validation))
 
 
 def split_problems(split: Split, table: SurvivalTable) -> list[Problem]:
