@@ -35,8 +35,10 @@ def get_config() -> ConfigDict:
     config.data.hdf5_dataset = "features"  # name of the array in HDF5 and .npz files
     config.data.cache_gb = 0.0  # features in memory, 10^9 bytes; 0 = a quarter of the machine's
     config.data.device_gb = -1.0  # features kept on each GPU if all fit; -1 = half of it, 0 = none
+    config.data.check_values = True  # read values that do not fit the cache once before training
     config.data.time_unit = "days"  # of the table: days, months or years
     config.data.event_coding = "event"  # "event": 1 = death seen; "censorship": 1 = censored
+    config.data.unlabeled = "refuse"  # patients without time or event; "drop" leaves them out
     config.data.columns = ConfigDict()  # names of the table's columns
     config.data.columns.patient = "patient_id"
     config.data.columns.slide = "pathology_id"

@@ -3,16 +3,21 @@
     python -m steph_jax.check --config configs/brca.py [--config.x=y] [--json FILE] [--out DIR]
 
 Ends with status 0 where all is well, 1 where something needs a look, 2 where training would fail or
-give wrong numbers. Every problem is looked for, the first one found hides no other. The table shows
-ten items of a list; `--json FILE` and `--out DIR` (report.txt, report.json) hold all of them.
+give wrong numbers, and where the command itself is wrong. Every problem is looked for, the first
+one found hides no other. The table shows ten items of a list; `--json FILE` and `--out DIR`
+(report.txt, report.json) hold all of them.
 
 Features are read in child processes: a file that crashes its library, or never ends, is reported
 like any other. Headers are read of all slides, values until `--seconds` are over.
 """
 
+import dataclasses
+import math
 import pathlib
 import random
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -27,13 +32,14 @@ from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
 from steph_jax.experiment import check_joined, check_parts, fold_spec
 from steph_jax.labels import listed
-from steph_jax.methods.merging import source_names
-from steph_jax.methods.recipe import Spec
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.recipe import Recipe, Spec
+from steph_jax.methods.registry import RECIPES, recipe
 from steph_jax.pool import Pool, member_name
 
 #: Seconds in which values of features are read, unless the user gives more.
 SECONDS = 50.0
+#: Part of them that is for the target's features; what is left is for those of the sources.
+_TARGETS_SHARE = 0.8
 
 
 def main() -> int:
@@ -105,25 +111,35 @@ def check(
 
     Args:
         config: as `settings.as_dict` gives it.
-        seconds: in which values of features are read, headers of all slides apart; 0 sets no limit.
+        seconds: in which values of features are read, those of sources too, headers of all slides
+            apart; 0 sets no limit.
         slide_seconds: that one slide may take before its file is taken to hang.
     """
     found = [devices.check_devices(devices.gpus_there())]
     usable = check_settings(config, found)
     columns = findings.attempt("settings", found, lambda: settings.columns(config["data"]))
     table, splits = check_tables(config, columns or Columns(), found)
-    read = None
+    read, begun = None, time.monotonic()
+    seconds = seconds or math.inf
     if table is not None:
         rows = folds.patients_named(splits, table).tolist()
-        read = check_features(config, take(table, rows), found, seconds, slide_seconds)
+        unused = [table.slides[row] for row in set(range(len(table))) - set(rows)]
+        others = [slide for of in (*unused, *table.left_out.values()) for slide in of]
+        used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
+        read = check_features(config, used, others, found, deadline, slide_seconds)
+    left = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
     spec = findings.attempt("settings", found, lambda: settings.spec(config, 0, 1))
     if spec is not None:
         sources = check_pool(config, spec, read, found)
-        root = pathlib.Path(config["data"]["root"])
-        found += folds.check_leaks(root, config["dataset"], splits, sources)
+        root, method = pathlib.Path(config["data"]["root"]), RECIPES.get(config["method"])
+        look = folds.check_joined if method and method.joins else folds.check_leaks
+        found += look(root, config["dataset"], splits, sources, columns or Columns())
         if read is not None:
-            found += check_encoders(config, sources, read, slide_seconds)
-    if usable and columns and findings.worst(found) < Status.ERROR:
+            deadline = time.monotonic() + left
+            found += check_encoders(config, sources, read, deadline, slide_seconds)
+    apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
+    hindered = findings.worst([finding for finding in found if finding.check not in apart])
+    if usable and columns and hindered < Status.ERROR:
         findings.attempt("start", found, lambda: try_start(config, columns))
     return found
 
@@ -161,11 +177,21 @@ def check_tables(
 def check_features(
     config: dict[str, Any],
     table: SurvivalTable,
+    others: Sequence[str],
     found: list[Finding],
-    seconds: float,
+    deadline: float,
     slide_seconds: float,
 ) -> reading.Reading | None:
-    """Reads the features of the patients that the run names; None where there are none."""
+    """Reads the features of the patients that the run names; None where there are none.
+
+    Args:
+        config: of the run.
+        table: of these patients.
+        others: ids of slides of other patients of the whole table.
+        found: findings so far.
+        deadline: of `time.monotonic`; after it, only headers are read.
+        slide_seconds: that one slide may take.
+    """
     data = config["data"]
     wanted = [slide for of_patient in table.slides for slide in of_patient]
     random.Random(0).shuffle(wanted)  # where time is short, slides of all kinds are read
@@ -178,7 +204,7 @@ def check_features(
                 location,
                 data["hdf5_dataset"],
                 wanted,
-                seconds=seconds,
+                deadline=deadline,
                 slide_seconds=slide_seconds,
                 progress=bar.update,
             )
@@ -187,56 +213,76 @@ def check_features(
     if result is None:
         return None
     location, read = result
-    found += slides.check_slides(location, table.patients, table.slides, read)
+    found += slides.check_slides(location, table.patients, table.slides, read, others)
     return read
 
 
 def check_pool(
     config: dict[str, Any], spec: Spec, read: reading.Reading | None, found: list[Finding]
 ) -> tuple[str, ...]:
-    """Looks at the pool; returns the sources that the run merges."""
-    pool = Pool(config["pool"]["root"])
+    """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
+    pool, method = Pool(config["pool"]["root"]), RECIPES.get(config["method"])
     dim = slides.feature_dim(read) if read is not None else None
     made_by = slides.encoder_name(read) if read is not None else ""
 
-    def look(wanted: tuple[str, ...]) -> list[Finding]:
-        return models.check_pool(pool, wanted, dim, feature_encoder=made_by)
+    def look(wanted: Sequence[str]) -> None:
+        found.extend(models.check_pool(pool, tuple(wanted), dim, feature_encoder=made_by))
 
-    if config["method"] == "abmil":
-        if not pool.has_null():
-            wanted_dim = spec.architecture.feature_dim
-            if dim not in (None, wanted_dim):
-                text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
-                advice = f"set --config.model.feature_dim={dim}"
-                found.append(findings.error("pool", text, advice))
-            text = f"{pool.root}: no null model; one is made from the seed"
-            found.append(findings.ok("pool", text))
-            return ()
-        found += findings.attempt("pool", found, lambda: look(())) or []
+    if method is None:  # `check_settings` has said so
+        findings.attempt("pool", found, lambda: look(()))
         return ()
-    include = spec.steph.include_target
-    sources = findings.attempt("pool", found, lambda: source_names(spec, pool, include))
-    if sources is None:
+    needed = findings.attempt("pool", found, lambda: needed_of_pool(method, spec, config, pool))
+    if needed is None:
         return ()
-    findings.attempt("pool", found, lambda: spec.steph.check_sources(len(sources)))
-    wanted = [member_name(config["dataset"], fold) for fold in config["folds"]]
-    wanted += [member_name(name, 0) for name in sources if name != config["dataset"]]
-    problems = findings.attempt("pool", found, lambda: look(tuple(wanted)))
-    found += problems or []
-    return sources
+    members, joined = needed
+    if not members and not pool.has_null():
+        wanted_dim = spec.architecture.feature_dim
+        if dim not in (None, wanted_dim):
+            text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
+            advice = f"set --config.model.feature_dim={dim}"
+            found.append(findings.error("pool", text, advice))
+        found.append(findings.ok("pool", f"{pool.root}: no null model; one is made from the seed"))
+    else:
+        wanted = list(dict.fromkeys(member_name(*member) for member in members))
+        findings.attempt("pool", found, lambda: look(wanted))
+    sources = dict.fromkeys([*(name for name, _ in members), *joined])
+    return tuple(name for name in sources if name != config["dataset"])
+
+
+def needed_of_pool(
+    method: Recipe, spec: Spec, config: dict[str, Any], pool: Pool
+) -> tuple[list[tuple[str, int]], Sequence[str]]:
+    """(dataset, fold) of the members that the folds of a run read, and the cohorts they join.
+
+    Raises:
+        ValueError, FileNotFoundError: `Recipe.members` or `Recipe.joins` did.
+    """
+    folds_of = [dataclasses.replace(spec, fold=fold) for fold in config["folds"]]
+    members = [member for fold in folds_of for member in method.members(fold, pool)]
+    return members, method.joins(spec, pool) if method.joins else ()
 
 
 def check_encoders(
     config: dict[str, Any],
     sources: tuple[str, ...],
     read: reading.Reading,
+    deadline: float,
     slide_seconds: float,
 ) -> list[Finding]:
-    """Compares the features that sources were fitted on with the target's, where they are here."""
+    """Compares the features that sources were fitted on with the target's, where they are here.
+
+    Args:
+        config: of the run.
+        sources: names of datasets.
+        read: the target's features.
+        deadline: of `time.monotonic`; after it, only headers are read.
+        slide_seconds: that one slide may take.
+    """
     data, target = config["data"], config["dataset"]
     found: list[Finding] = []
     ours = settings.features_location(data, target)
-    compared = []
+    compared: list[str] = []
+    in_part: list[str] = []
     for source in sources:
         location = settings.features_location(data, source)
         if location == ours or not location.exists():
@@ -244,16 +290,25 @@ def check_encoders(
 
         def first_slides(location: pathlib.Path = location) -> reading.Reading:
             return reading.read(
-                location, data["hdf5_dataset"], None, slide_seconds=slide_seconds, workers=1
+                location,
+                data["hdf5_dataset"],
+                None,
+                deadline=deadline,
+                slide_seconds=slide_seconds,
+                workers=1,
             )
 
         theirs = findings.attempt("encoder", found, first_slides)
         if theirs is not None:
             found += slides.compare_encoders(read, theirs, location)
-            compared.append(source)
+            (in_part if theirs.unread else compared).append(source)
     if compared and not found:
         text = f"features of {listed(compared)} are like the target's"
         found.append(findings.ok("encoder", text, sources=compared))
+    if in_part:
+        text = f"features of {len(in_part)} sources were compared with the target's by headers only"
+        advice = "no time was left; --seconds=0 reads values of all"
+        found.append(findings.warning("encoder", text, advice, in_part))
     return found
 
 
@@ -278,6 +333,6 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_string("json", "", "File for the whole report as JSON.")
     flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
-    flags.DEFINE_float("seconds", SECONDS, "In which values of features are read; 0: no limit.")
+    flags.DEFINE_float("seconds", SECONDS, "In which values are read; 0: no limit.")
     flags.DEFINE_float("slide_seconds", isolated.SLIDE_SECONDS, "That reading a slide may take.")
-    cli.app_run(main, required=("config",))
+    cli.app_run(main, required=("config",), mistake=int(Status.ERROR))

@@ -1,4 +1,4 @@
-"""How every entry point starts and how it fails: one message and exit status 1."""
+"""How every entry point starts and how it fails: one message and an exit status, 1 for most."""
 
 import argparse
 import ctypes
@@ -67,8 +67,8 @@ def keep_threads_for_virtual_devices() -> None:
         os.environ.setdefault("NPROC", str(devices + (os.cpu_count() or 1)))
 
 
-def guarded(main: Callable[[], int | None]) -> int:
-    """Runs `main`; a user's mistake ends as one message on standard error and status 1.
+def guarded(main: Callable[[], int | None], mistake: int = 1) -> int:
+    """Runs `main`; a user's mistake ends as one message on standard error and status `mistake`.
 
     With the environment variable STEPH_DEBUG set, the traceback is kept.
     """
@@ -78,7 +78,7 @@ def guarded(main: Callable[[], int | None]) -> int:
         if os.environ.get("STEPH_DEBUG"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return mistake
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -91,8 +91,31 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see --help")
 
 
+def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
+    """Parses flags; a mistake in them ends as one message on standard error and status `mistake`.
+
+    A setting that a config does not have is an AttributeError or KeyError of ml_collections.
+    """
+
+    def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            return absl_flags.FLAGS(argv)
+        except (absl_flags.Error, AttributeError, KeyError) as error:
+            if os.environ.get("STEPH_DEBUG"):
+                raise
+            what = "" if isinstance(error, absl_flags.Error) else "no such setting: "
+            text = " ".join(str(error.args[0]).split()).rstrip(".")
+            print(f"error: {what}{text}; see --help", file=sys.stderr)
+            sys.exit(mistake)
+
+    return parse
+
+
 def app_run(
-    main: Callable[..., int | None], required: Sequence[str] = (), takes_arguments: bool = False
+    main: Callable[..., int | None],
+    required: Sequence[str] = (),
+    takes_arguments: bool = False,
+    mistake: int = 1,
 ) -> None:
     """Parses absl flags, then runs `main` guarded and exits with its status.
 
@@ -100,6 +123,7 @@ def app_run(
         main: the program; reads its flags from `absl.flags.FLAGS`.
         required: names of the flags without which the program cannot run.
         takes_arguments: whether what is no flag is handed to `main` as a list.
+        mistake: the status with which a user's mistake ends the program.
     """
     keep_freed_memory()
     keep_compiled_programs()
@@ -113,10 +137,10 @@ def app_run(
 
     def run(argv: Sequence[str]) -> None:
         if takes_arguments:
-            sys.exit(guarded(lambda: main(list(argv[1:]))))
+            sys.exit(guarded(lambda: main(list(argv[1:])), mistake))
         if len(argv) > 1:
             print(f"error: unexpected argument {argv[1]!r}; see --help", file=sys.stderr)
-            sys.exit(1)
-        sys.exit(guarded(main))
+            sys.exit(mistake)
+        sys.exit(guarded(main, mistake))
 
-    app.run(run)
+    app.run(run, flags_parser=flags_parser(mistake))

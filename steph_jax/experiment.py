@@ -3,19 +3,21 @@
 import dataclasses
 import math
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
-from steph_jax import metrics, settings
+from steph_jax import files, metrics, settings
 from steph_jax.checkpoints import SavedModel
-from steph_jax.data import features
+from steph_jax.data import features, values
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import Bags, needed_bytes, open_bags
-from steph_jax.data.cohort import Cohort, Fold, load_cohort
+from steph_jax.data.cohort import Cohort, Fold, load_cohort, read_patients
 from steph_jax.data.joined import joined, other_patients
 from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
 from steph_jax.feed import Feed
@@ -39,6 +41,7 @@ class Experiment:
         feed: of them, in batches of `config["batch_size"]`.
         represent: the bags as frozen models see them.
         profile: where one epoch leaves its trace, unless there is one already; None for no trace.
+        encoder: name of the encoder that made the target's features, for a run whose models say so.
     """
 
     config: dict[str, Any]
@@ -48,6 +51,7 @@ class Experiment:
     feed: Feed
     represent: Representations
     profile: pathlib.Path | None = None
+    encoder: str = ""
 
     @property
     def method(self) -> Recipe:
@@ -106,11 +110,49 @@ def expect_features_of(model: SavedModel, run: Experiment) -> None:
     )
 
 
+def check_values(run: Experiment, marker: pathlib.Path) -> None:
+    """Reads the values of streamed features once, before they are trained on (`data.values`).
+
+    Args:
+        run: whose features are open; what is on the devices was looked at on its way.
+        marker: file that says which features were found to be good; written if all are.
+
+    Raises:
+        ValueError: values that are not finite or cannot be read; lists every such slide.
+    """
+    parts = [] if run.feed.is_resident else values.unchecked(run.bags)
+    if not parts:
+        return
+    found = values.fingerprint(parts)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == found:
+        return
+    total, done = sum(len(part.num_patches) for part in parts), 0
+    logging.info("reading the values of %d patients once (data.check_values)", total)
+    terminal = sys.stderr.isatty()
+    with tqdm(total=total, desc="values", unit="patient", disable=not terminal) as shown:
+
+        def progress() -> None:
+            nonlocal done
+            done += 1
+            shown.update()
+            if not terminal and done % max(1, total // 10) == 0:
+                logging.info("values of %d of %d patients are read", done, total)
+
+        bad = [problem for part in parts for problem in values.bad_slides(part, progress)]
+    if bad:
+        raise ValueError(
+            f"values of {len(bad)} slides cannot be used; extract these slides again, or take them "
+            "out of the table\n  " + "\n  ".join(bad)
+        )
+    files.write_text(marker, found)
+
+
 def configured(run: Experiment, config: dict[str, Any]) -> Experiment:
     """The experiment under other settings than those that say on what and how it works."""
     if config["batch_size"] == run.config["batch_size"]:
         return dataclasses.replace(run, config=config)
-    return arranged(config, run.cohort, run.pool, run.bags)
+    anew = arranged(config, run.cohort, run.pool, run.bags)
+    return dataclasses.replace(run, config=config, feed=anew.feed, represent=anew.represent)
 
 
 def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) -> Spec:
@@ -236,7 +278,7 @@ def join_cohorts(
 ) -> tuple[Cohort, Bags]:
     """The target's cohort with all patients of other cohorts behind its own, and their features."""
     root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
-    whole = [read_table(table_path(root, name), columns) for name in names]
+    whole = [read_patients(root, name, columns) for name in names]
     tables = other_patients(whole, cohort.table)
     for name, before, after in zip(names, whole, tables, strict=True):
         logging.info("trains on %d of the %d patients of %s too", len(after), len(before), name)

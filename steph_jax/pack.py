@@ -4,9 +4,10 @@
     python -m steph_jax.pack --features features/tcga_brca --out features/tcga_brca.store
     python -m steph_jax.pack --out features/tcga_brca.store --verify
 
-`--config` packs the slides of the config's survival table from its `data.features`, `--features`
-all slides of a folder, an LMDB or another store. Then `data.features` (and `predict --features`)
-name the store in place of what it was made from.
+`--config` packs the slides of the config's survival table from its `data.features`, those of
+patients without time or event too; `--features` packs all slides of a folder, an LMDB or another
+store. Then `data.features` (and `predict --features`) name the store in place of what it was made
+from.
 
 The store keeps the float type of its files unless `--dtype` says otherwise; bfloat16 and float16
 halve its size, and the time to read it. Packing that was interrupted, even killed, goes on where it
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from steph_jax import cli, settings
 from steph_jax.data import packing, survival
-from steph_jax.data.features import FeatureSource, open_features
+from steph_jax.data.features import FeatureSource, open_features, own_id
 from steph_jax.data.isolated import IsolatedSource
 from steph_jax.data.store import DTYPES, StoreSource
 
@@ -68,7 +69,8 @@ def main() -> int:
     else:
         raise ValueError("expected --config or --features to pack, or --verify for a store")
     with origin as source:
-        wanted = source.slide_ids if slides is None else slides
+        there = source.slide_ids
+        wanted = there if slides is None else [own_id(slide, there) or slide for slide in slides]
         status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad)
         return status or (verify(out, source, given.workers) if given.verify else 0)
 
@@ -77,9 +79,9 @@ def of_config(config: dict[str, Any]) -> tuple[pathlib.Path, Collection[str]]:
     """Where the features of a config's dataset are, and the slides of its survival table."""
     data, dataset = config["data"], config["dataset"]
     root = pathlib.Path(data["root"])
-    table = survival.read_table(survival.table_path(root, dataset), settings.columns(data))
+    slides_of = survival.read_slides(survival.table_path(root, dataset), settings.columns(data))
     location = settings.features_location(data, dataset)
-    return location, [slide for of_patient in table.slides for slide in of_patient]
+    return location, [slide for slides in slides_of.values() for slide in slides]
 
 
 def _isolated(location: str | pathlib.Path, dataset_name: str) -> IsolatedSource:

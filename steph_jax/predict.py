@@ -4,10 +4,11 @@
 
 `--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported.
 `--features` is what training takes (a directory, a .lmdb, a packed store), or files, as many as
-there are. A patient is a patient of the table (columns patient_id and pathology_id), or else a
-slide. The output has patient_id, risk (higher = shorter life) and the survival curve surv_1 ..
-surv_T; `--merge_weights` writes what STEPH gave each source. Patients without any patch are listed
-and left out. Slides are read as they are needed: memory does not grow with the length of a slide.
+there are. A patient is a patient of the table (columns patient_id and pathology_id, unless
+`--patient_column` and `--slide_column` name others), or else a slide. The output has patient_id,
+risk (higher = shorter life) and the survival curve surv_1 .. surv_T; `--merge_weights` writes what
+STEPH gave each source. Patients without any patch are listed and left out. Slides are read as they
+are needed: memory does not grow with the length of a slide.
 """
 
 import pathlib
@@ -24,6 +25,7 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.data import features, survival
 from steph_jax.data.bags import LazyBags
 from steph_jax.data.batches import choose_layout
+from steph_jax.data.survival import Columns
 from steph_jax.evaluation import Predictions
 from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
@@ -48,8 +50,11 @@ def main(more_files: Sequence[str]) -> int:
         dataset_name=flags.FLAGS.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
+    columns = Columns(patient=flags.FLAGS.patient_column, slide=flags.FLAGS.slide_column)
     if flags.FLAGS.table:
-        slides_of = survival.read_slides(pathlib.Path(flags.FLAGS.table))
+        slides_of = survival.read_slides(pathlib.Path(flags.FLAGS.table), columns)
+    elif columns != Columns():
+        raise ValueError("--patient_column and --slide_column name columns of a --table; give one")
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
     predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
@@ -126,7 +131,9 @@ def predict(
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", None, "A fold's directory or an imported model.")
     flags.DEFINE_multi_string("features", None, "A directory, .lmdb, store, or files.")
-    flags.DEFINE_string("table", None, "CSV of patient_id and pathology_id.")
+    flags.DEFINE_string("table", None, "CSV with a row for each slide.")
+    flags.DEFINE_string("patient_column", Columns.patient, "Column of patient ids in --table.")
+    flags.DEFINE_string("slide_column", Columns.slide, "Column of slide ids in --table.")
     flags.DEFINE_string("out", None, "CSV to write.")
     flags.DEFINE_string("merge_weights", None, "CSV of weights per source (STEPH).")
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files.")

@@ -21,7 +21,7 @@ from steph_jax.objectives import Objective
 from steph_jax.selection import Selection
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds", "data.cache_gb", "data.device_gb")
+FREE = ("folds", "data.cache_gb", "data.device_gb", "data.check_values")
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
@@ -31,9 +31,8 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
 
 def columns(data: dict[str, Any]) -> Columns:
     """How the survival table is to be read, from the section `data`."""
-    return Columns(
-        **data["columns"], time_unit=data["time_unit"], event_coding=data["event_coding"]
-    )
+    named = ("time_unit", "event_coding", "unlabeled")
+    return Columns(**data["columns"], **{name: data[name] for name in named})
 
 
 def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:

@@ -23,6 +23,7 @@ import numpy as np
 
 from steph_jax import cli, files
 from steph_jax.data import splitting, survival
+from steph_jax.data.cohort import left_out
 from steph_jax.data.survival import Columns, Split, SurvivalTable
 
 
@@ -177,6 +178,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--event-coding", choices=survival.EVENT_CODINGS, default=columns.event_coding
     )
+    flags.add_argument(
+        "--unlabeled",
+        choices=survival.UNLABELED,
+        default=columns.unlabeled,
+        help="what to do with patients without time or event",
+    )
     return flags
 
 
@@ -184,7 +191,13 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (without the program's name)."""
     given = parser().parse_args(argv)
     columns = Columns(
-        given.patient, given.slide, given.time, given.event, given.time_unit, given.event_coding
+        given.patient,
+        given.slide,
+        given.time,
+        given.event,
+        given.time_unit,
+        given.event_coding,
+        given.unlabeled,
     )
     table = survival.read_table(given.table, columns)
     request = Request(given.folds, given.seed, given.validation, given.group == "site")
@@ -192,6 +205,8 @@ def main(argv: Sequence[str]) -> None:
     write_splits(splits, given.overwrite)
     print("\n".join(describe(splits, table)))
     print(f"{given.out}: {len(splits)} splits of {len(table)} patients")
+    if table.left_out:
+        print(f"{given.table}: {left_out(table)}")
     without = [str(i) for i, s in enumerate(splits) if not table.event[table.rows(s.test)].any()]
     if without:
         print(

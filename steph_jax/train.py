@@ -9,6 +9,7 @@ With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its t
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/config.json           the settings
+W/values.sha256         of streamed features whose values were looked at (data.check_values)
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
     training.json       what evaluating cannot find again; written once all of the above is there
@@ -102,6 +103,11 @@ def train(
             run = experiment.open_experiment(config, cohort, pool)
             for model in starts.values():
                 experiment.expect_features_of(model, run)
+            if config["data"]["check_values"]:
+                experiment.check_values(run, workdir / "values.sha256")
+            if grows_pool(config):  # now, when a file that cannot be read costs no training
+                made_by = experiment.encoder(config, cohort.table)
+                run = dataclasses.replace(run, encoder=made_by)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         runs.settle(workdir, stored, settings.FREE)
         if unfinished:
@@ -147,8 +153,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     checkpoints.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
     if grows_pool(config):
-        fitted_on = experiment.encoder(config, cohort.table)
-        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=fitted_on))
+        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=run.encoder))
     fold_files.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.as_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0

@@ -26,7 +26,7 @@ from steph_jax import cli, experiment, files, metrics, plots, settings, task_vec
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.cohort import Cohort
 from steph_jax.data.persons import same_person
-from steph_jax.data.survival import read_table, split_path, table_path
+from steph_jax.data.survival import read_slides, split_path, table_path
 from steph_jax.labels import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.pool import Pool
@@ -183,7 +183,7 @@ def warn_of_shared_patients(
         path = table_path(config["data"]["root"], name)
         if name == cohort.dataset or not path.exists():
             continue
-        theirs = read_table(path, settings.columns(config["data"])).patients
+        theirs = read_slides(path, settings.columns(config["data"]))
         shared = own & set(map(same_person, theirs))
         if shared:
             logging.warning(

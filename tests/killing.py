@@ -7,6 +7,8 @@ removed, wherever in Python that happens (orbax's threads too); moments are draw
 piece of work runs in a forked process.
 """
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -21,8 +23,9 @@ import pandas as pd
 import released
 import torch_writer
 
-from steph_jax import checkpoints, convert, epochs, export, files, torch_names
+from steph_jax import checkpoints, convert, epochs, export, files, split, torch_names
 from steph_jax.checkpoints import SavedModel
+from steph_jax.data import survival
 
 EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 NAMES = ("null", "a-fold_0", "b-fold_0")
@@ -106,9 +109,38 @@ def emptied(folder: pathlib.Path) -> None:
         folder.mkdir()
 
 
+def splits_of(folder: pathlib.Path, seed: int) -> dict[str, str]:
+    """The text of each split of a seed, by the name of its file."""
+    table = survival.read_table(folder / "table.csv")
+    made = split.make_splits(table, folder, split.Request(seed=seed))
+    return {of.path.name: split.split_text(of) for of in made}
+
+
+def other_seed(folder: pathlib.Path) -> None:
+    """A table, and another seed than the last time."""
+    seed = folder / "seed"
+    seed.write_text(str(3 - int(seed.read_text())) if seed.exists() else "1")
+    rows = [f"P{i:02},S{i:02},{100 + 7 * i},{i % 2}" for i in range(30)]
+    (folder / "table.csv").write_text("\n".join(["patient_id,pathology_id,t,e", *rows]) + "\n")
+
+
+def splitting(folder: pathlib.Path) -> None:
+    """Splits of one seed in place of those of another."""
+    flags = ["--table", folder / "table.csv", "--out", folder, "--overwrite"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        split.main([*map(str, flags), "--seed", (folder / "seed").read_text()])
+
+
+def check_splitting(folder: pathlib.Path) -> None:
+    """Every split that is there is whole, and all are of one seed."""
+    found = {path.name: path.read_text() for path in folder.glob("splits_*.csv")}
+    assert any(found.items() <= splits_of(folder, seed).items() for seed in (1, 2)), sorted(found)
+
+
 WORK = {
     "conversion": (released_anew, conversion, check_conversion),
     "training": (emptied, training, check_training),
+    "splitting": (other_seed, splitting, check_splitting),
 }
 
 

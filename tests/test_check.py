@@ -4,8 +4,10 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import h5py
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import testing
-from steph_jax import abmil, check, settings, simulate
+from steph_jax import abmil, check, files, settings, simulate
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
@@ -134,6 +136,26 @@ def test_missing_data_end_in_status_2(tmp_path):
     assert record["counts"] == {s: statuses.count(s) for s in ("ok", "warning", "error")}
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--config must have a value"),
+        (("--config=configs/testing.py", "--no_such_flag"), "'no_such_flag'; see --help"),
+        (("--config=configs/testing.py", "--config.epoch=3"), 'Did you mean "epochs"'),
+        (("--config=configs/testing.py", "more"), "unexpected argument 'more'"),
+        (("--config=configs/none.py",), "configs/none.py"),
+    ],
+)
+def test_usage_errors_end_in_status_2(words, message):
+    repo = pathlib.Path(check.__file__).parents[1]
+    command = [sys.executable, "-m", "steph_jax.check", *words]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_full_lists_are_written(whole, tmp_path, capsys):
     target = tmp_path / "data" / "sim_a"
     target.mkdir(parents=True)
@@ -185,7 +207,8 @@ def test_every_problem_of_a_table_is_found(tmp_path):
     expected = {
         "'patient_id' is empty": ("line 7",),
         "slides in several rows": ("P4-a",),
-        "no finite numbers": ("P2: 'nan'", "P4: '1_0'"),
+        "without a number in 't' or 'e'": ("P2",),
+        "no finite numbers": ("P4: '1_0'",),
         "negative times": ("P3: -5",),
         "expected 0 or 1 in column 'e'": ("P4: '2'",),
         "rows differ in 't' or 'e'": ("P1: (100.0, 1.0) and (200.0, 1.0)",),
@@ -210,6 +233,26 @@ def test_a_table_with_other_columns(tmp_path):
     table, found = tables.check_table(path, named)
     assert findings.worst(found) == Status.OK
     assert table.event.tolist() == [True]
+
+
+def test_patients_without_labels(tmp_path):
+    path = tmp_path / "x" / "t.csv"
+    path.parent.mkdir()
+    path.write_text(HEADER + "A,a,x,1,1\nB,b,x,,1\nC,c,x,3,NA\nD,d,x,3,0\n")
+    _, found = tables.check_table(path, Columns())
+    refused = having(found, "patients without a number in 't' or 'e' (2)")
+    assert (refused.status, refused.items) == (Status.ERROR, ("B", "C"))
+    assert "data.unlabeled=drop" in refused.advice
+    table, found = tables.check_table(path, Columns(unlabeled="drop"))
+    assert findings.worst(found) == Status.OK
+    assert having(found, "left out of table and splits (2)").items == ("B", "C")
+    write_split(path.parent / "splits_0.csv", ["A", "B"], ["D", "C"])
+    splits, found = folds.check_splits(tmp_path, "x", [0], table, 1)
+    assert (splits[0].train, splits[0].test) == (("A",), ("D",))
+    assert not any("lacks" in finding.message for finding in found)
+    path.write_text(HEADER + "A,a,x,-1,1\nB,b,x,,1\n")
+    table, _ = tables.check_table(path, Columns(unlabeled="drop"))
+    assert (table.patients, set(table.left_out)) == (("A",), {"B"})
 
 
 def test_codings_of_others(tmp_path):
@@ -241,6 +284,7 @@ def test_units_of_time(truth, said):
     assert findings.worst(found) == (Status.OK if truth == said else Status.WARNING)
     if truth != said:
         assert f"--config.data.time_unit={truth}" in found[0].advice
+        assert found[0].values["longest_days"] == pytest.approx(table.time.max())
 
 
 def test_times_that_no_one_lives():
@@ -279,6 +323,7 @@ def test_codings_are_judged_on_real_cohorts(shared):
 def test_codings(event, columns, text, status):
     (found,) = outcomes.check_events(table_of(np.arange(40.0) + 1, event), columns)
     assert text in found.message
+    assert found.values["event_rate"] == np.mean(event)
     assert found.status == status
 
 
@@ -321,18 +366,31 @@ def test_event_rates_of_unlike_parts():
     assert rates(p[::2], p[1::2]) == Status.OK
     assert rates(p[:120], p[120:]) == Status.WARNING
     assert rates(p[:50], p[50:150]) == Status.WARNING
+    (found,) = folds._event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
+    assert found.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
 
 
 def test_test_patients_that_a_source_has_seen(tmp_path):
     write_split(tmp_path / "kipan" / "splits_0.csv", ["TCGA-A1-0001", "TCGA-A1-0002"], ["z"])
     write_split(tmp_path / "brca" / "splits_0.csv", ["y"], ["TCGA-A1-0001-01"])
     split = Split(pathlib.Path("s"), ("TCGA-A1-0002-01",), ("TCGA-A1-0001-01", "w"))
-    sources = ("kipan", "brca", "elsewhere", "kirc")
-    leak, unknown = folds.check_leaks(tmp_path, "kirc", {3: split}, sources)
+    for name, text in (("mine", HEADER), ("other", "id,x\n")):
+        (tmp_path / name).mkdir()
+        table = survival.table_path(tmp_path, name)
+        table.write_text(f"{text}tcga-a1-0001,s,x,,\nTCGA-A1-0002,t,x,1,1\nTCGA-A1-0003,u,x,1,1\n")
+    sources = ("kipan", "brca", "elsewhere", "kirc", "mine", "other")
+    found = folds.check_leaks(tmp_path, "kirc", {3: split}, sources, Columns())
+    leak = having(found, "the model of kipan was trained on")
     assert leak.status == Status.WARNING
-    assert "the model of kipan" in leak.message
     assert leak.items == ("fold 3: TCGA-A1-0001-01",)
-    assert unknown.values["sources"] == ["elsewhere"]
+    whole_table = having(found, "in the table of mine, whose model may have been trained on them")
+    assert (whole_table.status, whole_table.items) == (leak.status, leak.items)
+    assert "no splits_0.csv to tell" in whole_table.message
+    assert having(found, "other_survival.csv").status == Status.WARNING
+    assert having(found, "without a table").values["sources"] == ["elsewhere"]
+    (joined,) = folds.check_joined(tmp_path, "kirc", {3: split}, ("mine", "elsewhere"), Columns())
+    assert joined.values == {"patients": 3, "left_out": 2}
+    assert joined.status == Status.OK
 
 
 def test_real_cohorts_do_not_share_patients(shared):
@@ -340,7 +398,7 @@ def test_real_cohorts_do_not_share_patients(shared):
     table = survival.read_table(survival.table_path(root, "tcga_kirc"))
     splits, found = folds.check_splits(root, "tcga_kirc", [0, 1, 2, 3, 4], table, 16)
     assert findings.worst(found) == Status.OK
-    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"))
+    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"), Columns())
     assert [finding.status for finding in found] == [Status.OK]
 
 
@@ -374,8 +432,8 @@ SLIDES = {
     "P2": ("twin_a", "twin_b"),
     "P3": ("nan", "inf"),
     "P4": ("page", "void", "other"),
-    "P5": ("gone.svs", "good.svs"),
-    "P6": ("beside", "crash"),
+    "P5": ("gone.svs",),
+    "P6": ("beside.svs", "crash"),
 }
 
 
@@ -384,8 +442,7 @@ def test_every_problem_of_features_is_found(broken):
     read = reading.read(broken, "features", wanted, workers=1)
     found = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
     missing = having(found, "no features of slides")
-    assert missing.items == ("gone.svs", "good.svs")
-    assert "end in .svs" in missing.advice
+    assert missing.items == ("gone.svs",)
     assert having(found, "the table lacks").items == ("spare",)
     page, void = having(found, "cannot be read (2)").items
     assert "page.h5" in page
@@ -397,7 +454,10 @@ def test_every_problem_of_features_is_found(broken):
     assert "inf.npy" in inf
     assert having(found, "without any patch").items == (f"P1: {broken / 'alone.npy'}",)
     assert having(found, "beside others").items == (str(broken / "empty.npy"),)
-    assert having(found, "mixed sizes").items == (f"{broken / 'other.npy'}: D = 30",)
+    mixed = having(found, "mixed sizes")
+    assert mixed.items == (f"{broken / 'other.npy'}: D = 30",)
+    assert mixed.values["slides"]["30"] == 1
+    assert missing.values == {"missing": 1, "wanted": 13}
     assert having(found, "identical features").items == ("twin_a, twin_b",)
 
 
@@ -447,8 +507,60 @@ def test_a_location_that_cannot_be_opened(broken, tmp_path):
         reading.read(broken, "features", None, command=(sys.executable, str(script)))
 
 
+def test_slides_of_patients_whom_no_split_names(whole, tmp_path):
+    """They are in the table, and so are those of patients without labels."""
+    shutil.copytree(whole / "data" / "sim_a", tmp_path / "sim_a")
+    path = tmp_path / "sim_a" / "sim_a_survival.csv"
+    header, *rows = path.read_text().splitlines()
+    patient, slide, project, *_ = rows[0].split(",")
+    lone = [row for row in rows if not row.startswith(f"{patient},")]
+    unlabeled = f"{patient},{slide}.svs,{project},,"
+    path.write_text("\n".join([header, unlabeled, *lone]) + "\n")
+    others = [row.split(",")[1] for row in rows if row.startswith(f"{patient},")][1:]
+    config = config_of(whole, folds=(0,))
+    config["data"] |= {"root": str(tmp_path), "unlabeled": "drop"}
+    split = survival.read_split(survival.split_path(tmp_path, "sim_a", 0))
+    write_split(split.path, split.train[1:], split.test)
+    found = check.check(config)
+    assert "of patients whom the run does not use" in having(found, "does not use").message
+    lacking = [f.items for f in found if "the table lacks" in f.message]
+    assert lacking == ([tuple(others)] if others else [])
+
+
+def test_an_interrupt_ends_the_processes_that_read(tmp_path):
+    script = tmp_path / "reader.py"
+    script.write_text(
+        "import os, pathlib, signal\n"
+        "from steph_jax.data import isolated_reader as reader\n"
+        "def hang(source, slide, values, profile):\n"
+        f"    (pathlib.Path({str(tmp_path)!r}) / f'{{os.getpid()}}.pid').touch()\n"
+        "    signal.pause()\n"
+        "reader.look_at = hang\n"
+        "reader.main()\n"
+    )
+    (tmp_path / "slides").mkdir()
+    for name in ("a", "b", "c"):
+        np.save(tmp_path / "slides" / f"{name}.npy", np.ones((2, 4), np.float32))
+    program = (
+        "import pathlib, sys; from steph_jax import cli; from steph_jax.checks import reading\n"
+        f"look = lambda: reading.read(pathlib.Path({str(tmp_path / 'slides')!r}), 'features', "
+        f"['a', 'b', 'c'], workers=2, command=(sys.executable, {str(script)!r}))\n"
+        "sys.exit(cli.guarded(look))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as running:
+        while len(list(tmp_path.glob("*.pid"))) < 2:
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)  # a slide is given up after twice as long
+    assert (running.returncode, said) == (130, b"interrupted\n")
+    pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert not any(files.is_running(pid) for pid in pids)
+    assert len(pids) == 2
+
+
 def test_time_for_headers_alone(broken):
-    read = reading.read(broken, "features", ["good", "nan"], seconds=1e-9, workers=1)
+    read = reading.read(broken, "features", ["good", "nan"], deadline=0.0, workers=1)
     assert read.unread == ("good", "nan")
     found = slides.check_slides(broken, ["P"], [["good", "nan"]], read)
     assert "values of 2 of 2 slides were not read" in having(found, "headers only").message
@@ -505,6 +617,13 @@ def test_encoders_that_files_name(tmp_path):
     assert "of the encoder conch, but the target's are of uni_v2" in found.message
 
 
+def test_sources_are_compared_within_the_time(whole):
+    ours = encoder(np.random.default_rng(0), np.ones(24))
+    found = check.check_encoders(config_of(whole), ("sim_b",), ours, 0.0, 60.0)
+    assert having(found, "by headers only").items == ("sim_b",)
+    assert len(found) == 1
+
+
 # The pool
 
 
@@ -547,6 +666,7 @@ def test_members_that_do_not_belong(tmp_path):
     assert having(found, "not descended").message.startswith("random-fold_0: D = 24")
     far = having(found, "times as far as the others")
     assert far.message.startswith("far-fold_0")
+    assert far.values["distance"] > 3 * far.values["median_distance"]
     assert far.status == Status.WARNING
     assert having(found, "the null model itself").message.startswith("zero-fold_0")
     assert having(found, "same task vector").items == ("fine_11-fold_0 and same-fold_0",)
@@ -612,6 +732,51 @@ def test_reports_align_and_cut():
     assert lines[-1].strip() == "- ... 12 in all"
     assert len(findings.report(found, None)) == 15
     assert found[1].to_json()["count"] == 12
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "absent"),
+    [
+        ("abmil", {}, ()),
+        ("joint", {"sources": ("elsewhere",)}, ()),
+        ("zero_shot", {}, ()),
+        ("fine_tune", {"transfer": {"source": "elsewhere"}}, ("elsewhere-fold_0",)),
+        ("average", {"folds": (0, 3)}, ("sim_a-fold_3",)),
+        (
+            "steph",
+            {"folds": (0, 3), "sources": ("elsewhere",)},
+            ("elsewhere-fold_0", "sim_a-fold_3"),
+        ),
+        ("roupkt", {"sources": ("sim_b", "sim_a")}, ()),
+    ],
+)
+def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
+    config = config_of(whole) | {"method": method} | more
+    found = []
+    spec = settings.spec(config, 0, 1)
+    sources = check.check_pool(config, spec, None, found)
+    lacking = [f for f in found if f.status == Status.ERROR]
+    assert [set(finding.items) for finding in lacking] == ([set(absent)] if absent else [])
+    named = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}
+    named |= {"fine_tune": ("elsewhere",)}
+    assert sources == named.get(method, ("sim_b",))
+
+
+def test_joined_cohorts_need_no_pool(whole, tmp_path):
+    config = config_of(whole, method="joint", sources=("sim_b",))
+    config["pool"]["root"] = str(tmp_path / "none")
+    found = check.check(config)
+    assert findings.worst(found) < Status.ERROR
+    assert "one is made from the seed" in having(found, "no null model").message
+
+
+def test_options_that_do_not_fit_are_said_beside_broken_features(whole, tmp_path):
+    config = config_of(whole)
+    config["steph"]["top_k"] = 9
+    config["data"]["features"] = str(tmp_path)
+    found = check.check(config)
+    assert having(found, "steph.top_k = 9 is larger").check == "start"
+    assert having(found, "expected files of features").check == "features"
 
 
 def test_what_training_would_refuse_is_an_error(whole, tmp_path):

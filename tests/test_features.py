@@ -1,5 +1,6 @@
 """Every layout of patch features, written here as its own program writes it."""
 
+import contextlib
 import pathlib
 import pickle
 import re
@@ -12,8 +13,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from steph_jax.data import hdf5_files, patches
+from steph_jax.data import hdf5_files, packing, patches
 from steph_jax.data.features import EmptyBag, FeatureSource, open_features, read_bag
+from steph_jax.data.isolated import IsolatedSource
 from steph_jax.data.patches import BadFeatures
 
 N, D = 70, 48
@@ -192,6 +194,38 @@ def test_folder_of_mixed_formats(tmp_path):
         source.require(["x", "c", "y"])
     with pytest.raises(FileNotFoundError, match="no features of 1 slide"):
         source.read("x")
+
+
+@pytest.mark.parametrize("kind", ["folder", "files", "lmdb", "store", "isolated"])
+def test_ids_with_the_extension_of_an_image(tmp_path, kind):
+    """Those of tables; an id that is there as it is wins."""
+    folder, arrays = tmp_path / "files", {"a.1": values(), "b": values(), "b.svs": values(3)}
+    folder.mkdir()
+    for name, array in arrays.items():
+        write_npy(folder / f"{name}.npy", array)
+    with contextlib.ExitStack() as stack:
+        if kind == "isolated":
+            source = stack.enter_context(IsolatedSource(folder))
+        elif kind == "lmdb":
+            write_lmdb(tmp_path / "x.lmdb", arrays, None, False)
+            source = open_features(tmp_path / "x.lmdb")
+        elif kind == "store":
+            packing.pack(open_features(folder), sorted(arrays), tmp_path / "x.store")
+            source = open_features(tmp_path / "x.store")
+        else:
+            source = open_features(folder if kind == "folder" else sorted(folder.iterdir()))
+        assert source.missing(["a.1.svs", "a.1.TIFF", "a", "a.svs", "a.1.h5"]) == [
+            *("a", "a.svs", "a.1.h5")
+        ]
+        np.testing.assert_array_equal(source.read("a.1.svs"), values())
+        np.testing.assert_array_equal(source.read_rows("a.1.Ndpi", 1, 3), values()[1:3])
+        assert source.path_of("a.1.dcm") == source.path_of("a.1")
+        assert source.encoder("a.1.svs") == ""
+        assert [source.num_patches(slide) for slide in ("b", "b.tif", "b.svs")] == [
+            *(len(values()), len(values()), 3)
+        ]
+        with pytest.raises(FileNotFoundError, match=r"no features of 1 slide\(s\).*: c\.svs$"):
+            source.read("c.svs")
 
 
 def test_single_files(tmp_path):

@@ -2,11 +2,14 @@
 
 import pathlib
 import pickle
+import subprocess
+import sys
 
 import h5py
 import jax
 import lmdb
 import numpy as np
+import pandas as pd
 import pytest
 import simulated
 import torch_writer
@@ -65,6 +68,32 @@ def test_every_layout_gives_the_same_predictions(home, tmp_path, layout):
     found = predict.predict(model, open_features(lay_out(tmp_path, slides, layout)), chosen)
     assert found.patients == expected.patients
     np.testing.assert_array_equal(found.risk, expected.risk)
+
+
+def test_a_table_with_columns_of_its_own(home, tmp_path):
+    model = SavedModel("abmil", DIMS, {}, as_numpy(abmil.init(jax.random.key(0), DIMS)))
+    checkpoints.save_model(tmp_path / "model", model)
+    location = home / "data" / "features" / "sim_a"
+    source = open_features(location)
+    slides = sorted(source.slide_ids)[:3]
+    (tmp_path / "t.csv").write_text(
+        f"slide_id,case_id\n{slides[0]}.svs,A\n{slides[1]},B\n{slides[2]},A\n"
+    )
+
+    def run(*more):
+        command = [sys.executable, "-m", "steph_jax.predict", "--checkpoint", tmp_path / "model"]
+        command += ["--features", location, "--out", tmp_path / "p.csv", *more]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+    columns = ("--patient_column=case_id", "--slide_column=slide_id")
+    done = run("--table", tmp_path / "t.csv", *columns)
+    assert done.returncode == 0, done.stderr
+    found = pd.read_csv(tmp_path / "p.csv")
+    expected = predict.predict(model, source, {"A": (slides[0], slides[2]), "B": (slides[1],)})
+    assert found["patient_id"].tolist() == ["A", "B"]
+    np.testing.assert_allclose(found["risk"], expected.risk, rtol=1e-5)
+    done = run(*columns)
+    assert (done.returncode, "columns of a --table" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("layout", ["x.lmdb", "any_name"])

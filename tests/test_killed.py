@@ -1,4 +1,4 @@
-"""Conversion and what training writes, killed at 20 moments each: never anything half there.
+"""Conversion, splits, what training writes, killed at 20 moments each: never anything half there.
 
 Packing is killed in tests/test_pack.py, a whole training in tests/test_train.py.
 """
@@ -18,6 +18,7 @@ import pytest
             "training",
             {"epochs", "model", "model.safetensors", "model.pth", "history.csv", "metrics.json"},
         ),
+        ("splitting", {"seed", "table.csv", *(f"splits_{fold}.csv" for fold in range(5))}),
     ],
 )
 def test_killed_at_any_moment(tmp_path, work, expected):

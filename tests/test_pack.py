@@ -275,13 +275,13 @@ def test_command_line(folder: pathlib.Path) -> None:
 
 
 def test_a_config_says_what_is_packed(folder: pathlib.Path) -> None:
-    """The slides of its table, from its features; `hdf5_dataset` and `columns` are the config's."""
+    """The slides of its table, labeled or not; `hdf5_dataset` and `columns` are the config's."""
     for path in folder.glob("*.h5"):
         with h5py.File(path, "r+") as file:
             file.move("features", "uni")
     table = folder.parent / "data" / "mine" / "mine_survival.csv"
     table.parent.mkdir(parents=True)
-    rows = ["a,slide_0,9,1", "a,slide_2,9,1", "b,slide_3,8,0", "c,slide_7,7,0"]
+    rows = ["a,slide_0,9,1", "a,slide_2,9,1", "b,slide_3,8,0", "c,slide_7,,NA"]
     table.write_text("case,pathology_id,t,e\n" + "\n".join(rows) + "\n")
     out = folder.parent / "mine.store"
     words = ["--config", "configs/default.py", "--out", str(out), "--config.dataset=mine"]

@@ -174,6 +174,19 @@ def test_a_tiny_cohort_in_other_columns(tmp_path, capsys):
     assert sum(len(read_split(tmp_path / f"splits_{k}.csv").test) for k in range(5)) == 7
 
 
+def test_patients_without_labels(tmp_path, capsys):
+    path = write(tmp_path / "table.csv", *cohort(30))
+    path.write_text(path.read_text() + "P-1,P-1-DX1,,1\n")
+    flags = ["--table", str(path), "--out", str(tmp_path), "--folds", "2"]
+    with pytest.raises(ValueError, match=r"found none for P-1; .*--unlabeled drop"):
+        split.main(flags)
+    split.main([*flags, "--unlabeled", "drop"])
+    printed = capsys.readouterr().out
+    assert "2 splits of 30 patients" in printed
+    assert "1 patients without time or event are left out" in printed
+    assert all("P-1," not in path.read_text() for path in tmp_path.glob("splits_*.csv"))
+
+
 def test_mistakes_end_in_one_message(tmp_path, capsys):
     missing = ["--table", str(tmp_path / "no.csv"), "--out", str(tmp_path)]
     assert cli.guarded(lambda: split.main(missing)) == 1

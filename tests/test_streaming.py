@@ -1,18 +1,22 @@
 """Cohorts larger than the cache: the same training and evaluation, to the last bit."""
 
 import json
+import os
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pools
 import pytest
 
-from steph_jax import checkpoints, epochs, evaluate, fitting, train
-from steph_jax.data import cache
+from steph_jax import checkpoints, epochs, evaluate, experiment, fitting, train
+from steph_jax.data import cache, features, packing, values
 from steph_jax.data.cache import CachedBags
+from steph_jax.pool import Pool
 
 #: Far below the 40 KB that the patients of sim_a take: a bag or two stay, the others are streamed.
 TINY_GB = 1e-5
@@ -118,20 +122,83 @@ def test_a_streamed_run_goes_on_where_it_stopped(
     monkeypatch.setattr(fitting, "train_epoch", interrupted)
     with pytest.raises(Interrupted):
         train.train(config_of(home, TINY_GB), tmp_path / "w")
-    before = list(expected)
+    look, *before = expected
+    assert look == sorted(look), "all values are read before the first epoch"
     assert len(before) == 2
     expected.clear()
     train.train(config_of(home, cache_gb), tmp_path / "w")
     assert passed == 1 + 3, "the first epoch ran again"
     if cache_gb == TINY_GB:
-        assert expected[0] == before[1], "the order of the second epoch has changed"
+        assert expected[0] == before[1], "the order of the second epoch has changed, or all is read"
     assert_same(in_memory, tmp_path / "w")
+
+
+def spoiled(home: pathlib.Path, tmp_path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+    """The features of sim_a with a NaN in one file and a damaged chunk in another; their names."""
+    folder = tmp_path / "features"
+    shutil.copytree(home / "data" / "features" / "sim_a", folder)
+    paths = sorted(folder.iterdir())
+    nan, damaged = paths[2], paths[-1]
+    with h5py.File(nan, "r+") as file:
+        file["features"][..., 1, 3] = np.nan
+    with h5py.File(damaged, "r+") as file:
+        rows = file["features"][:]
+        del file["features"]
+        held = file.create_dataset("features", data=rows, chunks=rows.shape, compression="gzip")
+        file.flush()
+        chunk = held.id.get_chunk_info(0)
+    with damaged.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(bytes(chunk.size))
+    config = config_of(home, TINY_GB, "abmil")
+    config["data"]["features"] = str(folder)
+    return config, [str(nan), str(damaged)]
+
+
+def test_all_bad_values_are_told_before_the_first_epoch(home, tmp_path, monkeypatch):
+    config, names = spoiled(home, tmp_path)
+    monkeypatch.setattr(fitting, "train_epoch", None)  # not callable: no epoch begins
+    with pytest.raises(ValueError, match="values of 2 slides cannot be used") as error:
+        train.train(config, tmp_path / "w")
+    said = str(error.value).split("\n")[1:]
+    assert [sum(name in line for line in said) for name in names] == [1, 1]
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    with pytest.raises(TypeError, match="not callable"):
+        train.train(config | {"data": config["data"] | {"check_values": False}}, tmp_path / "w")
+
+
+def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "data" / "features" / "sim_a", tmp_path / "features")
+    config = config_of(home, TINY_GB, "abmil")
+    config["data"]["features"] = str(tmp_path / "features")
+    cohort, pool, read = experiment.read_cohort(config), Pool(home / "pool"), []
+    real = values.bad_slides
+
+    def looked(bags, progress):
+        read.append(len(bags.num_patches))
+        return real(bags, progress)
+
+    monkeypatch.setattr(values, "bad_slides", looked)
+
+    def check(**data: Any) -> int:
+        of = config | {"data": config["data"] | data}
+        run = experiment.open_experiment(of, cohort, pool)
+        experiment.check_values(run, tmp_path / "marker")
+        return len(read)
+
+    assert [check(), check()] == [1, 1]
+    os.utime(next((tmp_path / "features").iterdir()), (1, 1))
+    assert [check(), check()] == [2, 2]
+    (tmp_path / "marker").unlink()
+    source = features.open_features(tmp_path / "features")
+    packing.pack(source, sorted(source.slide_ids), tmp_path / "x.store")
+    assert check(features=str(tmp_path / "x.store")) == 2
+    assert check(cache_gb=1.0) == 2
+    assert not (tmp_path / "marker").exists()
 
 
 def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
     """`data.cache_gb` of configs/default.py, at both sides of the bound."""
-    from steph_jax import experiment
-
     config = pools.config(home)
     assert config["data"]["cache_gb"] == 0
     cohort = experiment.read_cohort(config)

@@ -8,6 +8,7 @@ import pytest
 
 from steph_jax.data import survival
 from steph_jax.data.bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
+from steph_jax.data.cohort import load_cohort
 from steph_jax.data.survival import Columns, Split, check_split, read_slides, read_split, read_table
 
 HEADER = "patient_id,pathology_id,project,t,e\n"
@@ -79,9 +80,10 @@ def test_an_unknown_patient_is_named(csv_file):
         (HEADER, "expected a row per slide, found the header alone"),
         ("", "found an empty file"),
         ("\n \n", "found an empty file"),
-        (HEADER + "P1,a,X,soon,1\nP2,b,X,,1\n", r"column 't': .* found P1: 'soon', P2: ''"),
+        (HEADER + "P1,a,X,soon,1\nP1,b,X,,1\n", r"column 't': .* found P1: 'soon', P1: ''"),
         (HEADER + "P1,a,X,1_0,1\n", "found P1: '1_0'"),
-        (HEADER + "P1,a,X,nan,1\n", "times must be finite; found P1: nan"),
+        (HEADER + "P1,a,X,nan,1\n", "found none for P1; .*--config.data.unlabeled=drop"),
+        (HEADER + "P1,a,X,1,N/A\nP2,b,X,1,1\n", "numbers in the columns 't' and 'e'"),
         (HEADER + "P1,a,X,1e999,1\n", "times must be finite; found P1: inf"),
         (HEADER + "P1,a,X,-3,1\n", r"times must not be negative; found P1: -3\.0"),
         (HEADER + "P1,a,X,3,2\n", r"'t' and 'e': events must be 0 or 1; found P1: 2\.0"),
@@ -133,8 +135,44 @@ def test_unknown_units_and_codings_are_refused():
         Columns(time_unit="weeks")
     with pytest.raises(ValueError, match="one of event, censorship, not 'status'"):
         Columns(event_coding="status")
+    with pytest.raises(ValueError, match=r"data\.unlabeled is one of refuse, drop, not 'keep'"):
+        Columns(unlabeled="keep")
     with pytest.raises(ValueError, match="four different columns"):
         Columns(time="e")
+
+
+def test_patients_without_labels_are_dropped_where_that_is_asked_for(csv_file):
+    rows = "P1,P1-a,X,10,1\nP2,P2-b,X,,0\nP2,P2-a,X,,0\nP3,P3-a,X,5,NaN\nP4,P4-a,X,NA,na\n"
+    drop = Columns(unlabeled="drop")
+    table = read_table(csv_file(HEADER + rows + "P5,P5-a,X,7,0\n"), drop)
+    assert table.patients == ("P1", "P5")
+    assert table.slides == (("P1-a",), ("P5-a",))
+    assert table.event.tolist() == [True, False]
+    assert table.left_out == {"P2": ("P2-a", "P2-b"), "P3": ("P3-a",), "P4": ("P4-a",)}
+    split = Split(csv_file(""), ("P1", "P2"), ("P3", "P5"), ("P4",))
+    assert survival.without_left_out(split, table) == Split(split.path, ("P1",), ("P5",))
+    assert read_table(csv_file(GOOD), drop).left_out == {}
+    with pytest.raises(ValueError, match=r"expected numbers; found P6: ''"):
+        read_table(csv_file(HEADER + "P6,a,X,,1\nP6,b,X,3,1\n"), drop)
+    with pytest.raises(ValueError, match="no patient has both 't' and 'e'"):
+        read_table(csv_file(HEADER + "P6,a,X,,1\n"), drop)
+
+
+def test_a_cohort_without_the_unlabeled(tmp_path, caplog):
+    home = tmp_path / "x"
+    home.mkdir()
+    rows = "".join(f"P{i:02},P{i:02}-a,X,{'' if i > 3 else i + 1},1\n" for i in range(16))
+    (home / "x_survival.csv").write_text(HEADER + rows)
+    (home / "splits_0.csv").write_text("train,test\nP00,P02\nP01,P03\nP04,P05\n")
+    with pytest.raises(ValueError, match=r"P13, \.\.\. \(12 in all\); .*data\.unlabeled=drop"):
+        load_cohort(tmp_path, "x", [0], Columns())
+    caplog.set_level("INFO")
+    found = load_cohort(tmp_path, "x", [0], Columns(unlabeled="drop"))
+    assert found.table.patients == ("P00", "P01", "P02", "P03")
+    assert found.folds[0].test.tolist() == [2, 3]
+    (line,) = caplog.messages
+    assert "12 patients without time or event are left out" in line
+    assert line.endswith("P13, ... (12 in all)")
 
 
 def test_slides_are_read_without_labels(csv_file):

@@ -1,5 +1,6 @@
 """The main job from files to files: training, resuming, evaluating, predicting."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -19,6 +20,7 @@ from steph_jax import (
     convert_cli,
     epochs,
     evaluate,
+    experiment,
     export,
     fitting,
     fold_files,
@@ -40,6 +42,26 @@ def home(tmp_path_factory) -> pathlib.Path:
         )
         train.train(config, home / "runs" / dataset)
     return home
+
+
+def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypatch):
+    simulated.make(tmp_path)
+    config = simulated.config(tmp_path, method="abmil", pool__save=True)
+
+    def unreadable(*given):
+        raise OSError("x.h5: cannot be read")
+
+    monkeypatch.setattr(experiment, "encoder", unreadable)
+    with pytest.raises(OSError, match=r"x\.h5"):
+        train.train(config, tmp_path / "w")
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    assert not (tmp_path / "pool").exists()
+    cohort, pool = experiment.read_cohort(config), Pool(tmp_path / "pool")
+    run = experiment.open_experiment(config, cohort, pool)
+    run = dataclasses.replace(run, encoder="uni", profile=tmp_path / "trace")
+    other = experiment.configured(run, config | {"batch_size": 2})
+    assert (other.encoder, other.profile) == ("uni", tmp_path / "trace")
+    assert other.config["batch_size"] == 2
 
 
 @pytest.fixture(scope="module")

@@ -64,14 +64,18 @@ def ok(check: str, message: str, **values: Any) -> Finding:
     return Finding(check, Status.OK, message, values=values)
 
 
-def warning(check: str, message: str, advice: str = "", items: Iterable[str] = ()) -> Finding:
+def warning(
+    check: str, message: str, advice: str = "", items: Iterable[str] = (), **values: Any
+) -> Finding:
     """A finding that needs a look."""
-    return Finding(check, Status.WARNING, message, advice, tuple(items))
+    return Finding(check, Status.WARNING, message, advice, tuple(items), values)
 
 
-def error(check: str, message: str, advice: str = "", items: Iterable[str] = ()) -> Finding:
+def error(
+    check: str, message: str, advice: str = "", items: Iterable[str] = (), **values: Any
+) -> Finding:
     """A finding that makes a run impossible or wrong."""
-    return Finding(check, Status.ERROR, message, advice, tuple(items))
+    return Finding(check, Status.ERROR, message, advice, tuple(items), values)
 
 
 def attempt(check: str, found: list[Finding], call: Callable[[], T]) -> T | None:

@@ -2,17 +2,19 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from steph_jax import cli
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.data import survival
 from steph_jax.data.persons import same_person
-from steph_jax.data.survival import Split, SurvivalTable
+from steph_jax.data.survival import Columns, Split, SurvivalTable
 
 CHECK = "splits"
 #: Standard errors by which the event rates of train and test may differ.
@@ -41,9 +43,10 @@ def check_splits(
         split = findings.attempt(CHECK, found, partial(survival.read_split, path))
         if split is None:
             continue
-        splits[fold] = split
         if table is not None:
+            split = survival.without_left_out(split, table)
             found += _fold(fold, split, table, batch_size)
+        splits[fold] = split
     found += _between(splits)
     if table is not None and splits:
         named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
@@ -92,6 +95,8 @@ def _fold(fold: int, split: Split, table: SurvivalTable, batch_size: int) -> lis
                 CHECK,
                 f"{split.path}: {len(split.train)} training patients, fewer than a batch",
                 f"lower --config.batch_size (now {batch_size})",
+                patients=len(split.train),
+                batch_size=batch_size,
             )
         )
     return [*found, *_event_rates(fold, split, table)]
@@ -118,10 +123,11 @@ def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]
     pooled = (p * n + q * m) / (n + m)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     if q == 0:
-        return [findings.warning("event rates", text, "without events the C-index is undefined")]
+        advice = "without events the C-index is undefined"
+        return [findings.warning("event rates", text, advice, **values)]
     if deviation and abs(p - q) > _LARGEST_DIFFERENCE * deviation:
         advice = "the parts differ: python -m steph_jax.split makes stratified folds"
-        return [findings.warning("event rates", text, advice)]
+        return [findings.warning("event rates", text, advice, **values)]
     return [findings.ok("event rates", text, **values)]
 
 
@@ -136,42 +142,53 @@ def _between(splits: dict[int, Split]) -> list[Finding]:
 
 
 def check_leaks(
-    root: Path, target: str, splits: dict[int, Split], sources: tuple[str, ...]
+    root: Path, target: str, splits: dict[int, Split], sources: tuple[str, ...], columns: Columns
 ) -> list[Finding]:
-    """Test patients of the target whom a source's model was trained on.
+    """Test patients of the target whom a source's model was, or may have been, trained on.
 
     Args:
-        root: folder of datasets; sources without splits_0.csv there cannot be looked at.
+        root: folder of datasets; sources without a table or splits_0.csv there cannot be looked at.
         target: name of the target.
         splits: of the target, by fold.
         sources: names of the datasets whose fold-0 models are merged.
+        columns: how tables are written.
     """
     found: list[Finding] = []
-    unknown = []
-    for source in sources:
-        path = survival.split_path(root, source, 0)
-        if source == target:
-            continue
-        if not path.is_file():
+    looked_at, unknown = [], []
+    for source in (name for name in sources if name != target):
+        split, table = survival.split_path(root, source, 0), survival.table_path(root, source)
+        if not split.is_file() and not table.is_file():
             unknown.append(source)
             continue
-        trained_on = findings.attempt("leaks", found, partial(survival.read_split, path))
-        if trained_on is None:
+        try:
+            if split.is_file():
+                patients: Iterable[str] = survival.read_split(split).train
+                text = f"test patients of {target} whom the model of {source} was trained on"
+            else:
+                patients = survival.read_slides(table, columns)
+                text = (
+                    f"test patients of {target} who are in the table of {source}, whose model may "
+                    f"have been trained on them: there is no {split.name} to tell"
+                )
+        except cli.USER_ERRORS as problem:
+            found.append(findings.warning("leaks", str(problem), "patients cannot be compared"))
             continue
-        seen = {same_person(patient) for patient in trained_on.train}
+        looked_at.append(source)
+        seen = set(map(same_person, patients))
         shared = [
             f"fold {fold}: {patient}"
-            for fold, split in splits.items()
-            for patient in split.test
+            for fold, of in splits.items()
+            for patient in of.test
             if same_person(patient) in seen
         ]
         if shared:
-            text = f"test patients of {target} whom the model of {source} was trained on"
             advice = f"leave {source} out of sources, or read the results with this in mind"
             found.append(findings.warning("leaks", f"{text} ({len(shared)})", advice, shared))
-    looked_at = [s for s in sources if s != target and s not in unknown]
     if looked_at and not found:
-        text = f"no test patient of {target} is in the training part of {len(looked_at)} sources"
+        text = (
+            f"no test patient of {target} is among those that the models of {len(looked_at)} "
+            "sources were trained on"
+        )
         found.append(findings.ok("leaks", text, sources=looked_at))
     if unknown:
         text = (
@@ -179,6 +196,38 @@ def check_leaks(
             f"{', '.join(unknown)}"
         )
         found.append(findings.ok("leaks", text, sources=unknown))
+    return found
+
+
+def check_joined(
+    root: Path, target: str, splits: dict[int, Split], cohorts: tuple[str, ...], columns: Columns
+) -> list[Finding]:
+    """Patients of joined cohorts whom training leaves out, because they are the target's.
+
+    Args:
+        root: folder of datasets.
+        target: name of the target.
+        splits: of the target, by fold.
+        cohorts: names of the datasets that are trained on too; those without a table are passed
+            over here, and refused by `experiment.check_joined`.
+        columns: how tables are written.
+    """
+    own = {same_person(p) for of in splits.values() for p in (*of.train, *of.test, *of.validation)}
+    found: list[Finding] = []
+    for cohort in cohorts:
+        path = survival.table_path(root, cohort)
+        if not path.is_file():
+            continue
+        patients = findings.attempt("leaks", found, partial(survival.read_slides, path, columns))
+        if patients is not None:
+            shared = [patient for patient in patients if same_person(patient) in own]
+            others = len(patients) - len(shared)
+            text = (
+                f"{others} of the {len(patients)} patients of {cohort} are trained on too, the "
+                f"rest are {target}'s own and left out"
+            )
+            values = {"patients": len(patients), "left_out": len(shared)}
+            found.append(findings.ok("leaks", text, **values))
     return found
 
 

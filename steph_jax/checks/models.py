@@ -102,7 +102,8 @@ def _described(name: str, architecture: Architecture, feature_dim: int | None) -
     text = f"{name}: {architecture.pooling}, {_dims(architecture)}"
     if feature_dim is not None and feature_dim != architecture.feature_dim:
         text += f"; but the target's features have D = {feature_dim}"
-        return findings.error(CHECK, text, "use features of the encoder the pool was fitted on")
+        advice = "use features of the encoder the pool was fitted on"
+        return findings.error(CHECK, text, advice, **values, features_dim=feature_dim)
     return findings.ok(CHECK, text, **values)
 
 
@@ -144,7 +145,8 @@ def _member(
     ]
     if differences:
         text = f"{path.name} and {NULL} have other dimensions: {', '.join(differences)}"
-        return None, findings.error(CHECK, text, "use models fitted on features of one encoder")
+        advice = "use models fitted on features of one encoder"
+        return None, findings.error(CHECK, text, advice, **ours)
     theta = _flat(model.params, encoder)
     if not np.isfinite(theta).all():
         text = f"{path}: NaN or infinity in its parameters"
@@ -182,7 +184,8 @@ def _relations(root: pathlib.Path, members: list[Member], wanted: tuple[str, ...
         advice = (
             f"{NULL} is another start than theirs: import the null model they were trained from"
         )
-        return [findings.error(CHECK, text, advice, [member.name for member in members])]
+        names, with_null = [m.name for m in members], [m.cosine for m in members]
+        return [findings.error(CHECK, text, advice, names, cosines_with_null=with_null)]
     found = []
     for i, member in enumerate(members):
         rest = np.array([other.distance for j, other in enumerate(members) if j != i])
@@ -203,19 +206,22 @@ def _place(member: Member, others: np.ndarray) -> Finding:
         f"cosine with it {member.cosine:.3f}"
     )
     advice = "import or train it again, from this null model"
+    values: dict[str, Any] = {"distance": member.distance, "cosine": member.cosine}
     if member.cosine < _UNRELATED:
-        return findings.error(CHECK, f"{text}: not descended from {NULL}", advice)
+        return findings.error(CHECK, f"{text}: not descended from {NULL}", advice, **values)
     if member.cosine < _DOUBTFUL:
-        return findings.warning(CHECK, f"{text}: hardly descended from {NULL}", advice)
+        return findings.warning(CHECK, f"{text}: hardly descended from {NULL}", advice, **values)
     if not member.distance:
-        return findings.warning(CHECK, f"{text}: it is the null model itself", advice)
+        return findings.warning(CHECK, f"{text}: it is the null model itself", advice, **values)
     if len(others) > 2 and member.distance > _FAR * np.median(others):
         return findings.warning(
             CHECK,
             f"{text}: {member.distance / np.median(others):.1f} times as far as the others",
             "was it trained from this null model, and as long as the others?",
+            **values,
+            median_distance=float(np.median(others)),
         )
-    return findings.ok(CHECK, text, distance=member.distance, cosine=member.cosine)
+    return findings.ok(CHECK, text, **values)
 
 
 def _similarities(members: list[Member], cosines: np.ndarray) -> Finding:
@@ -230,14 +236,17 @@ def _similarities(members: list[Member], cosines: np.ndarray) -> Finding:
 def _twins(members: list[Member], cosines: np.ndarray) -> list[Finding]:
     """Members that are one model under two names."""
     pairs = [
-        f"{members[i].name} and {members[j].name}"
+        (i, j)
         for i, j in zip(*np.triu_indices(len(members), 1), strict=True)
         if cosines[i, j] > _SAME
     ]
     if not pairs:
         return []
     text = f"members with the same task vector ({len(pairs)})"
-    return [findings.warning("task vectors", text, "one of them has a wrong name", pairs)]
+    named = [f"{members[i].name} and {members[j].name}" for i, j in pairs]
+    alike = [float(cosines[pair]) for pair in pairs]
+    advice = "one of them has a wrong name"
+    return [findings.warning("task vectors", text, advice, named, pair_cosines=alike)]
 
 
 def matrix(findings_: list[Finding]) -> list[str]:

@@ -1,5 +1,7 @@
 """Whether times and events mean what the config says, judged by how they are distributed."""
 
+from typing import Any
+
 import numpy as np
 
 from steph_jax.checks import findings
@@ -32,15 +34,21 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
         f"median {np.median(table.time):.0f} days, 95 % within {days:.0f} days, "
         f"longest {table.time.max():.0f} days"
     )
+    values: dict[str, Any] = {
+        "median_days": float(np.median(table.time)),
+        "quantile_95_days": days,
+        "longest_days": float(table.time.max()),
+    }
     if guess != columns.time_unit and not plausible:
         return [
             findings.warning(
                 "time unit",
                 f"{described}; the numbers (95 % within {raw:.4g}) look like {guess}",
                 f"if they are, set --config.data.time_unit={guess}",
+                **values,
             )
         ]
-    found = [findings.ok("time unit", described, quantile_95_days=days)]
+    found = [findings.ok("time unit", described, **values)]
     far = np.flatnonzero(table.time > _LONGEST_DAYS)
     if far.size:
         found.append(
@@ -49,6 +57,7 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
                 f"times beyond 60 years ({far.size})",
                 "are these in another unit, or dates?",
                 (f"{table.patients[i]}: {table.time[i]:.0f} days" for i in far),
+                days=table.time[far].tolist(),
             )
         )
     return found
@@ -73,6 +82,12 @@ def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
         np.median(table.time[table.event == status]) if (table.event == status).any() else np.nan
         for status in (True, False)
     ]
+    values: dict[str, Any] = {
+        "patients": len(table),
+        "events": int(table.event.sum()),
+        "event_rate": rate,
+        "event_rate_at_end": at_end,
+    }
     described += f"; median {medians[0]:.0f} days to an event, {medians[1]:.0f} to censoring"
     name = columns.event.lower()
     if "cens" in name and columns.event_coding == "event":
@@ -89,6 +104,6 @@ def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
         turn = "the C-index of folds with so few events says little"
         text = f"few events; {described}"
     else:
-        return [findings.ok("event coding", described, event_rate=rate, event_rate_at_end=at_end)]
+        return [findings.ok("event coding", described, **values)]
     status = findings.error if rate == 0 else findings.warning
-    return [status("event coding", text, turn)]
+    return [status("event coding", text, turn, **values)]

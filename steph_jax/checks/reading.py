@@ -1,14 +1,16 @@
 """Reads slides in child processes: what crashes or hangs one is reported, the rest is read."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from steph_jax.data.features import own_id
 from steph_jax.data.isolated import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
 
 #: Slides whose values are described, for a comparison of encoders.
@@ -20,7 +22,8 @@ class Reading:
     """What came of reading slides.
 
     Attributes:
-        slides: paths of all slides that are there, by id.
+        slides: paths of all slides that are there, by id: that of a slide that was asked for as it
+            was asked for, see `features.own_id`.
         answers: of `isolated_reader.look_at`, or {"problem": text}, for each slide that was asked
             for and is there.
         unread: slides whose values were not read, for want of time.
@@ -36,7 +39,7 @@ def read(
     dataset_name: str,
     wanted: Sequence[str] | None,
     *,
-    seconds: float = 0.0,
+    deadline: float = math.inf,
     slide_seconds: float = SLIDE_SECONDS,
     workers: int | None = None,
     command: Sequence[str] = READER,
@@ -48,7 +51,7 @@ def read(
         location: where the features are.
         dataset_name: the array to read in files that hold several.
         wanted: ids of slides, in the order to read them; None reads the first `PROFILES` there.
-        seconds: after these, only headers are read; 0 reads the values of all.
+        deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take before its file is taken to hang.
         workers: processes, if not as above.
         command: the program that reads.
@@ -56,32 +59,34 @@ def read(
 
     Raises:
         ValueError, FileNotFoundError: the location cannot be used; it crashes its reader.
+        KeyboardInterrupt: the processes are ended first.
     """
     first = first_child(command, location, dataset_name, slide_seconds)
     asked = list(first.slides)[:PROFILES] if wanted is None else wanted
-    there = [slide for slide in asked if slide in first.slides]
+    slides = _as_asked(first.slides, asked)
+    there = [slide for slide in asked if slide in slides]
     waiting: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
     for item in enumerate(there):
         waiting.put(item)
     answers: dict[str, dict[str, Any]] = {}
     unread: list[str] = []
-    deadline = time.monotonic() + seconds
+    stopped = threading.Event()
 
     def work(child: Child) -> None:
         try:
-            while True:
+            while not stopped.is_set():
                 try:
                     number, slide = waiting.get_nowait()
                 except queue.Empty:
                     return
-                values = not seconds or time.monotonic() < deadline
+                values = time.monotonic() < deadline
                 look = {"values": values, "profile": number < PROFILES}
                 try:
                     answers[slide] = child.ask({"slide": slide, "look": look})
                 except Died as problem:
-                    answers[slide] = {"problem": crashed(first.slides[slide], problem)}
+                    answers[slide] = {"problem": crashed(slides[slide], problem)}
                 except ValueError as problem:  # the location cannot be opened any more
-                    answers[slide] = {"problem": f"{first.slides[slide]}: {problem}"}
+                    answers[slide] = {"problem": f"{slides[slide]}: {problem}"}
                 if not values:
                     unread.append(slide)
                 progress()
@@ -91,9 +96,22 @@ def read(
     number = workers or max(1, min(4, os.cpu_count() or 1, len(there)))
     others = [Child(command, location, dataset_name, slide_seconds) for _ in range(number - 1)]
     threads = [threading.Thread(target=work, args=(child,)) for child in others]
-    for thread in threads:
-        thread.start()
-    work(first)
-    for thread in threads:
-        thread.join()
-    return Reading(first.slides, answers, tuple(unread))
+    try:
+        for thread in threads:
+            thread.start()
+        work(first)
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        stopped.set()
+        for child in (first, *others):
+            child.kill()
+        raise
+    return Reading(slides, answers, tuple(unread))
+
+
+def _as_asked(there: Mapping[str, str], asked: Sequence[str]) -> dict[str, str]:
+    """Paths by id, under the ids that were asked for where those name a slide in another way."""
+    meant = {slide: own for slide in asked if (own := own_id(slide, there)) is not None}
+    rest = there.keys() - set(meant.values())
+    return {slide: there[own] for slide, own in meant.items()} | {s: there[s] for s in sorted(rest)}

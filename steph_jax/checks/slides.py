@@ -2,7 +2,7 @@
 
 import pathlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,17 @@ import numpy as np
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
+from steph_jax.data.features import own_id
 
 CHECK = "features"
-#: Extensions of slides that ids in tables sometimes carry.
-_SLIDE_FILES = (".svs", ".ndpi", ".tif", ".tiff", ".mrxs", ".scn")
 
 
 def check_slides(
-    location: pathlib.Path, patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
+    location: pathlib.Path,
+    patients: Sequence[str],
+    slides: Sequence[Sequence[str]],
+    read: Reading,
+    others: Iterable[str] = (),
 ) -> list[Finding]:
     """What is wrong with the features of some patients.
 
@@ -26,6 +29,7 @@ def check_slides(
         patients: [P] ids.
         slides: [P] ids of their slides.
         read: what came of reading them.
+        others: ids of slides of the table whose patients the run does not use.
     """
     wanted = [slide for of_patient in slides for slide in of_patient]
     good = {s: a for s, a in read.answers.items() if "problem" not in a and "nonfinite" not in a}
@@ -34,11 +38,25 @@ def check_slides(
     if missing:
         text = f"{location}: no features of slides of the table ({len(missing)} of {len(wanted)})"
         advice = "extract them, or take these slides out of the table"
-        found.append(findings.error(CHECK, text, _hint(missing, read.slides) or advice, missing))
-    spare = sorted(set(read.slides) - set(wanted))
+        found.append(
+            findings.error(
+                CHECK,
+                text,
+                _hint(missing, read.slides) or advice,
+                missing,
+                missing=len(missing),
+                wanted=len(wanted),
+            )
+        )
+    of_others = {own_id(slide, read.slides) for slide in others}
+    spare = sorted(set(read.slides) - set(wanted) - of_others)
     if spare:
         text = f"{location}: files of slides that the table lacks ({len(spare)})"
-        found.append(findings.warning(CHECK, text, "they are not used", spare))
+        found.append(findings.warning(CHECK, text, "they are not used", spare, files=len(spare)))
+    unused = len((of_others - set(wanted)) & set(read.slides))
+    if unused:
+        text = f"{location}: {unused} slides of the table are of patients whom the run does not use"
+        found.append(findings.ok(CHECK, text, slides=unused))
     bad = [read.answers[slide]["problem"] for slide in wanted if _has(read, slide, "problem")]
     if bad:
         text = f"{location}: files that cannot be read ({len(bad)})"
@@ -50,7 +68,11 @@ def check_slides(
     if read.unread:
         text = f"values of {len(read.unread)} of {len(wanted)} slides were not read, headers only"
         advice = "no time was left; --seconds=0 reads all"
-        found.append(findings.warning(CHECK, text, advice, read.unread))
+        found.append(
+            findings.warning(
+                CHECK, text, advice, read.unread, unread=len(read.unread), wanted=len(wanted)
+            )
+        )
     found += [*_empty(patients, slides, read), *_sizes(good, read), *_encoders(good, read)]
     return [*found, *_copies(good, read)]
 
@@ -85,10 +107,6 @@ def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Find
 
 def _hint(missing: Sequence[str], there: Mapping[str, str]) -> str:
     """Why none of the missing slides may be found: ids that are written in another way."""
-    for slide in missing:
-        for extension in _SLIDE_FILES:
-            if slide.lower().endswith(extension) and slide[: -len(extension)] in there:
-                return f"ids of the table end in {extension}, those of the files do not"
     short = {slide.split(".")[0]: slide for slide in there}
     for slide in missing:
         other = short.get(slide.split(".")[0])
@@ -136,7 +154,8 @@ def _sizes(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
         if answer["num_patches"] and answer["dim"] != common
     ]
     text = "mixed sizes of features: " + ", ".join(f"D = {d} in {n}" for d, n in dims.most_common())
-    return [findings.error(CHECK, text, "extract all with one encoder", others)]
+    slides = {str(d): n for d, n in dims.most_common()}
+    return [findings.error(CHECK, text, "extract all with one encoder", others, slides=slides)]
 
 
 def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
@@ -148,7 +167,9 @@ def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding
     common = counts.most_common(1)[0][0]
     others = [f"{read.slides[s]}: {n}" for s, n in named.items() if same_encoder(n) != common]
     text = "features of several encoders: " + ", ".join(f"{n} in {c}" for n, c in counts.items())
-    return [findings.error(CHECK, text, "extract all with one encoder", others)]
+    return [
+        findings.error(CHECK, text, "extract all with one encoder", others, slides=dict(counts))
+    ]
 
 
 def same_encoder(name: str) -> str:
@@ -200,11 +221,12 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
     if ours != theirs:
         text = f"{location}: D = {theirs}, but the features of the target have D = {ours}"
         advice = "source and target need features of one encoder"
-        return [findings.error("encoder", text, advice)]
+        return [findings.error("encoder", text, advice, target_dim=ours, source_dim=theirs)]
     names = [encoder_name(read) for read in (target, source)]
     if all(names) and len(set(map(same_encoder, names))) > 1:
         text = f"{location}: features of the encoder {names[1]}, but the target's are of {names[0]}"
-        return [findings.error("encoder", text, "source and target need features of one encoder")]
+        advice = "source and target need features of one encoder"
+        return [findings.error("encoder", text, advice, encoders=names)]
     means = [
         np.array([a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == ours])
         for read in (target, source)
@@ -229,7 +251,8 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
             f"{across:.2f} across cohorts, {within:.2f} within; patches {ratio:.1f} times as long)"
         )
         advice = "were both made by one encoder, with one normalization?"
-        return [findings.warning("encoder", text, advice)]
+        values: dict[str, Any] = {"across": across, "within": float(within), "length_ratio": ratio}
+        return [findings.warning("encoder", text, advice, **values)]
     return []
 
 

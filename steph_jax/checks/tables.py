@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,33 +49,40 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     cells = [[row[header.index(name)] for _, row in rows] for name in columns.names]
     lines = [line for line, _ in rows]
     found += _id_problems(path, columns, lines, cells[0], cells[1])
-    found += _time_problems(path, columns, cells[0], cells[2])
-    found += _event_problems(path, columns, cells[0], cells[3])
-    found += _disagreements(path, columns, *cells)
+    labeled, left_out = survival.without_unlabeled(cells)
+    kept = labeled if columns.unlabeled == "drop" else cells
+    found += _unlabeled(path, columns, left_out)
+    found += _time_problems(path, columns, labeled[0], labeled[2])
+    found += _event_problems(path, columns, labeled[0], labeled[3])
+    found += _disagreements(path, columns, *labeled)
     try:
         table = survival.read_table(path, columns)
     except cli.USER_ERRORS as problem:
         if findings.worst(found) < Status.ERROR:
             found.append(findings.error(CHECK, str(problem)))
-        table = _what_can_be_read(path, columns, *cells)
+        table = _what_can_be_read(path, columns, *kept)
+        if columns.unlabeled == "drop":
+            table = dataclasses.replace(table, left_out=left_out)
     found += _persons(table)
     rate = float(table.event.mean()) if len(table) else 0.0
     summary = findings.ok(
         CHECK,
-        f"{path}: {len(table)} patients, {len(rows)} slides, {int(table.event.sum())} events "
+        f"{path}: {len(table)} patients, {len(kept[0])} slides, {int(table.event.sum())} events "
         f"({rate:.0%})",
         patients=len(table),
-        slides=len(rows),
+        slides=len(kept[0]),
         events=int(table.event.sum()),
     )
     return table, [summary, *found]
 
 
-def _error(path: Path, text: str, advice: str, items: Iterable[str]) -> list[Finding]:
+def _error(
+    path: Path, text: str, advice: str, items: Iterable[str], **values: Any
+) -> list[Finding]:
     every = tuple(dict.fromkeys(items))
     if not every:
         return []
-    return [findings.error(CHECK, f"{path}: {text} ({len(every)})", advice, every)]
+    return [findings.error(CHECK, f"{path}: {text} ({len(every)})", advice, every, **values)]
 
 
 def _id_problems(
@@ -87,6 +95,18 @@ def _id_problems(
     twice = [slide for slide, count in Counter(slides).items() if slide and count > 1]
     found += _error(path, "slides in several rows", "keep one row per slide", twice)
     return found
+
+
+def _unlabeled(path: Path, columns: Columns, left_out: Iterable[str]) -> list[Finding]:
+    text = f"patients without a number in {columns.time!r} or {columns.event!r}"
+    if columns.unlabeled == "refuse":
+        advice = "fill these in, or --config.data.unlabeled=drop leaves the patients out"
+        return _error(path, text, advice, left_out)
+    every = tuple(left_out)
+    if not every:
+        return []
+    text = f"{path}: {text}, left out of table and splits ({len(every)})"
+    return [dataclasses.replace(findings.ok(CHECK, text, patients=len(every)), items=every)]
 
 
 def _number(cell: str) -> float:
@@ -115,6 +135,7 @@ def _time_problems(
             f"negative times in column {name!r}",
             "times run from diagnosis to the event or to the end of follow-up",
             (f"{p}: {cell}" for p, cell, number in rows if number < 0),
+            lowest=min(numbers, default=0.0),
         ),
     ]
 
@@ -136,6 +157,7 @@ def _event_problems(
             f"{path}: expected 0 or 1 in column {columns.event!r}; found {listing}",
             advice,
             dict.fromkeys(bad),
+            cells=dict(values.most_common()),
         )
     ]
 

@@ -72,6 +72,10 @@ def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 class LazyBags:
     """Bags read piece by piece as they are asked for; a `batches.BagStore` that keeps nothing.
 
+    Attributes:
+        source: where the features are.
+        slides: the slides of each patient.
+
     Args:
         source: where the features are.
         slides: the slides of each patient, joined along patches in this order.
@@ -86,11 +90,11 @@ class LazyBags:
         self, source: FeatureSource, slides: Sequence[Sequence[str]], dtype: np.dtype
     ) -> None:
         source.require(slide for of_patient in slides for slide in of_patient)
-        self._source = source
-        self._slides = [list(of_patient) for of_patient in slides]
+        self.source = source
+        self.slides = [list(of_patient) for of_patient in slides]
         self._starts = [
             np.cumsum([0, *(source.num_patches(slide) for slide in of_patient)])
-            for of_patient in self._slides
+            for of_patient in self.slides
         ]
         self.num_patches = np.array([starts[-1] for starts in self._starts], np.int64)
         self.feature_dim = shared_dim(source, slides)
@@ -108,14 +112,14 @@ class LazyBags:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
         starts, done = self._starts[index], 0
         first = int(np.searchsorted(starts, start, side="right")) - 1
-        for i in range(first, len(self._slides[index])):
+        for i in range(first, len(self.slides[index])):
             if done == len(out):
                 return
             begin = start + done - int(starts[i])
             end = min(int(starts[i + 1] - starts[i]), begin + len(out) - done)
             if end > begin:
                 rows = out[done : done + end - begin]
-                self._source.read_rows(self._slides[index][i], begin, end, rows, check_finite=True)
+                self.source.read_rows(self.slides[index][i], begin, end, rows, check_finite=True)
                 done += end - begin
 
 

@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from steph_jax.data import survival
 from steph_jax.data.survival import Columns, SurvivalTable
+from steph_jax.labels import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,26 @@ class Cohort:
     others: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
 
 
+def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> SurvivalTable:
+    """Reads the table of a dataset; says on the log whom it leaves out (`Columns.unlabeled`).
+
+    Raises:
+        FileNotFoundError, ValueError: see `survival.read_table`.
+    """
+    table = survival.read_table(survival.table_path(root, dataset), columns)
+    if table.left_out:
+        logging.info("%s: %s", table.path, left_out(table))
+    return table
+
+
+def left_out(table: SurvivalTable) -> str:
+    """Whom a table leaves out for want of time or event, ten at most by name."""
+    return (
+        f"{len(table.left_out)} patients without time or event are left out of the table and of "
+        f"the splits: {listed(table.left_out)}"
+    )
+
+
 def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns: Columns) -> Cohort:
     """Reads the table and the splits of a dataset (SPEC 5) and checks them against each other.
 
@@ -53,8 +75,13 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
         FileNotFoundError: a file is missing.
         ValueError: a table or split that cannot be used, or that disagree.
     """
-    table = survival.read_table(survival.table_path(root, dataset), columns)
-    splits = {fold: survival.read_split(survival.split_path(root, dataset, fold)) for fold in folds}
+    table = read_patients(root, dataset, columns)
+    splits = {
+        fold: survival.without_left_out(
+            survival.read_split(survival.split_path(root, dataset, fold)), table
+        )
+        for fold in folds
+    }
     for split in splits.values():
         survival.check_split(split, table)
     named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}

@@ -6,14 +6,15 @@
     read_bag(source, patient_slides)                   a patient's slides joined along patches
 
 Formats are told by extensions, and a folder may mix them. Slide ids are file names without the
-extension (they may hold dots themselves). See `patches` for what a file may hold.
+extension (they may hold dots themselves). A table may name slides with the extension of their image
+(`X.svs`): where there is no slide of that name, it is `X`. See `patches` for what a file may hold.
 """
 
 import abc
 import os
 import pathlib
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -22,6 +23,12 @@ import numpy.typing as npt
 from steph_jax.data import feature_files
 from steph_jax.data.patches import BadFeatures, Layout, Patches, refuse_nonfinite
 
+#: Extensions of slide images, which ids in tables sometimes carry.
+SLIDE_EXTENSIONS = (
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
+    *(".czi", ".svslide", ".vms", ".bif", ".qptiff", ".dcm"),
+)
+
 Location = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -29,10 +36,22 @@ class EmptyBag(ValueError):
     """A patient without a single patch in any slide."""
 
 
+def own_id(slide_id: str, there: Container[str]) -> str | None:
+    """The id among `there` that an id of a table means: the same, or without an image's extension.
+
+    None where there is neither.
+    """
+    if slide_id in there:
+        return slide_id
+    stem, extension = os.path.splitext(slide_id)
+    return stem if extension.lower() in SLIDE_EXTENSIONS and stem in there else None
+
+
 class FeatureSource(abc.ABC):
     """Features of a set of slides. Reading is safe from several threads at once.
 
-    A kind of source says which slides it has, where each is, and how to open one.
+    A kind of source says which slides it has, where each is, and how to open one; it is asked for
+    ids of its own. Whoever uses it may name slides as tables do, see `own_id`.
     """
 
     def __init__(self, location: str, dataset_name: str, feature_dim: int | None) -> None:
@@ -47,12 +66,24 @@ class FeatureSource(abc.ABC):
         """Ids of all slides, in sorted order."""
 
     @abc.abstractmethod
-    def path_of(self, slide_id: str) -> str:
-        """Where the slide is, for messages."""
+    def _path_of(self, slide_id: str) -> str:
+        """Where one of `slide_ids` is."""
 
     @abc.abstractmethod
     def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
         """Opens one of `slide_ids`."""
+
+    def _encoder(self, slide_id: str) -> str:
+        """Name of the encoder of one of `slide_ids`; "" where it is not known."""
+        return ""
+
+    def path_of(self, slide_id: str) -> str:
+        """Where the slide is, for messages.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+        """
+        return self._path_of(self._found(slide_id))
 
     def encoder(self, slide_id: str) -> str:
         """Name of the encoder that made the features of a slide, where its file says; else "".
@@ -60,8 +91,7 @@ class FeatureSource(abc.ABC):
         Raises:
             FileNotFoundError, BadFeatures: see `layout`.
         """
-        self.require([slide_id])
-        return ""
+        return self._encoder(self._found(slide_id))
 
     def layout(self, slide_id: str) -> Layout:
         """N, D and the type of a slide, without reading it where its format has a header.
@@ -70,11 +100,11 @@ class FeatureSource(abc.ABC):
             FileNotFoundError: the source has no such slide.
             BadFeatures: the file cannot be used; see `patches`.
         """
-        known = self._layouts.get(slide_id)
+        own = self._found(slide_id)
+        known = self._layouts.get(own)
         if known is None:
-            self.require([slide_id])
-            with self._open(slide_id) as patches:
-                known = self._layouts[slide_id] = patches.layout
+            with self._open(own) as patches:
+                known = self._layouts[own] = patches.layout
         return known
 
     def num_patches(self, slide_id: str) -> int:
@@ -109,10 +139,10 @@ class FeatureSource(abc.ABC):
             BadFeatures: the file cannot be used, or is not finite where that is asked for.
             ValueError: `out` does not fit.
         """
-        self.require([slide_id])
-        with self._open(slide_id) as patches:
+        own = self._found(slide_id)
+        with self._open(own) as patches:
             stop = patches.layout.num_patches
-            return self._rows(slide_id, patches, 0, stop, out, dtype, check_finite)
+            return self._rows(own, patches, 0, stop, out, dtype, check_finite)
 
     def read_rows(
         self,
@@ -132,27 +162,38 @@ class FeatureSource(abc.ABC):
         Raises:
             ValueError: not 0 <= start <= stop <= N; else as `read`.
         """
-        self.require([slide_id])
-        with self._open(slide_id) as patches:
+        own = self._found(slide_id)
+        with self._open(own) as patches:
             if not 0 <= start <= stop <= patches.layout.num_patches:
                 raise ValueError(
-                    f"{self.path_of(slide_id)}: expected rows within 0 .. "
+                    f"{self._path_of(own)}: expected rows within 0 .. "
                     f"{patches.layout.num_patches}, found {start} .. {stop}"
                 )
-            return self._rows(slide_id, patches, start, stop, out, dtype, check_finite)
+            return self._rows(own, patches, start, stop, out, dtype, check_finite)
 
     def missing(self, slide_ids: Iterable[str]) -> list[str]:
         """Those of `slide_ids` that the source lacks, in their order."""
-        return [slide_id for slide_id in slide_ids if slide_id not in self.slide_ids]
+        there = self.slide_ids
+        return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
 
     def require(self, slide_ids: Iterable[str]) -> None:
         """Raises FileNotFoundError that lists every one of `slide_ids` the source lacks."""
         missing = self.missing(slide_ids)
         if missing:
-            raise FileNotFoundError(
-                f"{self.location}: no features of {len(missing)} slide(s), "
-                f"of {len(self.slide_ids)} that it has: {', '.join(missing)}"
-            )
+            raise self._lacks(missing)
+
+    def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"{self.location}: no features of {len(missing)} slide(s), "
+            f"of {len(self.slide_ids)} that it has: {', '.join(missing)}"
+        )
+
+    def _found(self, slide_id: str) -> str:
+        """The source's own id of a slide."""
+        own = own_id(slide_id, self.slide_ids)
+        if own is None:
+            raise self._lacks([slide_id])
+        return own
 
     def _rows(
         self,
@@ -165,7 +206,7 @@ class FeatureSource(abc.ABC):
         check_finite: bool,
     ) -> np.ndarray:
         layout = self._layouts[slide_id] = patches.layout
-        where = self.path_of(slide_id)
+        where = self._path_of(slide_id)
         rows = _buffer(stop - start, layout, out, dtype, where)
         if rows.size:
             patches.copy(start, stop, rows)
@@ -201,11 +242,10 @@ class FileSource(FeatureSource):
     def slide_ids(self) -> Collection[str]:
         return self._files.keys()
 
-    def path_of(self, slide_id: str) -> str:
+    def _path_of(self, slide_id: str) -> str:
         return str(self._files[slide_id])
 
-    def encoder(self, slide_id: str) -> str:
-        self.require([slide_id])
+    def _encoder(self, slide_id: str) -> str:
         return feature_files.encoder(self._files[slide_id], self.dataset_name)
 
     def _open(self, slide_id: str) -> AbstractContextManager[Patches]:

@@ -52,6 +52,8 @@ class Child:
         self._command = [*command, str(location), dataset_name]
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+        self._killed = False
         self.slides: dict[str, str] = {}
 
     def start(self) -> None:
@@ -65,15 +67,18 @@ class Child:
             return
         package = str(pathlib.Path(__file__).resolve().parents[2])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-            # An interrupt from the terminal is for the program, which ends this process itself.
-            start_new_session=True,
-        )
+        with self._starting:
+            if self._killed:
+                raise Died("the process that was to read it was ended")
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                # An interrupt from the terminal is for the program, which ends this process itself.
+                start_new_session=True,
+            )
         answer = self._answer(b"", None, max(self._seconds, START_SECONDS))
         if "problem" in answer:
             self.stop()
@@ -113,6 +118,9 @@ class Child:
                     answer = None
         except BrokenPipeError:
             answer = None
+        except BaseException:  # an interrupt, which the process is not to outlast
+            process.kill()
+            raise
         finally:
             timer.cancel()
         if answer is not None:
@@ -122,6 +130,14 @@ class Child:
             raise Died(f"reading it took more than {seconds:.0f} seconds and was given up")
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         raise Died(f"reading it crashed the process that read it ({ended})")
+
+    def kill(self) -> None:
+        """Ends the process for good, from any thread; whoever waits for its answer gets `Died`."""
+        with self._starting:
+            self._killed = True
+            process = self._process
+        if process is not None:
+            process.kill()
 
     def stop(self) -> int:
         """Ends the process and returns its status; 0 if there was none."""
@@ -207,11 +223,10 @@ class IsolatedSource(FeatureSource):
     def slide_ids(self) -> Collection[str]:
         return self._slides.keys()
 
-    def path_of(self, slide_id: str) -> str:
+    def _path_of(self, slide_id: str) -> str:
         return self._slides[slide_id]
 
-    def encoder(self, slide_id: str) -> str:
-        self.require([slide_id])
+    def _encoder(self, slide_id: str) -> str:
         with self._child() as child:
             name: str = self._ask(child, {"slide": slide_id, "encoder": True}, None)["encoder"]
         return name
@@ -246,7 +261,7 @@ class IsolatedSource(FeatureSource):
             self._idle.put(child)
 
     def _ask(self, child: Child, request: dict[str, Any], out: np.ndarray | None) -> dict[str, Any]:
-        path = self.path_of(request["slide"])
+        path = self._path_of(request["slide"])
         try:
             answer = child.ask(request, out)
         except Died as problem:

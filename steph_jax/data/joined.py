@@ -18,6 +18,7 @@ class JoinedBags:
         num_patches: [n] patches of every bag.
         feature_dim: D.
         dtype: float type of the features.
+        parts: bags of each cohort.
 
     Args:
         parts: bags of each cohort.
@@ -33,24 +34,24 @@ class JoinedBags:
         self.num_patches = np.concatenate([part.num_patches for part in parts])
         self.feature_dim = dims.pop()
         self.dtype = parts[0].dtype
-        self._parts = list(parts)
+        self.parts = list(parts)
         self._starts = np.cumsum([0, *(len(part.num_patches) for part in parts)])
 
     def expect(self, order: Sequence[int]) -> None:
         """Tells every part which of its bags are going to be read; see `cache.Bags`."""
         owners = [self._owner(index) for index in order]
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(self.parts):
             part.expect([inner for owner, inner in owners if owner == number])
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
         owner, inner = self._owner(index)
-        self._parts[owner].read(inner, start, out)
+        self.parts[owner].read(inner, start, out)
 
     def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
         """What the part lends that holds the bag; see `batches.BagStore`."""
         owner, inner = self._owner(index)
-        return self._parts[owner].lend(inner, start, size)
+        return self.parts[owner].lend(inner, start, size)
 
     def _owner(self, index: int) -> tuple[int, int]:
         """The part that holds a bag, and the bag's number there."""

@@ -41,12 +41,12 @@ class LmdbSource(FeatureSource):
     def slide_ids(self) -> Collection[str]:
         return self._keys.keys()
 
-    def path_of(self, slide_id: str) -> str:
+    def _path_of(self, slide_id: str) -> str:
         return f"{self.location}[{slide_id}]"
 
     @contextlib.contextmanager
     def _open(self, slide_id: str) -> Iterator[Patches]:
-        where = self.path_of(slide_id)
+        where = self._path_of(slide_id)
         with self._transaction() as transaction:
             pickled = transaction.get(self._keys[slide_id])
             if pickled is None:

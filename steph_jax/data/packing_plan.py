@@ -73,7 +73,7 @@ def make_plan(
             bad[slide_id] = f"{where}: expected D = {dim}, as most slides have, found {layout.dim}"
             continue
         try:
-            stat = _file_of(source, slide_id).stat()
+            stat = file_of(source, slide_id).stat()
         except OSError as error:
             bad[slide_id] = one_line(error)
             continue
@@ -102,7 +102,7 @@ def make_plan(
     return Index(dtype, dim, start, tuple(slides), {}, provenance)
 
 
-def _file_of(source: FeatureSource, slide_id: str) -> pathlib.Path:
+def file_of(source: FeatureSource, slide_id: str) -> pathlib.Path:
     """The file that holds a slide: its own, or that of its whole source."""
     location = pathlib.Path(source.location)
     for path in (pathlib.Path(source.path_of(slide_id)), location / "data.mdb", location / DATA):

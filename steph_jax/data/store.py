@@ -235,11 +235,10 @@ class StoreSource(FeatureSource):
     def slide_ids(self) -> Collection[str]:
         return self._records.keys()
 
-    def path_of(self, slide_id: str) -> str:
+    def _path_of(self, slide_id: str) -> str:
         return f"{self.location}[{slide_id}]"
 
-    def encoder(self, slide_id: str) -> str:
-        self.require([slide_id])
+    def _encoder(self, slide_id: str) -> str:
         return str(self._records[slide_id].source.get("encoder", ""))
 
     def mapped(self, slide_id: str) -> np.ndarray:
@@ -249,7 +248,7 @@ class StoreSource(FeatureSource):
 
     @contextlib.contextmanager
     def _open(self, slide_id: str) -> Iterator[Patches]:
-        rows, where = self.mapped(slide_id), self.path_of(slide_id)
+        rows, where = self.mapped(slide_id), self._path_of(slide_id)
         layout = Layout.of(rows.shape, rows.dtype, where, self.feature_dim)
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:

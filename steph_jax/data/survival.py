@@ -26,6 +26,10 @@ from steph_jax.labels import listed, survival_labels
 
 DAYS_PER_UNIT = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
 EVENT_CODINGS = ("event", "censorship")
+#: What is done with patients without time or event.
+UNLABELED = ("refuse", "drop")
+#: Cells, in lower case, of what is not known.
+_UNKNOWN = ("", "na", "nan", "n/a", "#n/a", "null", "none")
 
 WHERE_TO_GET_DATA = (
     "tables, splits and features of the 13 cohorts are published on Hugging Face as UNI2-h-DSS, by "
@@ -46,9 +50,10 @@ class Columns:
         time_unit: a key of `DAYS_PER_UNIT`; a year has 365.25 days and a month a twelfth of that.
         event_coding: "event" where 1 means that death was seen, "censorship" where 1 means that
             it was not.
+        unlabeled: "refuse" a table with patients without time or event, or "drop" them.
 
     Raises:
-        ValueError: for an unknown unit or coding, or a column named twice.
+        ValueError: for an unknown unit, coding or way with the unlabeled, or a column named twice.
     """
 
     patient: str = "patient_id"
@@ -57,6 +62,7 @@ class Columns:
     event: str = "e"
     time_unit: str = "days"
     event_coding: str = "event"
+    unlabeled: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.time_unit not in DAYS_PER_UNIT:
@@ -65,6 +71,9 @@ class Columns:
         if self.event_coding not in EVENT_CODINGS:
             known = ", ".join(EVENT_CODINGS)
             raise ValueError(f"the event coding is one of {known}, not {self.event_coding!r}")
+        if self.unlabeled not in UNLABELED:
+            known = ", ".join(UNLABELED)
+            raise ValueError(f"data.unlabeled is one of {known}, not {self.unlabeled!r}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"four different columns are needed, found {', '.join(self.names)}")
 
@@ -84,6 +93,7 @@ class SurvivalTable:
         time: [P] days to the event or to the end of follow-up.
         event: [P] True where death was seen.
         slides: [P] slide ids of each patient, sorted.
+        left_out: slide ids, by id, of patients that are not here, for want of time or event.
     """
 
     path: Path
@@ -91,6 +101,7 @@ class SurvivalTable:
     time: NDArray[np.float64]
     event: NDArray[np.bool_]
     slides: tuple[tuple[str, ...], ...]
+    left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -218,10 +229,19 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
         FileNotFoundError: if there is no such file.
         ValueError: for anything but a CSV file; missing columns; no rows; empty ids; a time that
             is not a finite number, or negative; an event that is neither 0 nor 1; a patient whose
-            rows disagree in time or event; a slide in two rows.
+            rows disagree in time or event; a slide in two rows; patients without time or event,
+            unless they are to be dropped.
     """
     path, columns = Path(path), columns or Columns()
-    patients, slides, *label_cells = _cells(path, columns.names)
+    (patients, slides, *label_cells), left_out = without_unlabeled(_cells(path, columns.names))
+    if left_out and columns.unlabeled == "refuse":
+        raise ValueError(
+            f"{path}: expected numbers in the columns {columns.time!r} and {columns.event!r}; "
+            f"found none for {listed(left_out)}; fill them in, or leave these patients out by "
+            "--config.data.unlabeled=drop (--unlabeled drop of steph_jax.split)"
+        )
+    if not patients:
+        raise ValueError(f"{path}: no patient has both {columns.time!r} and {columns.event!r}")
     times, events = (
         csv_files.numbers(path, name, patients, cells)
         for name, cells in zip(columns.names[2:], label_cells, strict=True)
@@ -234,7 +254,30 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
         time=days * DAYS_PER_UNIT[columns.time_unit],
         event=died if columns.event_coding == "event" else ~died,
         slides=tuple(slides_of.values()),
+        left_out=left_out,
     )
+
+
+def without_unlabeled(
+    columns: Sequence[Sequence[str]],
+) -> tuple[list[list[str]], dict[str, tuple[str, ...]]]:
+    """The rows of patients who have time and event in any of them, and the slides of the others.
+
+    Args:
+        columns: cells of patients, slides, times and events.
+    """
+    patients, slides, *labels = columns
+    labeled = {
+        patient
+        for patient, *cells in zip(patients, *labels, strict=True)
+        if not any(cell.lower() in _UNKNOWN for cell in cells)
+    }
+    kept = [
+        [cell for cell, patient in zip(cells, patients, strict=True) if patient in labeled]
+        for cells in columns
+    ]
+    others = [i for i, patient in enumerate(patients) if patient not in labeled]
+    return kept, _slides_of([patients[i] for i in others], [slides[i] for i in others])
 
 
 def _labels(
@@ -287,6 +330,15 @@ def read_split(path: str | os.PathLike[str]) -> Split:
         for name in named
     }
     return Split(path, parts["train"], parts["test"], parts[validation[0]] if validation else ())
+
+
+def without_left_out(split: Split, table: SurvivalTable) -> Split:
+    """A split without the patients that its table leaves out for want of time or event."""
+
+    def kept(patients: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(patient for patient in patients if patient not in table.left_out)
+
+    return Split(split.path, kept(split.train), kept(split.test), kept(split.validation))
 
 
 def split_problems(split: Split, table: SurvivalTable) -> list[Problem]:

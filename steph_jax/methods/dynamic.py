@@ -124,4 +124,4 @@ def dies(model: SavedModel) -> bool:
     return bool(model.settings["weight_output"] == "relu")
 
 
-RECIPE = Recipe("dynamic", start, restore, with_trainable, dies=dies)
+RECIPE = Recipe("dynamic", start, restore, with_trainable, members=merging.members, dies=dies)

@@ -18,6 +18,7 @@ from steph_jax.methods.merging import (
     coefficients,
     encoder_stack,
     gather,
+    members,
     own_outputs,
     settings_of,
 )
@@ -61,7 +62,12 @@ def start(spec: Spec, pool: Pool, equal: bool) -> SavedModel:
 
 def _recipe(name: str, equal: bool) -> Recipe:
     return Recipe(
-        name, partial(start, equal=equal), abmil.restore, abmil.RECIPE.store, trains=False
+        name,
+        partial(start, equal=equal),
+        abmil.restore,
+        abmil.RECIPE.store,
+        trains=False,
+        members=members,
     )
 
 

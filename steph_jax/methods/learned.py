@@ -79,7 +79,7 @@ def _after(prepare: str) -> Recipe:
     return dataclasses.replace(RECIPE, name=prepare, start=start_prepared)
 
 
-RECIPE = Recipe("learned", start, restore, with_trainable)
+RECIPE = Recipe("learned", start, restore, with_trainable, members=merging.members)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")

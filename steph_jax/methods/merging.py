@@ -40,6 +40,12 @@ def source_names(spec: Spec, pool: Pool, include_target: bool) -> tuple[str, ...
     return (*others, spec.dataset) if include_target else others
 
 
+def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
+    """The models that are merged (see `Recipe.members`): the target's of the fold, the sources'."""
+    sources = source_names(spec, pool, include_target=False)
+    return ((spec.dataset, spec.fold), *((name, 0) for name in sources))
+
+
 def source_models(
     spec: Spec, pool: Pool, sources: tuple[str, ...], target: SavedModel
 ) -> list[SavedModel]:

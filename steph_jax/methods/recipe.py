@@ -103,6 +103,8 @@ class Recipe:
         restore: (a stored model, dtype of products over patches) -> the model ready to run.
         store: (a stored model, trained parameters) -> the same model with those.
         trains: whether there is anything to train.
+        members: (what is asked, the pool) -> dataset and fold of each member of the pool that
+            `start` or `choose` may read; theta_0 is none of them.
         joins: (what is asked, the pool) -> cohorts all of whose patients are trained on too.
         choose: `start` for a method that looks at the training patients first.
         dies: of a model about to be trained: whether nothing but its weights of sources tells it
@@ -116,6 +118,7 @@ class Recipe:
     restore: Callable[[SavedModel, Any], Ready]
     store: Callable[[SavedModel, Params], SavedModel]
     trains: bool = True
+    members: Callable[[Spec, Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
     joins: Callable[[Spec, Pool], Sequence[str]] | None = None
     choose: Callable[[Spec, Pool, Represent, TrainingCIndex], SavedModel] | None = None
     dies: Callable[[SavedModel], bool] = lambda model: False

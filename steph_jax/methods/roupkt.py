@@ -96,4 +96,4 @@ def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 
 
-RECIPE = Recipe("roupkt", start, restore, with_trainable, inputs=inputs)
+RECIPE = Recipe("roupkt", start, restore, with_trainable, members=merging.members, inputs=inputs)

@@ -231,4 +231,4 @@ def dies(model: SavedModel) -> bool:
     )
 
 
-RECIPE = Recipe("steph", start, restore, with_trainable, dies=dies)
+RECIPE = Recipe("steph", start, restore, with_trainable, members=merging.members, dies=dies)

@@ -19,11 +19,10 @@ from steph_jax.methods.recipe import Recipe, Represent, Spec, TrainingCIndex, wi
 from steph_jax.pool import Pool
 
 
-def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
-    """The fold-0 models of the sources that may be transferred.
+def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
+    """The models that may be transferred (see `Recipe.members`): of the sources, of fold 0.
 
     Raises:
-        FileNotFoundError: the pool lacks a model; says how to make it.
         ValueError: no source is left, or the one asked for is the target.
     """
     if spec.transfer_source == spec.dataset:
@@ -38,7 +37,17 @@ def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
             f"no source model is left to transfer to {spec.dataset}: the pool {pool.root} holds "
             "none but the target's; name some in `sources`, or add models to the pool"
         )
-    return {name: pool.member(name, 0) for name in names}
+    return tuple((name, 0) for name in names)
+
+
+def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
+    """`members`, by name.
+
+    Raises:
+        FileNotFoundError: the pool lacks a model; says how to make it.
+        ValueError: as `members` does.
+    """
+    return {name: pool.member(name, fold) for name, fold in members(spec, pool)}
 
 
 def unchanged(spec: Spec, pool: Pool) -> SavedModel:
@@ -84,7 +93,15 @@ def _recipe(name: str, start: Callable[[Spec, Pool], SavedModel], trains: bool) 
         model = start(dataclasses.replace(spec, transfer_source=best), pool)
         return with_settings(model, source_train_c_index=scores)
 
-    return Recipe(name, start, abmil.restore, abmil.RECIPE.store, trains=trains, choose=choose)
+    return Recipe(
+        name,
+        start,
+        abmil.restore,
+        abmil.RECIPE.store,
+        trains=trains,
+        members=members,
+        choose=choose,
+    )
 
 
 ZERO_SHOT = _recipe("zero_shot", unchanged, trains=False)
