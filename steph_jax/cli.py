@@ -104,7 +104,10 @@ def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
             if os.environ.get("STEPH_DEBUG"):
                 raise
             what = "" if isinstance(error, absl_flags.Error) else "no such setting: "
-            text = " ".join(str(error.args[0]).split()).rstrip(".")
+            reason = error.args[0]
+            while isinstance(reason, BaseException):  # an AttributeError of a KeyError
+                reason = reason.args[0]
+            text = " ".join(str(reason).split()).rstrip(".")
             print(f"error: {what}{text}; see --help", file=sys.stderr)
             sys.exit(mistake)
 
