@@ -30,7 +30,7 @@ from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import isolated
 from steph_jax.data.cohort import load_cohort, take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
-from steph_jax.experiment import check_joined, check_parts, fold_spec
+from steph_jax.experiment import check_joined, check_parts, try_start
 from steph_jax.labels import listed
 from steph_jax.methods.recipe import Recipe, Spec
 from steph_jax.methods.registry import RECIPES, recipe
@@ -140,7 +140,7 @@ def check(
     apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
     hindered = findings.worst([finding for finding in found if finding.check not in apart])
     if usable and columns and hindered < Status.ERROR:
-        findings.attempt("start", found, lambda: try_start(config, columns))
+        findings.attempt("start", found, lambda: start(config, columns))
     return found
 
 
@@ -312,8 +312,8 @@ def check_encoders(
     return found
 
 
-def try_start(config: dict[str, Any], columns: Columns) -> None:
-    """Makes the model of the first fold, as training would.
+def start(config: dict[str, Any], columns: Columns) -> None:
+    """Starts the folds of the run, as far as training does before it reads features.
 
     Raises:
         ValueError, FileNotFoundError: training would refuse.
@@ -321,11 +321,8 @@ def try_start(config: dict[str, Any], columns: Columns) -> None:
     root = pathlib.Path(config["data"]["root"])
     cohort = load_cohort(root, config["dataset"], config["folds"], columns)
     pool = Pool(config["pool"]["root"])
-    for fold in config["folds"]:
-        spec = fold_spec(config, cohort, fold, cohort.folds[fold])
-        if fold == config["folds"][0]:
-            recipe(config["method"]).start(spec, pool)
     check_parts(config, cohort)
+    try_start(config, cohort, pool, config["folds"])
     check_joined(config, cohort, pool)
 
 

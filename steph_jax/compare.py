@@ -156,8 +156,7 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
         cohort = experiment.read_cohort(config)
         experiment.check_parts(config, cohort)
         pool = Pool(pathlib.Path(config["pool"]["root"]))
-        for fold, split in cohort.folds.items():
-            recipe(method).start(experiment.fold_spec(config, cohort, fold, split), pool)
+        experiment.try_start(config, cohort, pool, config["folds"])
         experiment.check_joined(config, cohort, pool)
 
 

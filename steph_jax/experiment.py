@@ -13,14 +13,23 @@ from tqdm import tqdm
 
 from steph_jax import files, metrics, settings
 from steph_jax.checkpoints import SavedModel
+from steph_jax.checks.findings import Status
+from steph_jax.checks.folds import check_leaks
 from steph_jax.data import features, values
 from steph_jax.data.batches import choose_layout
 from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import Bags, needed_bytes, open_bags
 from steph_jax.data.cohort import Cohort, Fold, load_cohort, read_patients
 from steph_jax.data.joined import joined, other_patients
-from steph_jax.data.survival import SurvivalTable, read_table, split_path, table_path
+from steph_jax.data.survival import (
+    SurvivalTable,
+    read_split,
+    read_table,
+    split_path,
+    table_path,
+)
 from steph_jax.feed import Feed
+from steph_jax.labels import listed
 from steph_jax.methods.recipe import Recipe, Spec
 from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool
@@ -167,6 +176,40 @@ def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) ->
     bins = time_bins(config, cohort, split)
     num_outputs = settings.objective(config["loss"]).output.num_outputs(bins.num_bins)
     return settings.spec(config, fold, num_outputs, bins)
+
+
+def try_start(
+    config: dict[str, Any], cohort: Cohort, pool: Pool, folds: Sequence[int]
+) -> SavedModel:
+    """The untrained model of the first of some folds, after a look at what the others read.
+
+    It shows before features are read whether folds can be started. Preparing task vectors may take
+    long, so it is not done for all folds at once.
+
+    Raises:
+        ValueError, FileNotFoundError: a setting that cannot be used; a model that the pool lacks.
+    """
+    method = recipe(config["method"])
+    specs = [fold_spec(config, cohort, fold, cohort.folds[fold]) for fold in folds]
+    for spec in specs[1:]:
+        for dataset, fold in method.members(spec, pool):
+            pool.member(dataset, fold)
+    return method.start(specs[0], pool)
+
+
+def warn_of_leaks(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
+    """Says on the log which test patients models of sources were, or may have been, fitted on."""
+    data = config["data"]
+    root, dataset = pathlib.Path(data["root"]), config["dataset"]
+    fold = config["folds"][0]
+    members = recipe(config["method"]).members(
+        fold_spec(config, cohort, fold, cohort.folds[fold]), pool
+    )
+    sources = tuple(dict.fromkeys(name for name, _ in members))
+    splits = {f: read_split(split_path(root, dataset, f)) for f in config["folds"]}
+    for finding in check_leaks(root, dataset, splits, sources, settings.columns(data)):
+        if finding.status is Status.WARNING:
+            logging.warning("%s: %s; %s", finding.message, listed(finding.items), finding.advice)
 
 
 def time_bins(config: dict[str, Any], cohort: Cohort, split: Fold) -> TimeBins:

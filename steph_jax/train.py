@@ -40,11 +40,12 @@ from steph_jax import (
     sweep,
     task_vectors,
 )
+from steph_jax.checkpoints import SavedModel
+from steph_jax.data.cohort import Cohort
 from steph_jax.experiment import Experiment
-from steph_jax.grid import parse
+from steph_jax.grid import Grid, parse
 from steph_jax.methods import abmil
 from steph_jax.methods.recipe import with_settings
-from steph_jax.methods.registry import recipe
 from steph_jax.pool import Pool, member_name
 from steph_jax.selection import Selection
 from steph_jax.sweep import Chosen
@@ -77,40 +78,22 @@ def train(
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
     """
     settings.check(config)
-    method = recipe(config["method"])
     pool = Pool(pathlib.Path(config["pool"]["root"]))
     cohort = experiment.read_cohort(config)
     directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
     unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
-    # A fold's model is made before the features are read: a pool that lacks one is known at once.
-    starts = {
-        fold: method.start(experiment.fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
-        for fold in unfinished
-    }
-    if grows_pool(config):
-        for fold, model in starts.items():
-            pool.expect_room(member_name(config["dataset"], fold), model.architecture)
     experiment.check_parts(config, cohort)
     grid = parse(sweeps, config)
-    if unfinished:
-        experiment.check_joined(config, cohort, pool)
-        sweep.check(grid, config, cohort, pool)
+    # Before the features are read: a pool that lacks a model is known at once.
+    model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with runs.locked(workdir):
         stored = config | grid.record()
         runs.settled(workdir, stored, settings.FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
-        if unfinished:
-            run = experiment.open_experiment(config, cohort, pool)
-            for model in starts.values():
-                experiment.expect_features_of(model, run)
-            if config["data"]["check_values"]:
-                experiment.check_values(run, workdir / "values.sha256")
-            if grows_pool(config):  # now, when a file that cannot be read costs no training
-                made_by = experiment.encoder(config, cohort.table)
-                run = dataclasses.replace(run, encoder=made_by)
+        run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         runs.settle(workdir, stored, settings.FREE)
-        if unfinished:
+        if run is not None and model is not None:
             if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config["seed"])
             if profile:
@@ -120,6 +103,41 @@ def train(
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
         return summaries.write(workdir, config | {"folds": runs.finished_folds(workdir)})
+
+
+def look_ahead(
+    config: dict[str, Any], cohort: Cohort, pool: Pool, grid: Grid, folds: Sequence[int]
+) -> SavedModel:
+    """The untrained model of the first of some folds, after a look at what the run needs of others.
+
+    Raises:
+        ValueError, FileNotFoundError: what is missing, or cannot be used.
+    """
+    model = experiment.try_start(config, cohort, pool, folds)
+    if grows_pool(config):
+        for fold in folds:
+            pool.expect_room(member_name(config["dataset"], fold), model.architecture)
+    experiment.check_joined(config, cohort, pool)
+    experiment.warn_of_leaks(config, cohort, pool)
+    sweep.check(grid, config, cohort, pool)
+    return model
+
+
+def open_run(
+    config: dict[str, Any], cohort: Cohort, pool: Pool, model: SavedModel, workdir: pathlib.Path
+) -> Experiment:
+    """The experiment, whose features are open and were looked at.
+
+    Raises:
+        ValueError, FileNotFoundError: features that are missing or cannot be used.
+    """
+    run = experiment.open_experiment(config, cohort, pool)
+    experiment.expect_features_of(model, run)
+    if config["data"]["check_values"]:
+        experiment.check_values(run, workdir / "values.sha256")
+    if grows_pool(config):  # now, when a file that cannot be read costs no training
+        run = dataclasses.replace(run, encoder=experiment.encoder(config, cohort.table))
+    return run
 
 
 def grows_pool(config: dict[str, Any]) -> bool:

@@ -340,6 +340,19 @@ def copied(home: pathlib.Path, tmp_path: pathlib.Path) -> dict:
     return simulated.config(tmp_path, pool__root=str(home / "pool"))
 
 
+def test_test_patients_whom_a_source_has_seen_are_told(home, tmp_path, caplog):
+    config = copied(home, tmp_path) | {"folds": [0], "epochs": 1}
+    split = survival.read_split(tmp_path / "data" / "sim_a" / "splits_0.csv")
+    shutil.copytree(home / "data" / "sim_b", tmp_path / "data" / "sim_b")
+    path = tmp_path / "data" / "sim_b" / "splits_0.csv"
+    theirs = survival.read_split(path)
+    parts = {"train": (*theirs.train, split.test[0]), "test": theirs.test}
+    pd.DataFrame({name: pd.Series(of) for name, of in parts.items()}).to_csv(path, index=False)
+    with caplog.at_level("WARNING"):
+        train.train(config, tmp_path / "w")
+    assert f"whom the model of sim_b was trained on (1): fold 0: {split.test[0]}" in caplog.text
+
+
 def test_all_missing_slides_are_listed(home, tmp_path):
     config = copied(home, tmp_path)
     for path in sorted((tmp_path / "data" / "features" / "sim_a").iterdir())[:2]:
