@@ -281,7 +281,8 @@ def check_encoders(
     data, target = config["data"], config["dataset"]
     found: list[Finding] = []
     ours = settings.features_location(data, target)
-    compared, in_part = [], []
+    compared: list[str] = []
+    in_part: list[str] = []
     for source in sources:
         location = settings.features_location(data, source)
         if location == ours or not location.exists():
