@@ -24,7 +24,7 @@ import pandas as pd
 import tcga_rna
 from absl import flags, logging
 
-from steph_jax import cli, experiment, files, metrics, sweep
+from steph_jax import cli, experiment, files, metrics, runs, settings, sweep
 from steph_jax.grid import with_values
 from steph_jax.pool import Pool
 
@@ -46,18 +46,19 @@ def main() -> int:
     """The entry point."""
     given = flags.FLAGS
     shared, out = pathlib.Path(given.shared), pathlib.Path(given.out)
-    tcga_rna.prepare(shared, out, given.cohorts)
     unknown = [name for name in given.variants if name not in VARIANTS]
     if unknown or REFERENCE not in given.variants:
         raise ValueError(
             f"--variants are {REFERENCE} and others of {', '.join(VARIANTS)}; found "
             f"{', '.join(given.variants)}"
         )
+    tcga_rna.prepare(shared, out, given.cohorts)
     variants = {name: VARIANTS[name] for name in given.variants}
     for cohort in given.cohorts:
         config = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
         config["folds"] = [int(fold) for fold in given.folds]
-        table = try_variants(config, variants, out / cohort / "variants")
+        with runs.locked(out / cohort / "variants"):
+            table = try_variants(config, variants, out / cohort / "variants")
         files.write_table(out / cohort / "variants.csv", table)
         text = markdown(cohort, table)
         files.write_text(out / cohort / "variants.md", text)
@@ -79,11 +80,14 @@ def try_variants(
             pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
             for name, values in variants.items():
                 changed = experiment.configured(run, with_values(config, values))
+                of_variant = within / name.replace(" ", "_")
+                of_variant.mkdir(parents=True, exist_ok=True)
+                runs.settle(of_variant, changed.config, settings.FREE)
                 c_index = sweep.held_out_c_index(
                     dataclasses.replace(changed, pool=pool),
                     fold,
                     cut,
-                    within / name.replace(" ", "_"),
+                    of_variant,
                     f"{label}, {name}",
                 )
                 rows.append((name, fold, number, c_index))
@@ -96,13 +100,13 @@ def markdown(cohort: str, table: pd.DataFrame) -> str:
         f"| {cohort}, inner folds | C-index | difference: mean | sd | better in |",
         "| --- | ---: | ---: | ---: | --- |",
     ]
-    values = table.pivot_table(index=["fold", "inner_fold"], columns="variant", values="c_index")
+    values = table.pivot(index=["fold", "inner_fold"], columns="variant", values="c_index")
     for name in table["variant"].unique():
         text = f"| {name} | {values[name].mean():.4f} |"
         if name == REFERENCE:
             lines.append(f"{text} | | |")
             continue
-        difference: Sequence[float] = (values[name] - values[REFERENCE]).tolist()
+        difference: Sequence[float] = (values[name] - values[REFERENCE]).dropna().tolist()
         mean, sd = metrics.mean_sd(difference)
         better = sum(of > 0 for of in difference)
         lines.append(f"{text} {mean:+.4f} | {sd:.4f} | {better} of {len(difference)} |")

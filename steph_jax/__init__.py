@@ -14,8 +14,10 @@ The rooms of the house:
     metrics                            concordance and survival numbers, on numpy arrays
     data/                              tables, splits, bins, feature readers, batches
     phases, program, methods/          how a bag goes through a model; what each method changes
-    checkpoints, convert               models on disk; PyTorch names
-    plots                              every picture
+    experiment, training, feed         what a run shares; how a model is trained; bags on devices
+    checkpoints, pool, convert         models on disk; PyTorch names
+    scoring, evaluation                predictions and numbers
+    epoch_rows, fold_files, summaries, plots/   what epochs, folds and runs leave behind
     train, evaluate, predict, simulate, ...   entry points: `python -m steph_jax.NAME`
 """
 

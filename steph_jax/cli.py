@@ -91,6 +91,14 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see --help")
 
 
+def _of_ml_collections(error: BaseException) -> bool:
+    """Whether ml_collections raised it, and not the code of a config file."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and "ml_collections" in traceback.tb_frame.f_code.co_filename
+
+
 def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
     """Parses flags; a mistake in them ends as one message on standard error and status `mistake`.
 
@@ -101,11 +109,12 @@ def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
         try:
             return absl_flags.FLAGS(argv)
         except (absl_flags.Error, AttributeError, KeyError) as error:
-            if os.environ.get("STEPH_DEBUG"):
+            is_flag = isinstance(error, absl_flags.Error)
+            if os.environ.get("STEPH_DEBUG") or not (is_flag or _of_ml_collections(error)):
                 raise
-            what = "" if isinstance(error, absl_flags.Error) else "no such setting: "
-            reason = error.args[0]
-            while isinstance(reason, BaseException):  # an AttributeError of a KeyError
+            what = "" if is_flag else "no such setting: "
+            reason: object = error
+            while isinstance(reason, BaseException) and reason.args:  # one within another
                 reason = reason.args[0]
             text = " ".join(str(reason).split()).rstrip(".")
             print(f"error: {what}{text}; see --help", file=sys.stderr)

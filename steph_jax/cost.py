@@ -31,6 +31,7 @@ from steph_jax.abmil import Abmil, Architecture, Params
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import choose_layout
+from steph_jax.data.joined import JoinedBags
 from steph_jax.feed import Feed
 from steph_jax.methods.registry import recipe
 from steph_jax.phases import Embedded, Pooled
@@ -156,7 +157,8 @@ def seconds_per_slide(
     size = model.architecture.feature_dim
     dtype = np.dtype(np.float32 if compute_dtype is None else compute_dtype)
     features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
-    bags = MemoryBags.of([features.astype(dtype)] * batch_size, size, dtype)
+    slide = MemoryBags.of([features.astype(dtype)], size, dtype)
+    bags = JoinedBags([slide] * batch_size)
     layout = choose_layout(bags.num_patches, batch_size, patches_per_group)
     feed = Feed(bags, layout, mesh, batch_size)
     method = recipe(model.kind)

@@ -22,8 +22,8 @@ from steph_jax.data.cache import Bags, needed_bytes, open_bags
 from steph_jax.data.cohort import Cohort, Fold, load_cohort, read_patients
 from steph_jax.data.joined import joined, other_patients
 from steph_jax.data.survival import (
+    Split,
     SurvivalTable,
-    read_split,
     read_table,
     split_path,
     table_path,
@@ -191,9 +191,8 @@ def try_start(
     """
     method = recipe(config["method"])
     specs = [fold_spec(config, cohort, fold, cohort.folds[fold]) for fold in folds]
-    for spec in specs[1:]:
-        for dataset, fold in method.members(spec, pool):
-            pool.member(dataset, fold)
+    for dataset, fold in {member for spec in specs[1:] for member in method.members(spec, pool)}:
+        pool.member(dataset, fold)
     return method.start(specs[0], pool)
 
 
@@ -206,7 +205,11 @@ def warn_of_leaks(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
         fold_spec(config, cohort, fold, cohort.folds[fold]), pool
     )
     sources = tuple(dict.fromkeys(name for name, _ in members))
-    splits = {f: read_split(split_path(root, dataset, f)) for f in config["folds"]}
+    patients = cohort.table.patients
+    splits = {
+        fold: Split(split_path(root, dataset, fold), (), tuple(patients[i] for i in of.test))
+        for fold, of in cohort.folds.items()
+    }
     for finding in check_leaks(root, dataset, splits, sources, settings.columns(data)):
         if finding.status is Status.WARNING:
             logging.warning("%s: %s; %s", finding.message, listed(finding.items), finding.advice)

@@ -42,8 +42,9 @@ def write_text(path: pathlib.Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def temporary_name(path: pathlib.Path) -> pathlib.Path:

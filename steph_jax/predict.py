@@ -40,9 +40,11 @@ def main(more_files: Sequence[str]) -> int:
     for path in outputs:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to")
-    if flags.FLAGS.merge_weights and "sources" not in model.settings:
+    # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
+    if flags.FLAGS.merge_weights and (model.kind == "abmil" or "sources" not in model.settings):
         raise ValueError(
-            f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} has no source weights"
+            f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} gives no source a weight that "
+            "differs between patients; leave --merge_weights out"
         )
     given = [*flags.FLAGS.features, *more_files]
     source = features.open_features(
@@ -60,11 +62,6 @@ def main(more_files: Sequence[str]) -> int:
     predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
     out = pathlib.Path(flags.FLAGS.out)
     if flags.FLAGS.merge_weights:
-        if "weight" not in predicted.record:
-            raise ValueError(
-                f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} gives all patients the "
-                "same weights; leave --merge_weights out"
-            )
         weights = evaluation.merge_weights_table(predicted, model.settings["sources"])
         files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
     files.write_table(out, evaluation.predictions_table(predicted))

@@ -299,11 +299,12 @@ def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
     """
     objective, stated = settings.stored_objective(pools), pools.settings.get("bins")
     found = pools.architecture.num_bins
-    bins = time_bins(run.config, run.cohort, split)
     if stated:
         bins = TimeBins.from_json(stated)
-    elif objective.output.num_outputs(bins.num_bins) != found:
-        bins = uniform_bins(found)
+    else:
+        bins = time_bins(run.config, run.cohort, split)
+        if objective.output.num_outputs(bins.num_bins) != found:
+            bins = uniform_bins(found)
     if bins.kind != "uniform":
         section = run.config["bins"] | {"kind": bins.kind, "number": bins.num_bins}
         time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]

@@ -40,6 +40,7 @@ from steph_jax import (
     sweep,
     task_vectors,
 )
+from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data.cohort import Cohort
 from steph_jax.experiment import Experiment
@@ -115,12 +116,46 @@ def look_ahead(
     """
     model = experiment.try_start(config, cohort, pool, folds)
     if grows_pool(config):
-        for fold in folds:
-            pool.expect_room(member_name(config["dataset"], fold), model.architecture)
+        expect_room(config, cohort, pool, model.architecture, folds)
     experiment.check_joined(config, cohort, pool)
     experiment.warn_of_leaks(config, cohort, pool)
     sweep.check(grid, config, cohort, pool)
     return model
+
+
+def expect_room(
+    config: dict[str, Any],
+    cohort: Cohort,
+    pool: Pool,
+    first: Architecture,
+    folds: Sequence[int],
+) -> None:
+    """Sees to it that the models of all folds can be added to the pool, before any is trained.
+
+    Args:
+        config: of the run.
+        cohort: of the target.
+        pool: that grows.
+        first: of the first fold's model, and of the null model of a pool that has none yet.
+        folds: numbers; their models differ in their time bins at most.
+
+    Raises:
+        ValueError: models of other dimensions than those that are there, or than each other.
+    """
+    bins = {
+        fold: experiment.fold_spec(config, cohort, fold, cohort.folds[fold]).num_outputs
+        for fold in folds
+    }
+    for fold, number in bins.items():
+        of_fold = dataclasses.replace(first, num_bins=number)
+        pool.expect_room(member_name(config["dataset"], fold), of_fold)
+    if len(set(bins.values())) > 1:
+        found = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
+        raise ValueError(
+            f"models of a pool share all dimensions, but with bins.kind = "
+            f"{config['bins']['kind']!r} folds of {config['dataset']} have other numbers of "
+            f"outputs: {found}; use --config.bins.kind=quantile, or --config.pool.save=false"
+        )
 
 
 def open_run(

@@ -38,7 +38,8 @@ def test_a_batch_holds_every_patch_of_its_bags_once(shapes, num_devices):
         for row, (length, owner, serial) in enumerate(
             zip(group.length, group.owner, group.serial, strict=True)
         ):
-            assert np.isfinite(group.features[row, length:]).all()
+            if len(group.length) > 1:  # a single piece may be lent, with what lies behind it
+                assert not group.features[row, length:].any()
             if length:
                 slot = row // per_device * 5 + owner
                 found[int(batch.slots.index[slot])][int(serial)] = group.features[row, :length]

@@ -156,6 +156,16 @@ def test_usage_errors_end_in_status_2(words, message):
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistake_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
+    (tmp_path / "own.py").write_text("import json\ndef get_config():\n    return json.nothing()\n")
+    repo = pathlib.Path(check.__file__).parents[1]
+    command = [sys.executable, "-m", "steph_jax.check", f"--config={tmp_path / 'own.py'}"]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert 'own.py", line 3' in done.stderr
+
+
 def test_full_lists_are_written(whole, tmp_path, capsys):
     target = tmp_path / "data" / "sim_a"
     target.mkdir(parents=True)

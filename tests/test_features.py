@@ -226,6 +226,9 @@ def test_ids_with_the_extension_of_an_image(tmp_path, kind):
         ]
         with pytest.raises(FileNotFoundError, match=r"no features of 1 slide\(s\).*: c\.svs$"):
             source.read("c.svs")
+        source.require(["a.1.svs", "b", "b.svs"])
+        with pytest.raises(ValueError, match=r"mean one slide: a\.1\.svs and a\.1; keep one"):
+            source.require(["a.1.svs", "b", "b.svs", "a.1"])
 
 
 def test_single_files(tmp_path):

@@ -420,6 +420,22 @@ def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monk
     assert pool.names() == ["null", "sim_b-fold_0"]
 
 
+def test_folds_that_cannot_share_a_pool_are_refused_before_any_is_trained(
+    home, tmp_path, monkeypatch
+):
+    real = experiment.fold_spec
+
+    def growing(config, cohort, fold, split):
+        return dataclasses.replace(real(config, cohort, fold, split), num_outputs=5 + fold)
+
+    monkeypatch.setattr(experiment, "fold_spec", growing)
+    root = tmp_path / "pool"
+    config = simulated.config(home, method="abmil", pool__save=True, pool__root=str(root))
+    with pytest.raises(ValueError, match=r"other numbers of outputs: fold 0 5, fold 1 6; use"):
+        train.train(config, tmp_path / "w")
+    assert not root.exists()
+
+
 def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(home, steph_run, tmp_path):
     import h5py
 

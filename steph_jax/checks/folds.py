@@ -222,10 +222,9 @@ def check_joined(
         if patients is not None:
             shared = [patient for patient in patients if same_person(patient) in own]
             others = len(patients) - len(shared)
-            text = (
-                f"{others} of the {len(patients)} patients of {cohort} are trained on too, the "
-                f"rest are {target}'s own and left out"
-            )
+            text = f"{others} of the {len(patients)} patients of {cohort} are trained on too"
+            if shared:
+                text += f", the rest are {target}'s own and left out"
             values = {"patients": len(patients), "left_out": len(shared)}
             found.append(findings.ok("leaks", text, **values))
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
-from steph_jax.data.features import own_id
+from steph_jax.data.features import own_id, same_slides
 
 CHECK = "features"
 
@@ -48,6 +48,10 @@ def check_slides(
                 wanted=len(wanted),
             )
         )
+    twice = same_slides(wanted, read.slides)
+    if twice:
+        text = f"{location}: ids of the table that mean one slide ({len(twice)})"
+        found.append(findings.error(CHECK, text, "keep one row per slide", twice))
     of_others = {own_id(slide, read.slides) for slide in others}
     spare = sorted(set(read.slides) - set(wanted) - of_others)
     if spare:

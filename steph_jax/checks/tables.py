@@ -135,7 +135,7 @@ def _time_problems(
             f"negative times in column {name!r}",
             "times run from diagnosis to the event or to the end of follow-up",
             (f"{p}: {cell}" for p, cell, number in rows if number < 0),
-            lowest=min(numbers, default=0.0),
+            lowest=min((number for number in numbers if number < 0), default=0.0),
         ),
     ]
 

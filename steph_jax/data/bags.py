@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax.data.features import EmptyBag, FeatureSource, read_bag
+from steph_jax.data.features import EmptyBag, FeatureSource
 from steph_jax.labels import listed
 
 #: What XLA asks of host memory that it is to read in place, in bytes.
@@ -58,7 +58,11 @@ class MemoryBags:
     def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
         """See `batches.BagStore`: other bags follow, but behind the last one there is nothing."""
         begin = int(self._first[index]) + start
-        return self._patches[begin : begin + size] if begin + size <= len(self._patches) else None
+        if begin + size > len(self._patches):
+            return None
+        rows = self._patches[begin : begin + size]
+        rows.flags.writeable = False
+        return rows
 
 
 def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
@@ -200,10 +204,9 @@ def load_bags(
         ValueError: for NaN or infinity, or features of different sizes.
     """
     refuse_empty(source, patients, slides)
-    warn_of_empty(source, slides)
-    sizes = [sum(map(source.num_patches, of_patient)) for of_patient in slides]
-    bags = MemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
-    shown = tqdm(slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty())
-    for index, of_patient in enumerate(shown):
-        read_bag(source, of_patient, bags.bag(index), check_finite=True)
+    read = LazyBags(source, slides, dtype)
+    bags = MemoryBags(read.num_patches, read.feature_dim, read.dtype)
+    patient = {"desc": "reading features", "unit": "patient", "disable": not sys.stderr.isatty()}
+    for index in tqdm(range(len(slides)), **patient):
+        read.read(index, 0, bags.bag(index))
     return bags

@@ -30,7 +30,8 @@ class Group(NamedTuple):
     """Pieces of one length, stacked; on several devices one share after the other.
 
     Attributes:
-        features: [G, L, D] patch features; beyond `length` of a piece anything finite may stand.
+        features: [G, L, D] patch features; beyond `length` of a piece others may stand, which are
+            multiplied by 0: finite, and no larger than an encoder makes them.
         length: [G] int32, patches of each piece; 0 for a piece that only fills the group.
         owner: [G] int32, slot of the bag of each piece on its device.
         serial: [G] int32, number of the piece within its bag (random streams are named by it).
@@ -102,7 +103,7 @@ class BagStore(Protocol):
     def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
         """Rows [size, D] that begin with patch `start` of a bag, where they lie in memory.
 
-        Behind the bag's last patch anything finite may stand. They are not to be written to. None
+        Behind the bag's last patch other bags' patches may stand. They cannot be written to. None
         where the patches have to be read.
         """
 

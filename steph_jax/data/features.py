@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from steph_jax.data import feature_files
 from steph_jax.data.patches import BadFeatures, Layout, Patches, refuse_nonfinite
+from steph_jax.labels import listed
 
 #: Extensions of slide images, which ids in tables sometimes carry.
 SLIDE_EXTENSIONS = (
@@ -45,6 +46,17 @@ def own_id(slide_id: str, there: Container[str]) -> str | None:
         return slide_id
     stem, extension = os.path.splitext(slide_id)
     return stem if extension.lower() in SLIDE_EXTENSIONS and stem in there else None
+
+
+def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
+    """Different ids that mean one slide of those `there`, as "X and X.svs"."""
+    meant: dict[str, str] = {}
+    twice = []
+    for slide_id in slide_ids:
+        own = own_id(slide_id, there)
+        if own is not None and meant.setdefault(own, slide_id) != slide_id:
+            twice.append(f"{meant[own]} and {slide_id}")
+    return twice
 
 
 class FeatureSource(abc.ABC):
@@ -177,10 +189,22 @@ class FeatureSource(abc.ABC):
         return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
 
     def require(self, slide_ids: Iterable[str]) -> None:
-        """Raises FileNotFoundError that lists every one of `slide_ids` the source lacks."""
-        missing = self.missing(slide_ids)
+        """Sees to it that every one of `slide_ids` is there, and is another slide.
+
+        Raises:
+            FileNotFoundError: some are not; lists them.
+            ValueError: two ids that mean one slide, see `own_id`; lists them.
+        """
+        asked, there = list(slide_ids), self.slide_ids
+        missing = self.missing(asked)
         if missing:
             raise self._lacks(missing)
+        twice = same_slides(asked, there)
+        if twice:
+            raise ValueError(
+                f"{self.location}: ids of the table that mean one slide: {listed(twice)}; keep one "
+                "row per slide"
+            )
 
     def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
         return FileNotFoundError(
