@@ -240,6 +240,19 @@ def test_a_bad_bag_is_told_to_whoever_reads_it(source: FeatureSource, whole: Mem
     check(bags, whole, list(range(6, NUM_PATIENTS)))
 
 
+@pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
+def test_slides_without_patches_beside_others_are_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, gigabytes: float
+) -> None:
+    for name, rows in (("a", 3), ("empty", 0), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", np.ones((rows, D), np.float32))
+    source = open_features(tmp_path)
+    with caplog.at_level("WARNING"):
+        open_bags(source, ["P", "Q"], [["a", "empty"], ["b"]], FLOAT32, gigabytes, 1)
+    assert "1 slides without patches" in caplog.text
+    assert str(tmp_path / "empty.npy") in caplog.text
+
+
 def test_opened_by_size(source: FeatureSource, whole: MemoryBags) -> None:
     gigabytes = total_bytes(whole) / 1e9
 

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax.data.features import EmptyBag, FeatureSource
+from steph_jax.data.features import EmptyBag, FeatureSource, read_bag
 from steph_jax.labels import listed
 
 #: What XLA asks of host memory that it is to read in place, in bytes.
@@ -204,9 +204,10 @@ def load_bags(
         ValueError: for NaN or infinity, or features of different sizes.
     """
     refuse_empty(source, patients, slides)
-    read = LazyBags(source, slides, dtype)
-    bags = MemoryBags(read.num_patches, read.feature_dim, read.dtype)
-    patient = {"desc": "reading features", "unit": "patient", "disable": not sys.stderr.isatty()}
-    for index in tqdm(range(len(slides)), **patient):
-        read.read(index, 0, bags.bag(index))
+    warn_of_empty(source, slides)
+    sizes = [sum(map(source.num_patches, of_patient)) for of_patient in slides]
+    bags = MemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
+    shown = tqdm(slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty())
+    for index, of_patient in enumerate(shown):
+        read_bag(source, of_patient, bags.bag(index), check_finite=True)
     return bags

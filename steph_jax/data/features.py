@@ -13,7 +13,6 @@ extension (they may hold dots themselves). A table may name slides with the exte
 import abc
 import os
 import pathlib
-import warnings
 from collections.abc import Collection, Container, Iterable, Sequence
 from contextlib import AbstractContextManager
 
@@ -333,7 +332,7 @@ def read_bag(
 
     Args:
         source: where the slides are.
-        slide_ids: the patient's slides; one without patches beside others is a warning.
+        slide_ids: the patient's slides; one without patches beside others adds nothing.
         out: a C-contiguous buffer [at least the sum of N, D] to read into.
         dtype: float type of the result without `out`; by default that of the slides, or float32
             where they differ.
@@ -369,12 +368,6 @@ def read_bag(
             if len(source.read(slide_id, rows, check_finite=check_finite)) != len(rows):
                 raise BadFeatures(f"{source.path_of(slide_id)}: changed while it was being read")
             start += layout.num_patches
-        else:
-            warnings.warn(
-                f"{source.path_of(slide_id)}: no patches in this slide; "
-                f"the patient's other {len(filled)} slide(s) are used",
-                stacklevel=2,
-            )
     return bag
 
 
