@@ -151,7 +151,11 @@ class Linear(nn.Module):
 
 
 class FeatureProjection(nn.Module):
-    """Linear layers, each followed by relu, with dropout after every one but the last."""
+    """Linear layers, each followed by relu, with dropout after every one but the last.
+
+    What stands on padding becomes 0 after every layer: however large it is, neither a product nor a
+    gradient of it is anything but 0.
+    """
 
     embed_dim: int
     num_layers: int
@@ -161,9 +165,13 @@ class FeatureProjection(nn.Module):
     def setup(self) -> None:
         self.layers = [Linear(self.embed_dim, self.compute_dtype) for _ in range(self.num_layers)]
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, keys: jax.Array | None, mask: jax.Array | None = None
+    ) -> jax.Array:
         for i, layer in enumerate(self.layers):
             x = nn.relu(layer(x))
+            if mask is not None:
+                x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
             if i + 1 < self.num_layers:  # sites 0 and 1 are those of the attention
                 x = dropout(x, keys, self.dropout, site=2 + i)
         return x
@@ -304,18 +312,23 @@ class Abmil(nn.Module):
         self.pred_head = Linear(a.num_bins)
 
     def instances(
-        self, features: jax.Array, keys: jax.Array | None = None
+        self,
+        features: jax.Array,
+        keys: jax.Array | None = None,
+        mask: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array | None]:
         """What the model computes patch by patch.
 
         Args:
             features: [..., N, D].
             keys: of dropout, as in `dropout`: one, or one for each of the leading entries.
+            mask: [..., N] True where there is a patch, False on padding; None for patches alone.
 
         Returns:
-            embeddings [..., N, E], and attention scores [..., N] (None without attention).
+            embeddings [..., N, E], 0 on padding, and attention scores [..., N] (None without
+            attention).
         """
-        h = self.feat_proj(features, keys)
+        h = self.feat_proj(features, keys, mask)
         return h, self.attention_net(h, keys) if self.architecture.has_attention else None
 
     def head(self, z: jax.Array) -> jax.Array:
@@ -337,7 +350,7 @@ class Abmil(nn.Module):
             pooling, and for max pooling, where no weight is defined).
         """
         pooling = self.architecture.pooling
-        h, scores = self.instances(features, key)
+        h, scores = self.instances(features, key, mask)
         piece = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
         z = pooled(pooling, piece)[0]
         flat = jnp.zeros(h.shape[0], h.dtype) if scores is None else scores

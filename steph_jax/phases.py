@@ -156,19 +156,21 @@ def attend_group(
     model = Abmil(method.architecture, method.compute_dtype)
     pooling = method.architecture.pooling
 
+    mask = _mask(group)
+
     def instances(
-        encoder: Params, features: jax.Array, keys: jax.Array | None
+        encoder: Params, features: jax.Array, keys: jax.Array | None, mask: jax.Array
     ) -> tuple[jax.Array, jax.Array | None]:
-        found = model.apply({"params": encoder}, features, keys, method="instances")
+        found = model.apply({"params": encoder}, features, keys, mask, method="instances")
         return cast(tuple[jax.Array, jax.Array | None], found)
 
     if method.encoder_per_bag:
-        each = jax.vmap(instances, in_axes=(0, 0, None if keys is None else 0))
-        h, scores = each(encoder, group.features, keys)
+        each = jax.vmap(instances, in_axes=(0, 0, None if keys is None else 0, 0))
+        h, scores = each(encoder, group.features, keys, mask)
     else:
-        h, scores = instances(encoder, group.features, keys)
+        h, scores = instances(encoder, group.features, keys, mask)
     summarize = jax.vmap(partial(abmil.summarize, pooling), (0, None if scores is None else 0, 0))
-    pieces = summarize(h, scores, _mask(group))
+    pieces = summarize(h, scores, mask)
     return abmil.join(pooling, bags, pieces, group.owner)
 
 

@@ -105,7 +105,7 @@ def _attend(model: Abmil, encoders: Params, bags: Summary, group: Group) -> Summ
         mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
         h, scores = cast(
             tuple[jax.Array, jax.Array | None],
-            model.apply({"params": encoder}, features, method="instances"),
+            model.apply({"params": encoder}, features, None, mask, method="instances"),
         )
         return abmil.summarize(pooling, h, scores, mask)
 

@@ -201,6 +201,33 @@ def test_slots_without_a_bag_change_neither_loss_nor_gradient():
     assert_close(_without_bias_c(found), _without_bias_c(expected))
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        functools.partial(abmil_case, "gated"),
+        functools.partial(abmil_case, "max"),
+        functools.partial(abmil_case, "two_layers"),
+        functools.partial(steph_case, "default"),
+    ],
+    ids=["gated", "max", "two_layers", "steph"],
+)
+def test_what_lies_behind_a_lent_piece_has_no_say(case):
+    method, trainable, frozen, _ = case()
+    program = program_of(method)
+    (bag, *_), _ = slow_twin.bags()
+    results = []
+    for value in (0.0, 3e38):
+        behind = np.full((40, DIMS.feature_dim), value, np.float32)
+        behind[:, ::2] *= -1
+        store = slow_twin.MemoryBags.of([bag, behind], DIMS.feature_dim, behind.dtype)
+        labels = {"time_bin": TIME_BIN[:2], "event": EVENT[:2]}
+        batch = make_batch(store, Layout(((1, 40),)), [0], labels, program.num_slots)
+        assert np.abs(batch.groups[0].features[0, len(bag) :]).max() == np.float32(value)
+        evaluated = program.evaluate(trainable, frozen, batch).logits
+        results.append((*program.gradients(trainable, frozen, batch, None), evaluated))
+    jax.tree.map(np.testing.assert_array_equal, results[1], results[0])
+
+
 def test_the_order_of_patches_changes_nothing():
     method, trainable, frozen, ((_, logits), _) = steph_case("default")
     made, _ = slow_twin.bags()

@@ -30,8 +30,7 @@ class Group(NamedTuple):
     """Pieces of one length, stacked; on several devices one share after the other.
 
     Attributes:
-        features: [G, L, D] patch features; beyond `length` of a piece others may stand, which are
-            multiplied by 0: finite, and no larger than an encoder makes them.
+        features: [G, L, D] patch features; beyond `length` of a piece anything finite may stand.
         length: [G] int32, patches of each piece; 0 for a piece that only fills the group.
         owner: [G] int32, slot of the bag of each piece on its device.
         serial: [G] int32, number of the piece within its bag (random streams are named by it).
