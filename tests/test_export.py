@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from steph_jax import abmil, checkpoints, convert, export, hypernetworks, steph, torch_names
+from steph_jax import (
+    abmil,
+    checkpoints,
+    convert,
+    export,
+    hypernetworks,
+    predict,
+    steph,
+    torch_names,
+)
 from steph_jax.abmil import Architecture
 from steph_jax.checkpoints import SavedModel
 from steph_jax.data import torch_files
+from steph_jax.data.features import open_features
 from steph_jax.methods.recipe import as_numpy
 
 SMALL = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
@@ -183,6 +193,66 @@ def test_a_published_class_loads_what_we_write(tmp_path, ending):
     expected = z @ params["pred_head"]["kernel"] + params["pred_head"]["bias"]
     found = module.eval()(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def published_steph():
+    """A STEPH model over three sources with the modules of the published program (SPEC 2, 6)."""
+    import torch
+    from torch import nn
+
+    def vector():
+        named = published_class().named_parameters()
+        return nn.ParameterDict({name.replace(".", "_"): value for name, value in named})
+
+    def hypernetwork():
+        return nn.Sequential(
+            *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.25), nn.Linear(512, 3), nn.ReLU())
+        )
+
+    class Steph(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.null_model, self.target_model = published_class(), published_class()
+            self.task_vectors = nn.ModuleList(vector() for _ in range(3))
+            self.target_task_vector = vector()
+            self.regulate_layer_emb = nn.Sequential(nn.Linear(12, 512), nn.ReLU())
+            self.regulate_layer_prj, self.vecmix_layer = hypernetwork(), hypernetwork()
+            self.pred_head = nn.Linear(8, 4)
+
+        def forward(self, x, top_k=2):
+            g = self.regulate_layer_emb(x).mean(0)
+            w, ratio = self.regulate_layer_prj(g), 1 / (1 + self.vecmix_layer(g))
+            theta = dict(self.null_model.named_parameters())
+            for s in w.topk(top_k).indices:
+                for name in theta:
+                    flat = name.replace(".", "_")
+                    ours, theirs = self.target_task_vector[flat], self.task_vectors[s][flat]
+                    theta[name] = theta[name] + w[s] * (ratio[s] * ours + (1 - ratio[s]) * theirs)
+            theta["pred_head.weight"], theta["pred_head.bias"] = self.pred_head.parameters()
+            return torch.func.functional_call(self.null_model, theta, x)
+
+    return Steph()
+
+
+@pytest.mark.torch
+def test_a_published_steph_loads_what_we_write_and_predicts_the_same(tmp_path):
+    import torch
+
+    model = steph_model()
+    head = model.params["trainable"]["weights"]["output"]
+    head["bias"] = head["bias"] + np.float32([0.5, 0.2, 0.4])  # two sources have a weight at least
+    export.export(model, tmp_path / "steph.pth")
+    module = published_steph()
+    state = torch.load(tmp_path / "steph.pth", weights_only=True)["model"]
+    module.load_state_dict(state, strict=True)
+    x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
+    (tmp_path / "slides").mkdir()
+    np.save(tmp_path / "slides" / "a.npy", x)
+    found = predict.predict(model, open_features(tmp_path / "slides"), {"a": ("a",)})
+    with torch.no_grad():
+        hazards = module.eval()(torch.from_numpy(x)).sigmoid().numpy()
+    np.testing.assert_allclose(found.survival[0], np.cumprod(1 - hazards), rtol=1e-5)
+    assert (found.record["weight"][0] > 0).sum() >= 2
 
 
 @pytest.mark.torch
