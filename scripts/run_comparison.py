@@ -24,9 +24,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 import tcga_rna
-from absl import flags, logging
+from absl import flags
 
-from steph_jax import cli, files
+from steph_jax import files
 from steph_jax.compare import compare
 from steph_jax.methods.registry import RECIPES
 from steph_jax.transfer import transfer
@@ -98,13 +98,8 @@ def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[s
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
-    flags.DEFINE_string("out", "runs/comparison", "Where everything is written.")
-    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
     flags.DEFINE_list("methods", list(RECIPES), "Methods.")
     flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds; the first is the one of all methods.")
     flags.DEFINE_bool("only_prepare", False, "Make bags and pool, and nothing else.")
     flags.DEFINE_bool("transfer", True, "Whether to make the zero-shot matrix too.")
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-    logging.set_verbosity(logging.INFO)
-    cli.app_run(main)
+    tcga_rna.app_run(main, "runs/comparison", tcga_rna.TARGETS)

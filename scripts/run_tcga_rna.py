@@ -10,13 +10,12 @@ it goes on where it was. Several cohorts can be run side by side, each in a proc
 
 import json
 import pathlib
-import sys
 
 import pandas as pd
 import tcga_rna
-from absl import flags, logging
+from absl import flags
 
-from steph_jax import cli, files, metrics, runs, train
+from steph_jax import files, metrics, runs, train
 
 
 def main() -> int:
@@ -105,11 +104,6 @@ def markdown(table: pd.DataFrame, reference: dict) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
-    flags.DEFINE_string("out", "runs/tcga_rna", "Where everything is written.")
-    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
     flags.DEFINE_list("methods", ["steph", "abmil"], "Methods.")
     flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds.")
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-    logging.set_verbosity(logging.INFO)
-    cli.app_run(main)
+    tcga_rna.app_run(main, "runs/tcga_rna", tcga_rna.TARGETS)

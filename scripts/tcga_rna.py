@@ -3,10 +3,15 @@
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from steph_jax import convert_cli, settings
+from absl import flags, logging
+
+from steph_jax import cli, convert_cli, settings
+
+#: Cohorts that the experiments are about; the others are their sources.
+TARGETS = ("tcga_gbmlgg", "tcga_kirc")
 
 
 def prepare(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> None:
@@ -46,6 +51,22 @@ def prepare(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> 
 def all_cohorts(shared: pathlib.Path) -> list[str]:
     """Cohorts of which there is data."""
     return sorted(path.name for path in (shared / "tcga_rna").glob("tcga_*") if path.is_dir())
+
+
+def app_run(main: Callable[[], int], out: str, cohorts: Sequence[str]) -> None:
+    """Runs a script with the flags that all of these have.
+
+    Args:
+        main: the script.
+        out: where it writes, by default.
+        cohorts: its targets, by default.
+    """
+    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
+    flags.DEFINE_string("out", out, "Where everything is written.")
+    flags.DEFINE_list("cohorts", cohorts, "Target cohorts.")
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+    logging.set_verbosity(logging.INFO)
+    cli.app_run(main)
 
 
 def config_of(

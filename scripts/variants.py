@@ -16,15 +16,14 @@ was; cohorts can be run side by side (`--cohorts`).
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import tcga_rna
-from absl import flags, logging
+from absl import flags
 
-from steph_jax import cli, experiment, files, metrics, runs, settings, sweep
+from steph_jax import experiment, files, metrics, runs, settings, sweep
 from steph_jax.grid import with_values
 from steph_jax.pool import Pool
 
@@ -107,6 +106,9 @@ def markdown(cohort: str, table: pd.DataFrame) -> str:
             lines.append(f"{text} | | |")
             continue
         difference: Sequence[float] = (values[name] - values[REFERENCE]).dropna().tolist()
+        if not difference:
+            lines.append(f"| {name} | diverged | | | |")
+            continue
         mean, sd = metrics.mean_sd(difference)
         better = sum(of > 0 for of in difference)
         lines.append(f"{text} {mean:+.4f} | {sd:.4f} | {better} of {len(difference)} |")
@@ -114,11 +116,6 @@ def markdown(cohort: str, table: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("shared", "../shared", "Folder with tcga_rna/ and parity/.")
-    flags.DEFINE_string("out", "runs/comparison", "Where everything is written.")
-    flags.DEFINE_list("cohorts", ["tcga_gbmlgg", "tcga_kirc"], "Target cohorts.")
     flags.DEFINE_list("folds", ["0", "1", "2", "3", "4"], "Outer folds.")
     flags.DEFINE_list("variants", list(VARIANTS), "Which variants.")
-    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-    logging.set_verbosity(logging.INFO)
-    cli.app_run(main)
+    tcga_rna.app_run(main, "runs/comparison", tcga_rna.TARGETS)

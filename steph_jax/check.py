@@ -28,9 +28,9 @@ from steph_jax import cli, files, settings
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import isolated
-from steph_jax.data.cohort import load_cohort, take
+from steph_jax.data.cohort import take
 from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
-from steph_jax.experiment import check_joined, check_parts, try_start
+from steph_jax.experiment import look_ahead, read_cohort
 from steph_jax.labels import listed
 from steph_jax.methods.recipe import Recipe, Spec
 from steph_jax.methods.registry import RECIPES, recipe
@@ -140,7 +140,10 @@ def check(
     apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
     hindered = findings.worst([finding for finding in found if finding.check not in apart])
     if usable and columns and hindered < Status.ERROR:
-        findings.attempt("start", found, lambda: start(config, columns))
+        pool = Pool(config["pool"]["root"])
+        findings.attempt(
+            "start", found, lambda: look_ahead(config, read_cohort(config), pool, config["folds"])
+        )
     return found
 
 
@@ -310,20 +313,6 @@ def check_encoders(
         advice = "no time was left; --seconds=0 reads values of all"
         found.append(findings.warning("encoder", text, advice, in_part))
     return found
-
-
-def start(config: dict[str, Any], columns: Columns) -> None:
-    """Starts the folds of the run, as far as training does before it reads features.
-
-    Raises:
-        ValueError, FileNotFoundError: training would refuse.
-    """
-    root = pathlib.Path(config["data"]["root"])
-    cohort = load_cohort(root, config["dataset"], config["folds"], columns)
-    pool = Pool(config["pool"]["root"])
-    check_parts(config, cohort)
-    try_start(config, cohort, pool, config["folds"])
-    check_joined(config, cohort, pool)
 
 
 if __name__ == "__main__":

@@ -154,10 +154,8 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
             continue
         checked.add(method)
         cohort = experiment.read_cohort(config)
-        experiment.check_parts(config, cohort)
         pool = Pool(pathlib.Path(config["pool"]["root"]))
-        experiment.try_start(config, cohort, pool, config["folds"])
-        experiment.check_joined(config, cohort, pool)
+        experiment.look_ahead(config, cohort, pool, config["folds"])
 
 
 def inference_cost(

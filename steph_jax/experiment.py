@@ -178,17 +178,20 @@ def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) ->
     return settings.spec(config, fold, num_outputs, bins)
 
 
-def try_start(
+def look_ahead(
     config: dict[str, Any], cohort: Cohort, pool: Pool, folds: Sequence[int]
 ) -> SavedModel:
-    """The untrained model of the first of some folds, after a look at what the others read.
+    """The untrained model of the first of some folds, after a look at what all of them need.
 
     It shows before features are read whether folds can be started. Preparing task vectors may take
-    long, so it is not done for all folds at once.
+    long, so of the other folds the models are looked at that they read.
 
     Raises:
-        ValueError, FileNotFoundError: a setting that cannot be used; a model that the pool lacks.
+        ValueError, FileNotFoundError: folds that cannot be trained on; a setting that cannot be
+            used; a model that the pool lacks; tables or features of joined cohorts.
     """
+    check_parts(config, cohort)
+    check_joined(config, cohort, pool)
     method = recipe(config["method"])
     specs = [fold_spec(config, cohort, fold, cohort.folds[fold]) for fold in folds]
     for dataset, fold in {member for spec in specs[1:] for member in method.members(spec, pool)}:
@@ -196,21 +199,22 @@ def try_start(
     return method.start(specs[0], pool)
 
 
-def warn_of_leaks(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
-    """Says on the log which test patients models of sources were, or may have been, fitted on."""
-    data = config["data"]
-    root, dataset = pathlib.Path(data["root"]), config["dataset"]
+def source_names(config: dict[str, Any], cohort: Cohort, pool: Pool) -> tuple[str, ...]:
+    """The datasets whose models a run reads."""
     fold = config["folds"][0]
-    members = recipe(config["method"]).members(
-        fold_spec(config, cohort, fold, cohort.folds[fold]), pool
-    )
-    sources = tuple(dict.fromkeys(name for name, _ in members))
-    patients = cohort.table.patients
+    spec = fold_spec(config, cohort, fold, cohort.folds[fold])
+    return tuple(dict.fromkeys(name for name, _ in recipe(config["method"]).members(spec, pool)))
+
+
+def warn_of_leaks(config: dict[str, Any], cohort: Cohort, sources: Sequence[str]) -> None:
+    """Says on the log which test patients models of sources were, or may have been, fitted on."""
+    root, patients = pathlib.Path(config["data"]["root"]), cohort.table.patients
     splits = {
-        fold: Split(split_path(root, dataset, fold), (), tuple(patients[i] for i in of.test))
+        fold: Split(split_path(root, cohort.dataset, fold), (), tuple(patients[i] for i in of.test))
         for fold, of in cohort.folds.items()
     }
-    for finding in check_leaks(root, dataset, splits, sources, settings.columns(data)):
+    columns = settings.columns(config["data"])
+    for finding in check_leaks(root, cohort.dataset, splits, tuple(sources), columns):
         if finding.status is Status.WARNING:
             logging.warning("%s: %s; %s", finding.message, listed(finding.items), finding.advice)
 

@@ -37,7 +37,7 @@ from steph_jax.experiment import Experiment, check_parts, configured, fold_spec,
 from steph_jax.grid import Grid, Point, with_values
 from steph_jax.methods import abmil
 from steph_jax.methods.registry import recipe
-from steph_jax.pool import Pool
+from steph_jax.pool import NULL, Pool, member_name
 from steph_jax.training import DivergedError, Task, train_model, train_split
 
 NUM_INNER_FOLDS = 3
@@ -233,13 +233,14 @@ def _settle(
     tried: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
 ) -> None:
     """Stores what the sweep of a fold began from, or checks that it is still the same."""
-    starts = []
+    pool, patients = tried[0].pool, tried[0].cohort.table.patients
+    models = {NULL: epochs.fingerprint(pool.null())} if pool.has_null() else {}
     for run in tried:
         spec = fold_spec(run.config, run.cohort, fold, run.cohort.folds[fold])
-        starts.append(epochs.fingerprint(run.method.start(spec, run.pool)))
-    patients = tried[0].cohort.table.patients
+        for member in run.method.members(spec, pool):
+            models.setdefault(member_name(*member), epochs.fingerprint(pool.member(*member)))
     record = {
-        "starts": starts,
+        "models": models,
         "held_out": [[patients[i] for i in cut.held_out] for cut in inner],
     }
     path = place / "sweep.json"

@@ -83,7 +83,6 @@ def train(
     cohort = experiment.read_cohort(config)
     directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
     unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
-    experiment.check_parts(config, cohort)
     grid = parse(sweeps, config)
     # Before the features are read: a pool that lacks a model is known at once.
     model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
@@ -114,11 +113,10 @@ def look_ahead(
     Raises:
         ValueError, FileNotFoundError: what is missing, or cannot be used.
     """
-    model = experiment.try_start(config, cohort, pool, folds)
+    model = experiment.look_ahead(config, cohort, pool, folds)
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
-    experiment.check_joined(config, cohort, pool)
-    experiment.warn_of_leaks(config, cohort, pool)
+    experiment.warn_of_leaks(config, cohort, experiment.source_names(config, cohort, pool))
     sweep.check(grid, config, cohort, pool)
     return model
 

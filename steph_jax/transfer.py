@@ -24,9 +24,7 @@ from ml_collections import config_flags
 
 from steph_jax import cli, experiment, files, metrics, plots, settings, task_vectors
 from steph_jax.checkpoints import SavedModel
-from steph_jax.data.cohort import Cohort
-from steph_jax.data.persons import same_person
-from steph_jax.data.survival import read_slides, split_path, table_path
+from steph_jax.data.survival import split_path, table_path
 from steph_jax.labels import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.pool import Pool
@@ -131,7 +129,7 @@ def on_target(
     """
     target = config["dataset"]
     cohort = experiment.read_cohort(config)
-    warn_of_shared_patients(config, cohort, sources)
+    experiment.warn_of_leaks(config, cohort, tuple(sources))
     models: dict[tuple[str, int], SavedModel] = {
         (name, 0): model for name, model in sources.items() if name != target
     }
@@ -172,27 +170,6 @@ def risk(model: SavedModel, z: np.ndarray) -> np.ndarray:
     """Risk [n], higher = worse, from pooled embeddings z [n, E]."""
     output = settings.stored_objective(model).output
     return np.asarray(output.risk(apply_head(model.params["pred_head"], jnp.asarray(z))))
-
-
-def warn_of_shared_patients(
-    config: dict[str, Any], cohort: Cohort, sources: Mapping[str, SavedModel]
-) -> None:
-    """Says on the log which sources may have been fitted on patients of the target."""
-    own = set(map(same_person, cohort.table.patients))
-    for name in sources:
-        path = table_path(config["data"]["root"], name)
-        if name == cohort.dataset or not path.exists():
-            continue
-        theirs = read_slides(path, settings.columns(config["data"]))
-        shared = own & set(map(same_person, theirs))
-        if shared:
-            logging.warning(
-                "%s shares %d patients with %s: its model may have seen test patients, and its "
-                "C-index there is too good",
-                name,
-                len(shared),
-                cohort.dataset,
-            )
 
 
 def cosine_table(pool: Pool, sources: Mapping[str, SavedModel]) -> pd.DataFrame:

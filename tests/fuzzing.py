@@ -172,9 +172,9 @@ def _in_a_process(
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if number < last:
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
-        library = READERS[name].library and status
-        text = "" if library else f"the process ended: {ended}"
-        yield {"outcome": ENDED if library else OTHER, "peak": 0, "size": 0, "text": text}
+        native = READERS[name].native and status
+        text = "" if native else f"the process ended: {ended}"
+        yield {"outcome": ENDED if native else OTHER, "peak": 0, "size": 0, "text": text}
 
 
 def _outcome(name: str, data: bytes, folder: pathlib.Path) -> dict:

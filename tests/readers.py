@@ -28,13 +28,13 @@ class Reader:
         seeds: sound files, as bytes.
         place: puts bytes into a new folder, as the reader expects them; returns what to read.
         read: gives a value or raises the documented error.
-        library: the library that may end the process, or never come back, if one may.
+        native: the C library that may end the process, or never come back, if one may.
     """
 
     seeds: Callable[[], list[bytes]]
     place: Callable[[pathlib.Path, bytes], pathlib.Path]
     read: Callable[[pathlib.Path], object]
-    library: str = ""
+    native: str = ""
 
 
 # What reads.

@@ -249,7 +249,7 @@ def test_slides_without_patches_beside_others_are_named(
     source = open_features(tmp_path)
     with caplog.at_level("WARNING"):
         open_bags(source, ["P", "Q"], [["a", "empty"], ["b"]], FLOAT32, gigabytes, 1)
-    assert "1 slides without patches" in caplog.text
+    assert "slides without patches (1)" in caplog.text
     assert str(tmp_path / "empty.npy") in caplog.text
 
 

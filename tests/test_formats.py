@@ -1,5 +1,6 @@
 """`data.features` and `predict --features` take any layout; nothing else has to be said."""
 
+import dataclasses
 import pathlib
 import pickle
 import subprocess
@@ -94,6 +95,12 @@ def test_a_table_with_columns_of_its_own(home, tmp_path):
     np.testing.assert_allclose(found["risk"], expected.risk, rtol=1e-5)
     done = run(*columns)
     assert (done.returncode, "columns of a --table" in done.stderr) == (1, True)
+    (tmp_path / "p.csv").unlink()
+    merged = dataclasses.replace(model, settings={"sources": ["a", "b"], "weights": [0.5, 0.5]})
+    checkpoints.save_model(tmp_path / "model", merged)
+    done = run("--merge_weights", tmp_path / "w.csv")
+    assert (done.returncode, "differs between patients" in done.stderr) == (1, True)
+    assert not list(tmp_path.glob("*p.csv*"))
 
 
 @pytest.mark.parametrize("layout", ["x.lmdb", "any_name"])

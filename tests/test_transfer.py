@@ -104,12 +104,15 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
     assert set(table["target"]) == {"sim_a"}
     assert "sim_c is no target: no " in caplog.text
 
-    # A cohort of the same patients as another's is named.
+    # A cohort of another's patients is named: its model has seen test patients of fold 1.
     caplog.clear()
-    patients = (here / "data/sim_a/sim_a_survival.csv").read_text()
-    (here / "data/sim_b/sim_b_survival.csv").write_text(patients)
-    transfer.transfer(config | {"sources": ["sim_b"]}, tmp_path / "W")
-    assert "sim_b shares 20 patients with sim_a" in caplog.text
+    for name in ("sim_{}_survival.csv", "splits_0.csv"):
+        text = (here / "data/sim_a" / name.format("a")).read_text()
+        (here / "data/sim_b" / name.format("b")).write_text(text)
+    transfer.transfer(config | {"sources": ["sim_b"], "folds": [0, 1]}, tmp_path / "W")
+    tested = survival.read_split(here / "data/sim_a/splits_1.csv").test
+    said = f"test patients of sim_a whom the model of sim_b was trained on ({len(tested)}): fold 1"
+    assert said in caplog.text
 
 
 def test_without_any_source_or_target_it_says_what_it_wants(config, tmp_path):

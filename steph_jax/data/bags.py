@@ -178,7 +178,7 @@ def warn_of_empty(source: FeatureSource, slides: Sequence[Sequence[str]]) -> Non
     ]
     if empty:
         logging.warning(
-            "%d slides without patches, the others of their patients are used: %s",
+            "slides without patches (%d), the others of their patients are used: %s",
             len(empty),
             listed(empty),
         )
