@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learning rate 3e-5": {"learning_rate": 3e-5},
     "learning rate 3e-4": {"learning_rate": 3e-4},
     "weights from 0.3": {"steph.initial_weight": 0.3},
+    "3e-4 and from 0.3": {"learning_rate": 3e-4, "steph.initial_weight": 0.3},
     "the target among the sources": {"steph.include_target": True},
     "all sources": {"steph.top_k": 0},
     "abmil": {"method": "abmil"},

@@ -1,0 +1,38 @@
+"""Every config that we ship can be used as it is."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from configs import default
+from steph_jax import settings
+
+HERE = pathlib.Path(__file__).resolve().parents[1] / "configs"
+NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__")
+#: Settings in which a config differs from the default; those of cohorts in `dataset` alone.
+OWN = {
+    "default": set[str](),
+    "steph_target": {"method", "learning_rate"},
+}
+
+
+def changed(found: dict, expected: dict, within: str = "") -> set[str]:
+    """Names of the settings that differ, nested ones with dots."""
+    names = set()
+    for name in found.keys() | expected.keys():
+        a, b = found.get(name), expected.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names |= changed(a, b, f"{within}{name}.")
+        elif a != b:
+            names.add(within + name)
+    return names
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_valid_and_differs_in_what_its_name_says(name):
+    config = settings.as_dict(importlib.import_module(f"configs.{name}").get_config())
+    settings.check(config)
+    if name not in ("demo", "testing"):
+        expected = settings.as_dict(default.get_config())
+        assert changed(config, expected) <= OWN.get(name, {"dataset"})
