@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,16 +164,16 @@ def configured(run: Experiment, config: dict[str, Any]) -> Experiment:
     return dataclasses.replace(run, config=config, feed=anew.feed, represent=anew.represent)
 
 
-def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold) -> Spec:
+def fold_spec(config: dict[str, Any], cohort: Cohort, fold: int, split: Fold | None = None) -> Spec:
     """What a fold asks of its method; the number of outputs follows from bins and loss.
 
     Args:
         config: of the run.
         cohort: of the target.
         fold: number of the fold whose models of the pool are meant.
-        split: its patients.
+        split: its patients; by default those of the cohort's fold.
     """
-    bins = time_bins(config, cohort, split)
+    bins = time_bins(config, cohort, cohort.folds[fold] if split is None else split)
     num_outputs = settings.objective(config["loss"]).output.num_outputs(bins.num_bins)
     return settings.spec(config, fold, num_outputs, bins)
 
@@ -192,21 +192,20 @@ def look_ahead(
     """
     check_parts(config, cohort)
     check_joined(config, cohort, pool)
-    method = recipe(config["method"])
-    specs = [fold_spec(config, cohort, fold, cohort.folds[fold]) for fold in folds]
-    for dataset, fold in {member for spec in specs[1:] for member in method.members(spec, pool)}:
-        pool.member(dataset, fold)
-    return method.start(specs[0], pool)
+    first, *others = folds
+    for member in {member for fold in others for member in members(config, cohort, pool, fold)}:
+        pool.member(*member)
+    return recipe(config["method"]).start(fold_spec(config, cohort, first), pool)
 
 
-def source_names(config: dict[str, Any], cohort: Cohort, pool: Pool) -> tuple[str, ...]:
-    """The datasets whose models a run reads."""
-    fold = config["folds"][0]
-    spec = fold_spec(config, cohort, fold, cohort.folds[fold])
-    return tuple(dict.fromkeys(name for name, _ in recipe(config["method"]).members(spec, pool)))
+def members(
+    config: dict[str, Any], cohort: Cohort, pool: Pool, fold: int
+) -> Sequence[tuple[str, int]]:
+    """(dataset, fold) of the models of the pool that a fold of a run reads."""
+    return recipe(config["method"]).members(fold_spec(config, cohort, fold), pool)
 
 
-def warn_of_leaks(config: dict[str, Any], cohort: Cohort, sources: Sequence[str]) -> None:
+def warn_of_leaks(config: dict[str, Any], cohort: Cohort, sources: Iterable[str]) -> None:
     """Says on the log which test patients models of sources were, or may have been, fitted on."""
     root, patients = pathlib.Path(config["data"]["root"]), cohort.table.patients
     splits = {
@@ -279,7 +278,7 @@ def joined_names(config: dict[str, Any], cohort: Cohort, pool: Pool) -> Sequence
     if joins is None:
         return ()
     fold = config["folds"][0]
-    return joins(fold_spec(config, cohort, fold, cohort.folds[fold]), pool)
+    return joins(fold_spec(config, cohort, fold), pool)
 
 
 def encoder(config: dict[str, Any], table: SurvivalTable) -> str:

@@ -33,7 +33,14 @@ from steph_jax.checkpoints import SavedModel
 from steph_jax.data.bins import TimeBins, uniform_bins
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.splitting import make_folds
-from steph_jax.experiment import Experiment, check_parts, configured, fold_spec, time_bins
+from steph_jax.experiment import (
+    Experiment,
+    check_parts,
+    configured,
+    fold_spec,
+    members,
+    time_bins,
+)
 from steph_jax.grid import Grid, Point, with_values
 from steph_jax.methods import abmil
 from steph_jax.methods.registry import recipe
@@ -124,7 +131,7 @@ def check(grid: Grid, config: dict[str, Any], cohort: Cohort, pool: Pool) -> Non
                     )
         # Starting a fold reads the pool; one fold stands for all of them.
         fold = config["folds"][0]
-        method.start(fold_spec(changed, cohort, fold, cohort.folds[fold]), pool)
+        method.start(fold_spec(changed, cohort, fold), pool)
 
 
 def inner_folds(cohort: Cohort, fold: int, seed: int) -> list[InnerFold]:
@@ -236,8 +243,7 @@ def _settle(
     pool, patients = tried[0].pool, tried[0].cohort.table.patients
     models = {NULL: epochs.fingerprint(pool.null())} if pool.has_null() else {}
     for run in tried:
-        spec = fold_spec(run.config, run.cohort, fold, run.cohort.folds[fold])
-        for member in run.method.members(spec, pool):
+        for member in members(run.config, run.cohort, pool, fold):
             models.setdefault(member_name(*member), epochs.fingerprint(pool.member(*member)))
     record = {
         "models": models,

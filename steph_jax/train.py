@@ -116,7 +116,8 @@ def look_ahead(
     model = experiment.look_ahead(config, cohort, pool, folds)
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
-    experiment.warn_of_leaks(config, cohort, experiment.source_names(config, cohort, pool))
+    read = experiment.members(config, cohort, pool, config["folds"][0])
+    experiment.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
     sweep.check(grid, config, cohort, pool)
     return model
 
@@ -140,10 +141,7 @@ def expect_room(
     Raises:
         ValueError: models of other dimensions than those that are there, or than each other.
     """
-    bins = {
-        fold: experiment.fold_spec(config, cohort, fold, cohort.folds[fold]).num_outputs
-        for fold in folds
-    }
+    bins = {fold: experiment.fold_spec(config, cohort, fold).num_outputs for fold in folds}
     for fold, number in bins.items():
         of_fold = dataclasses.replace(first, num_bins=number)
         pool.expect_room(member_name(config["dataset"], fold), of_fold)

@@ -129,7 +129,7 @@ def on_target(
     """
     target = config["dataset"]
     cohort = experiment.read_cohort(config)
-    experiment.warn_of_leaks(config, cohort, tuple(sources))
+    experiment.warn_of_leaks(config, cohort, sources)
     models: dict[tuple[str, int], SavedModel] = {
         (name, 0): model for name, model in sources.items() if name != target
     }

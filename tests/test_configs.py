@@ -10,11 +10,8 @@ from steph_jax import settings
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__")
-#: Settings in which a config differs from the default; those of cohorts in `dataset` alone.
-OWN = {
-    "default": set[str](),
-    "steph_target": {"method", "learning_rate"},
-}
+#: Settings in which a config may differ from the default; those of cohorts in `dataset` alone.
+OWN = {"steph_target": {"method", "learning_rate"}}
 
 
 def changed(found: dict, expected: dict, within: str = "") -> set[str]:

@@ -64,6 +64,12 @@ def steph_case(name):
     return StephMethod(DIMS, NUM_SOURCES, options, *WEIGHTS), trainable, frozen, expected
 
 
+def cases(*names):
+    """Runs a test with the cases of some architectures and options, made as they are needed."""
+    of = [functools.partial(abmil_case if n in ARCHITECTURES else steph_case, n) for n in names]
+    return pytest.mark.parametrize("case", of, ids=names)
+
+
 def a_batch(program, layout=LAYOUT, chosen=range(4)):
     store = slow_twin.bags()[1]
     labels = {"time_bin": TIME_BIN, "event": EVENT}
@@ -130,16 +136,7 @@ def test_the_layout_changes_nothing(shapes):
     check_against_twin(abmil_case("gated"), Layout(shapes))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        functools.partial(abmil_case, "gated"),
-        functools.partial(abmil_case, "max"),
-        functools.partial(steph_case, "default"),
-        functools.partial(steph_case, "merge_head"),
-    ],
-    ids=["abmil", "max", "steph", "merge_head"],
-)
+@cases("gated", "max", "default", "merge_head")
 def test_two_devices_equal_one(case):
     assert len(jax.devices()) >= 2
     check_against_twin(case(), num_devices=2)
@@ -201,16 +198,7 @@ def test_slots_without_a_bag_change_neither_loss_nor_gradient():
     assert_close(_without_bias_c(found), _without_bias_c(expected))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        functools.partial(abmil_case, "gated"),
-        functools.partial(abmil_case, "max"),
-        functools.partial(abmil_case, "two_layers"),
-        functools.partial(steph_case, "default"),
-    ],
-    ids=["gated", "max", "two_layers", "steph"],
-)
+@cases("gated", "max", "two_layers", "default")
 def test_what_lies_behind_a_lent_piece_has_no_say(case):
     method, trainable, frozen, _ = case()
     program = program_of(method)
@@ -240,9 +228,7 @@ def test_the_order_of_patches_changes_nothing():
     assert_close(np.asarray(program.evaluate(trainable, frozen, batch).logits), logits)
 
 
-@pytest.mark.parametrize(
-    "case", [functools.partial(abmil_case, "gated"), functools.partial(steph_case, "default")]
-)
+@cases("gated", "default")
 def test_products_in_bfloat16_are_accumulated_in_float32(case):
     method, trainable, frozen, ((loss, logits), gradient) = case()
     program = program_of(dataclasses.replace(method, compute_dtype=jnp.bfloat16))
