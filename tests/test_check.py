@@ -552,7 +552,8 @@ def test_an_interrupt_ends_the_processes_that_read(tmp_path):
     for name in ("a", "b", "c"):
         np.save(tmp_path / "slides" / f"{name}.npy", np.ones((2, 4), np.float32))
     program = (
-        "import pathlib, sys; from steph_jax.checks import reading\n"
+        "import pathlib, signal, sys; from steph_jax.checks import reading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job\n"
         "try:\n"
         f"    reading.read(pathlib.Path({str(tmp_path / 'slides')!r}), 'features', "
         f"['a', 'b', 'c'], workers=2, command=(sys.executable, {str(script)!r}))\n"

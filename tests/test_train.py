@@ -425,8 +425,8 @@ def test_folds_that_cannot_share_a_pool_are_refused_before_any_is_trained(
 ):
     real = experiment.fold_spec
 
-    def growing(config, cohort, fold, split):
-        return dataclasses.replace(real(config, cohort, fold, split), num_outputs=5 + fold)
+    def growing(config, cohort, fold, *split):
+        return dataclasses.replace(real(config, cohort, fold, *split), num_outputs=5 + fold)
 
     monkeypatch.setattr(experiment, "fold_spec", growing)
     root = tmp_path / "pool"
