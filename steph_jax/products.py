@@ -1,12 +1,14 @@
 """Matrix products as the models make them: their types, and what their gradients cost."""
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+#: Rows from which the gradient of a kernel is worth two transposes on a CPU.
+FLIPPED_ROWS = 512
 
 
 def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
@@ -57,32 +59,20 @@ def _product_backward(dtype: Any, kept: Any, cotangent: Any) -> tuple[Any, Any]:
     if x is not None:
         # As matrices: a kernel that leading axes share has one product, not one for each of them.
         rows = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-        kernel_bar = _kernel_gradient(dtype)(*rows)
+        kernel_bar = _kernel_gradient(*rows, dtype)
     return x_bar, kernel_bar
 
 
 _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
-@cache
-def _kernel_gradient(dtype: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def _kernel_gradient(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     """x^T y of matrices [N, K] and [N, M], operands rounded to a type, sums in that of y."""
-
-    def plain(x: jax.Array, y: jax.Array) -> jax.Array:
+    (rows, wide), narrow = x.shape, y.shape[1]
+    if jax.default_backend() != "cpu" or rows < FLIPPED_ROWS or not 1 < narrow <= wide:
         return _contract(x, y, (0, 0), dtype, y.dtype)
-
-    @jax.custom_batching.custom_vmap
-    def gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-        if jax.default_backend() != "cpu":
-            return plain(x, y)
-        # XLA's products of transposed operands take up to 1.4 times as long on a CPU. Behind the
-        # barrier the transpose is a matrix like any other.
-        return _contract(lax.optimization_barrier(x.T), y, (1, 0), dtype, y.dtype)
-
-    @gradient.def_vmap
-    def batched(size: int, is_batched: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, bool]:
-        # A kernel of its own for each: XLA transposes many matrices slower than it multiplies them.
-        axes = tuple(0 if b else None for b in is_batched)
-        return jax.vmap(plain, in_axes=axes, axis_size=size)(x, y), True
-
-    return gradient
+    # XLA's products of a transposed operand take up to 1.2 times as long on a CPU, which is more
+    # than it takes to transpose the smaller operand and the result. The barriers keep XLA from
+    # folding the transposes back into the product.
+    flipped = _contract(lax.optimization_barrier(y.T), x, (1, 0), dtype, y.dtype)
+    return lax.optimization_barrier(flipped).T
