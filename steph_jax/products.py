@@ -71,8 +71,8 @@ def _kernel_gradient(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     (rows, wide), narrow = x.shape, y.shape[1]
     if jax.default_backend() != "cpu" or rows < FLIPPED_ROWS or not 1 < narrow <= wide:
         return _contract(x, y, (0, 0), dtype, y.dtype)
-    # XLA's products of a transposed operand take up to 1.2 times as long on a CPU, which is more
-    # than it takes to transpose the smaller operand and the result. The barriers keep XLA from
-    # folding the transposes back into the product.
+    # XLA's products of a transposed operand take up to 1.2 times as long on a CPU; to transpose the
+    # smaller operand and the result costs less. The barriers keep XLA from folding the transposes
+    # back into the product.
     flipped = _contract(lax.optimization_barrier(y.T), x, (1, 0), dtype, y.dtype)
     return lax.optimization_barrier(flipped).T
