@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-#: Rows from which the gradient of a kernel is worth two transposes on a CPU.
-FLIPPED_ROWS = 512
+#: Rows from which the gradient of a kernel is worth transposes of its operands on a CPU.
+TRANSPOSED_ROWS = 512
 
 
 def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
@@ -68,11 +68,12 @@ _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 def _kernel_gradient(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     """x^T y of matrices [N, K] and [N, M], operands rounded to a type, sums in that of y."""
-    (rows, wide), narrow = x.shape, y.shape[1]
-    if jax.default_backend() != "cpu" or rows < FLIPPED_ROWS or not 1 < narrow <= wide:
+    (rows, width_x), width_y = x.shape, y.shape[1]
+    pays = rows >= TRANSPOSED_ROWS and 1 < width_y <= width_x
+    if not pays or jax.default_backend() != "cpu":
         return _contract(x, y, (0, 0), dtype, y.dtype)
-    # XLA's products of a transposed operand take up to 1.2 times as long on a CPU; to transpose the
-    # smaller operand and the result costs less. The barriers keep XLA from folding the transposes
-    # back into the product.
-    flipped = _contract(lax.optimization_barrier(y.T), x, (1, 0), dtype, y.dtype)
-    return lax.optimization_barrier(flipped).T
+    # XLA's products of a transposed operand take up to 1.2 times as long on a CPU. To transpose the
+    # smaller operand and the result costs less; the barriers keep XLA from folding the transposes
+    # back into the product. Where x is the smaller one, to transpose it costs what it saves.
+    transposed = _contract(lax.optimization_barrier(y.T), x, (1, 0), dtype, y.dtype)
+    return lax.optimization_barrier(transposed).T

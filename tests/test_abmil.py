@@ -219,7 +219,7 @@ def test_every_bag_has_the_mask_of_its_own_key():
 
 @pytest.mark.parametrize("kernels", ["shared", "one per bag"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("patches", [7, products.FLIPPED_ROWS])
+@pytest.mark.parametrize("patches", [7, products.TRANSPOSED_ROWS])
 @pytest.mark.parametrize(("d", "e"), [(12, 5), (5, 12), (12, 1)])
 def test_gradients_of_products(kernels, dtype, patches, d, e):
     bags = 3
