@@ -8,7 +8,7 @@ Files are read by a restricted reader that builds tensors and plain containers o
 
 import sys
 
-from steph_jax import convert_cli
+from steph_jax import convert
 
 if __name__ == "__main__":
-    sys.exit(convert_cli.main())
+    sys.exit(convert.main())

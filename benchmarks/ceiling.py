@@ -17,7 +17,7 @@ class Ceiling:
     """The best of a projection, the product of its weight gradient, and a large square one.
 
     Operands have the given dtype, sums are float32; float32 products are whole ones (no TF32), as
-    in `steph_jax.products.matmul`.
+    in `steph_jax.models.layers.matmul`.
     """
 
     def __init__(self, dtype: str, sizes: Sizes) -> None:

@@ -13,16 +13,19 @@ import workload
 from workers import memory
 from workload import Sizes
 
-from steph_jax import evaluation, fitting, settings, steph, task_vectors
-from steph_jax.abmil import Architecture, Params
 from steph_jax.data import batches
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import Groups
-from steph_jax.feed import Feed
+from steph_jax.engine.loader import Feed
+from steph_jax.engine.step import Program, device_mesh
+from steph_jax.evaluation import predictions
+from steph_jax.evaluation.evaluator import loss_function
 from steph_jax.methods.steph import StephMethod, freeze
-from steph_jax.objectives import Objective
-from steph_jax.program import Program, device_mesh
-from steph_jax.scoring import loss_function
+from steph_jax.models import steph, task_vectors
+from steph_jax.models.abmil import Architecture, Params
+from steph_jax.survival.objectives import Objective
+from steph_jax.training import config
+from steph_jax.training.epoch import adamw, initial_state, learning_rates, train_epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,28 +82,28 @@ class Engine:
         self.compilations = Compilations()
         self._num_patches = np.tile(workload.cohort(length, sizes), num_devices)
         size = num_devices * workload.batch_size(length, sizes)
-        kept = settings.feature_dtype(dtype)
+        kept = config.feature_dtype(dtype)
         bags = [x.astype(kept, copy=False) for x in workload.features(self._num_patches, sizes)]
         self.labels = workload.labels(len(bags), sizes)
         self._size = size
         mesh = device_mesh(jax.local_devices()[:num_devices])
         self._device = mesh.devices.flat[0]
-        budget = settings.patches_per_group(self._device.platform)
+        budget = config.patches_per_group(self._device.platform)
         self.feed = Feed(
             MemoryBags.of(bags, sizes.feature_dim, kept),
             batches.choose_layout(self._num_patches, size, budget),
             mesh,
             size,
-            settings.resident_bytes({"device_gb": -1}, self._device),
+            config.resident_bytes({"device_gb": -1}, self._device),
         )
         method = _method(sizes, dtype)
         self.program = Program(method, loss_function(Objective()), mesh, self.feed.num_slots)
         self.frozen = self.program.replicate(freeze(stored_models(sizes), method.options))
-        self.optimizer = fitting.adamw(
-            fitting.learning_rates(workload.LEARNING_RATE, 10, 10_000), workload.WEIGHT_DECAY
+        self.optimizer = adamw(
+            learning_rates(workload.LEARNING_RATE, 10, 10_000), workload.WEIGHT_DECAY
         )
         self.state = self.program.replicate(
-            fitting.initial_state(workload.trainable(sizes), self.optimizer)
+            initial_state(workload.trainable(sizes), self.optimizer)
         )
         self._step = self._epoch = 0
 
@@ -159,7 +162,7 @@ class Engine:
     def train(self) -> Pass:
         """One epoch of training over the cohort, dropout on."""
         order = self._order(self._epoch)
-        self.state, epoch = fitting.train_epoch(
+        self.state, epoch = train_epoch(
             self.program,
             self.optimizer,
             self.state,
@@ -180,7 +183,7 @@ class Engine:
 
     def outputs(self) -> np.ndarray:
         """Logits [slides, T]."""
-        logits, _ = evaluation.run(
+        logits, _ = predictions.run(
             self.program,
             self.state.trainable,
             self.frozen,
@@ -219,5 +222,5 @@ def _method(sizes: Sizes, dtype: str) -> StephMethod:
         sizes.num_sources,
         steph.Options(top_k=sizes.top_k),
         *workload.PENALTIES,
-        settings.compute_dtype(dtype),
+        config.compute_dtype(dtype),
     )

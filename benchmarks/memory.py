@@ -30,10 +30,10 @@ from engine import Engine, architecture, stored_models
 from workers import Worker, memory
 from workload import Sizes
 
-from steph_jax import steph
-from steph_jax.checkpoints import SavedModel
-from steph_jax.data import packing
-from steph_jax.data.features import open_features
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.features import store_writer
+from steph_jax.data.features.open import open_features
+from steph_jax.models import steph
 from steph_jax.predict import predict
 
 SLIDE = "slide"
@@ -126,7 +126,7 @@ def prediction(sizes: Sizes, patches: int, folder: pathlib.Path) -> dict[str, An
         rows[start : start + len(block)] = block[: patches - start]
     rows.flush()
     del rows
-    packing.pack(open_features(folder / "npy"), [SLIDE], folder / "packed.store")
+    store_writer.pack(open_features(folder / "npy"), [SLIDE], folder / "packed.store")
     found = {}
     for name, place in (("npy", folder / "npy"), ("packed store", folder / "packed.store")):
         with Worker(Prediction, place, sizes) as watched:

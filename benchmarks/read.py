@@ -28,9 +28,9 @@ import h5py
 import numpy as np
 import streaming
 
-from steph_jax.data import packing
-from steph_jax.data.features import open_features
-from steph_jax.data.store import DTYPES
+from steph_jax.data.features import store_writer
+from steph_jax.data.features.open import open_features
+from steph_jax.data.features.store import DTYPES
 
 #: The slide of part one, as each layout names it.
 SLIDE = "slide"
@@ -144,7 +144,7 @@ def readers_of(folder: pathlib.Path, patches: int, dim: int) -> dict[str, Reader
     source = open_features(folder / "npy")
     stores = {dtype: folder / f"{dtype}.store" for dtype in DTYPES}
     for dtype, place in stores.items():
-        packing.pack(source, [SLIDE], place, dtype=dtype)
+        store_writer.pack(source, [SLIDE], place, dtype=dtype)
     flat = stores["float32"] / "features.bin"
     mapped = np.memmap(flat, "<f4", "r", shape=rows.shape)
     out = np.zeros_like(rows)

@@ -18,16 +18,21 @@ import numpy as np
 import pandas as pd
 from absl import flags
 
-from steph_jax import abmil, checkpoints, epochs, settings, train
-from steph_jax.abmil import Architecture
-from steph_jax.checkpoints import SavedModel
-from steph_jax.data import packing
-from steph_jax.data.bags import LazyBags
-from steph_jax.data.batches import BagStore, epoch_order
+from steph_jax import train
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import Pool, member_name
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.bags import BagStore, LazyBags
+from steph_jax.data.batches import epoch_order
 from steph_jax.data.cache import CachedBags
-from steph_jax.data.features import FeatureSource, open_features
-from steph_jax.methods.recipe import as_numpy
-from steph_jax.pool import Pool, member_name
+from steph_jax.data.features import store_writer
+from steph_jax.data.features.open import open_features
+from steph_jax.data.features.source import FeatureSource
+from steph_jax.methods.base import as_numpy
+from steph_jax.models import abmil
+from steph_jax.models.abmil import Architecture
+from steph_jax.training import resume
+from steph_jax.training.config import as_dict
 
 #: The target, and how many sources beside it.
 TARGET, SOURCES = "target", 12
@@ -83,7 +88,7 @@ def make_cohort(folder: pathlib.Path, sizes: Sizes) -> Cohort:
             rows = rng.standard_normal(shape, dtype=np.float32)
             file.create_dataset("features", data=rows, chunks=(1, sizes.dim))
         total += rows.nbytes
-    packing.pack(open_features(hdf5), slides, store)
+    store_writer.pack(open_features(hdf5), slides, store)
     (root / TARGET).mkdir()
     pd.DataFrame(
         {
@@ -134,7 +139,7 @@ def train_once(cohort: Cohort, sizes: Sizes, cache_gb: float, name: str) -> dict
     config.data.cache_gb, config.data.device_gb = cache_gb, 0.0
     workdir = cohort.root / name
     with contextlib.redirect_stdout(io.StringIO()):
-        train.train(settings.as_dict(config), workdir)
+        train.train(as_dict(config), workdir)
     history = pd.read_csv(workdir / "fold_0" / "history.csv")
     rest = history.iloc[1:]
     waited = (rest["waiting_share"] * rest["seconds"]).sum()
@@ -143,7 +148,7 @@ def train_once(cohort: Cohort, sizes: Sizes, cache_gb: float, name: str) -> dict
         "waiting": float(waited / rest["seconds"].sum()),
         "waiting_first": float(history["waiting_share"].iloc[0]),
         "used": float(rest["patches_per_second"].mean()) * sizes.dim * FLOAT32.itemsize,
-        "digest": epochs.fingerprint(checkpoints.load_model(workdir / "fold_0" / "model")),
+        "digest": resume.fingerprint(saved_model.load_model(workdir / "fold_0" / "model")),
     }
 
 

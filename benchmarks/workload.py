@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steph_jax.hypernetworks import HIDDEN_DIM
+from steph_jax.models.hypernetworks import HIDDEN_DIM
 
 TCGA = "tcga"
 LENGTHS = ("76", "1000", "4000", "16000", TCGA)

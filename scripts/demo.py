@@ -18,8 +18,10 @@ from typing import Any
 import pandas as pd
 from absl import flags
 
-from steph_jax import cli, files, metrics, plots, runs, settings, train
+from steph_jax import cli, files, plots, run_directory, train
 from steph_jax.simulate import Settings, simulate
+from steph_jax.survival import metrics
+from steph_jax.training.config import as_dict
 
 
 def main() -> int:
@@ -57,14 +59,15 @@ def run(out: pathlib.Path, dataset: str, method: str, folds: tuple[int, ...], sa
     config.data.features = str(out / "data" / "features" / "{dataset}")
     config.pool.root = str(out / "pool")
     config.pool.save = save
-    train.train(settings.as_dict(config), out / "runs" / f"{dataset}-{method}")
+    train.train(as_dict(config), out / "runs" / f"{dataset}-{method}")
 
 
 def summarize(out: pathlib.Path, target: str, truth: dict[str, Any]) -> None:
     """Writes and prints the table of the two methods, and where everything lies."""
     workdirs = {name: out / "runs" / f"{target}-{name}" for name in ("abmil", "steph")}
     scores = {
-        name: runs.load_summary(workdir)["c_index"]["folds"] for name, workdir in workdirs.items()
+        name: run_directory.load_summary(workdir)["c_index"]["folds"]
+        for name, workdir in workdirs.items()
     }
     names = {"abmil": "target-only ABMIL", "steph": "STEPH"}
     rows = []

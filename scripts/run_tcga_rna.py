@@ -15,7 +15,8 @@ import pandas as pd
 import tcga_rna
 from absl import flags
 
-from steph_jax import files, metrics, runs, train
+from steph_jax import files, run_directory, train
+from steph_jax.survival import metrics
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def write_results(shared: pathlib.Path, out: pathlib.Path) -> None:
         run = json.loads(summary.read_text(encoding="utf-8"))
         for fold, c_index in zip(run["fold_numbers"], run["c_index"]["folds"], strict=True):
             seconds = json.loads(
-                (runs.fold_directory(summary.parent, fold) / "metrics.json").read_text()
+                (run_directory.fold_directory(summary.parent, fold) / "metrics.json").read_text()
             )["train_seconds"]
             keys = {name: run[name] for name in ("dataset", "method", "seed")}
             rows.append(keys | {"fold": fold, "c_index": c_index, "train_seconds": seconds})

@@ -31,9 +31,12 @@ from collections.abc import Sequence
 import pandas as pd
 from absl import flags
 
-from steph_jax import cli, files, generative_model, metrics, plots, runs, settings, train
-from steph_jax.data.survival import split_path, table_path
+from steph_jax import cli, files, plots, run_directory, train
+from steph_jax.data.simulation import draw_cancer, split_folds
+from steph_jax.data.tables import split_path, table_path
 from steph_jax.simulate import Settings, simulate
+from steph_jax.survival import metrics
+from steph_jax.training.config import as_dict
 
 SCENARIOS = {"shared": {"shared": 0.9, "groups": 2}, "not shared": {"shared": 0.0, "groups": 1}}
 REFERENCE = "abmil"
@@ -86,8 +89,8 @@ def run(study: Study, out: pathlib.Path) -> pd.DataFrame:
     methods = [name for name in study.methods if name != REFERENCE]
     total = len(cases) * (study.cohorts + len(methods))
     scores, weights = [], []
-    with runs.locked(out):
-        runs.settle(out, dataclasses.asdict(study), ("scenarios", "seeds", "methods"))
+    with run_directory.locked(out):
+        run_directory.settle(out, dataclasses.asdict(study), ("scenarios", "seeds", "methods"))
         for scenario, seed in cases:
             home = out / f"{scenario.replace(' ', '_')}-seed_{seed}"
             simulated = study.simulation(scenario, seed)
@@ -117,8 +120,8 @@ def hold_out(home: pathlib.Path, study: Study, simulated: Settings) -> None:
     target = simulated.datasets[0]
     table = pd.read_csv(table_path(home / "data", target)).drop_duplicates("patient_id")
     patients, fresh = table.iloc[: study.patients], table.iloc[study.patients :]["patient_id"]
-    cancer = generative_model.draw_cancer(simulated, 0)
-    left_out = generative_model.split_folds(cancer, patients["e"].to_numpy() > 0)
+    cancer = draw_cancer(simulated, 0)
+    left_out = split_folds(cancer, patients["e"].to_numpy() > 0)
     for fold, out in enumerate(left_out):
         columns = {"train": patients.loc[~out, "patient_id"], "test": fresh}
         split = pd.DataFrame(
@@ -149,7 +152,7 @@ def fit(study: Study, home: pathlib.Path, dataset: str, method: str, folds: Sequ
     for name in ("feature_dim", "embed_dim", "attention_dim"):
         config.model[name] = getattr(study, name)
     config.steph.top_k = max(1, (study.cohorts - 1) // 2)
-    train.train(settings.as_dict(config), workdir)
+    train.train(as_dict(config), workdir)
 
 
 def scores_of(study: Study, home: pathlib.Path, target: str, method: str) -> list[dict]:
@@ -158,7 +161,7 @@ def scores_of(study: Study, home: pathlib.Path, target: str, method: str) -> lis
     hazard = truth.set_index("patient_id")["log_hazard"]
     rows = []
     for fold in range(study.folds):
-        directory = runs.fold_directory(workdir_of(home, target, method), fold)
+        directory = run_directory.fold_directory(workdir_of(home, target, method), fold)
         tested = pd.read_csv(directory / "predictions_test.csv")
         risks = {
             "c_index": tested["risk"],
@@ -177,7 +180,7 @@ def weights_of(study: Study, home: pathlib.Path, target: str, method: str) -> li
     truth = json.loads((home / "data" / "truth.json").read_text(encoding="utf-8"))
     rows = []
     for fold in range(study.folds):
-        directory = runs.fold_directory(workdir_of(home, target, method), fold)
+        directory = run_directory.fold_directory(workdir_of(home, target, method), fold)
         path = directory / "merge_weights_test.csv"
         if not path.is_file():
             continue

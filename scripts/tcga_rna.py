@@ -8,7 +8,8 @@ from typing import Any
 
 from absl import flags, logging
 
-from steph_jax import cli, convert_cli, settings
+from steph_jax import cli, convert
+from steph_jax.training.config import as_dict
 
 #: Cohorts that the experiments are about; the others are their sources.
 TARGETS = ("tcga_gbmlgg", "tcga_kirc")
@@ -43,7 +44,7 @@ def prepare(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> 
             done.touch()
     done = out / "pool" / ".complete"
     if not done.is_file():
-        if convert_cli.main([str(shared / "parity" / "result"), "--out", str(out / "pool")]):
+        if convert.main([str(shared / "parity" / "result"), "--out", str(out / "pool")]):
             raise ValueError("the pool could not be imported; see above")
         done.touch()
 
@@ -81,4 +82,4 @@ def config_of(
     config.data.features = str(out / "features" / "{dataset}")
     config.pool.root = str(out / "pool")
     config.eval_every = 5
-    return settings.as_dict(config)
+    return as_dict(config)

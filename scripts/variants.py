@@ -23,9 +23,12 @@ import pandas as pd
 import tcga_rna
 from absl import flags
 
-from steph_jax import experiment, files, metrics, runs, settings, sweep
-from steph_jax.grid import with_values
-from steph_jax.pool import Pool
+from steph_jax import files, run_directory
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.survival import metrics
+from steph_jax.training import experiment, sweep
+from steph_jax.training.config import FREE
+from steph_jax.training.grid import with_values
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -57,7 +60,7 @@ def main() -> int:
     for cohort in given.cohorts:
         config = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
         config["folds"] = [int(fold) for fold in given.folds]
-        with runs.locked(out / cohort / "variants"):
+        with run_directory.locked(out / cohort / "variants"):
             table = try_variants(config, variants, out / cohort / "variants")
         files.write_table(out / cohort / "variants.csv", table)
         text = markdown(cohort, table)
@@ -82,7 +85,7 @@ def try_variants(
                 changed = experiment.configured(run, with_values(config, values))
                 of_variant = within / name.replace(" ", "_")
                 of_variant.mkdir(parents=True, exist_ok=True)
-                runs.settle(of_variant, changed.config, settings.FREE)
+                run_directory.settle(of_variant, changed.config, FREE)
                 c_index = sweep.held_out_c_index(
                     dataclasses.replace(changed, pool=pool),
                     fold,

@@ -7,20 +7,20 @@ Dimensions, by the letters that shapes are written with everywhere:
     E  embedding size (512)           A  attention size (384)
     T  time bins (32)                 S  source models
 
-The rooms of the house:
+Folders, in the order of imports (each may import those before it):
 
-    abmil, products, task_vectors, preparation, hypernetworks, steph, roupkt, losses
-                                       the mathematics
-    metrics                            concordance and survival numbers, on numpy arrays
-    data/                              tables, splits, bins, feature readers, batches
-    phases, program, methods/          how a bag goes through a model; what each method changes
-    experiment, training, feed         what a run shares; how a model is trained; bags on devices
-    checkpoints, pool, convert         models on disk; PyTorch names
-    scoring, evaluation                predictions and numbers
-    epoch_rows, fold_files, summaries, plots/   what epochs, folds and runs leave behind
-    train, evaluate, predict, simulate, ...   entry points: `python -m steph_jax.NAME`
+    models         the mathematics: ABMIL, task vectors, hypernetworks, merging rules
+    survival       labels, time bins, losses, metrics, significance tests
+    data           tables, splits, feature readers, bags, chunks, batches
+    plots          pictures: tables in, PNG out
+    checkpoints    models on disk, pools of them, PyTorch's files
+    engine         how a batch of bags goes through a model
+    methods        what each method changes, a file each
+    checks         what `steph_jax.check` looks at
+    evaluation     predictions, metrics of folds and runs, comparisons
+    training       configs, runs, epochs, resuming, sweeps
+
+Programs are the files beside them: `python -m steph_jax.NAME`.
 """
 
-from steph_jax.version import __version__
-
-__all__ = ["__version__"]
+__version__ = "0.1.0"

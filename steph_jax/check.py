@@ -24,17 +24,19 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from steph_jax import cli, files, settings
+from steph_jax import cli, files, messages
+from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
 from steph_jax.checks.findings import Finding, Status
-from steph_jax.data import isolated
 from steph_jax.data.cohort import take
-from steph_jax.data.survival import Columns, Split, SurvivalTable, table_path
-from steph_jax.experiment import look_ahead, read_cohort
-from steph_jax.labels import listed
-from steph_jax.methods.recipe import Recipe, Spec
+from steph_jax.data.features import sandbox
+from steph_jax.data.tables import Columns, Split, SurvivalTable, table_path
+from steph_jax.messages import listed
+from steph_jax.methods.base import Recipe, Spec
 from steph_jax.methods.registry import RECIPES, recipe
-from steph_jax.pool import Pool, member_name
+from steph_jax.training import config as settings
+from steph_jax.training.experiment import read_cohort
+from steph_jax.training.preflight import look_ahead
 
 #: Seconds in which values of features are read, unless the user gives more.
 SECONDS = 50.0
@@ -54,7 +56,7 @@ def run(
     json_file: str = "",
     out: str = "",
     seconds: float = SECONDS,
-    slide_seconds: float = isolated.SLIDE_SECONDS,
+    slide_seconds: float = sandbox.SLIDE_SECONDS,
 ) -> int:
     """Checks a run, prints and writes the report; returns the exit status."""
     try:
@@ -62,7 +64,7 @@ def run(
             files.expect_folder(pathlib.Path(json_file))
         found = check(config, seconds=seconds, slide_seconds=slide_seconds)
         write(config["dataset"], found, json_file, out)
-    except cli.USER_ERRORS as problem:
+    except messages.USER_ERRORS as problem:
         print(f"error: {problem}", file=sys.stderr)
         return int(Status.ERROR)
     print("\n".join([*findings.report(found), *models.matrix(found)]))
@@ -105,7 +107,7 @@ def check(
     config: dict[str, Any],
     *,
     seconds: float = SECONDS,
-    slide_seconds: float = isolated.SLIDE_SECONDS,
+    slide_seconds: float = sandbox.SLIDE_SECONDS,
 ) -> list[Finding]:
     """All findings about a run.
 
@@ -320,5 +322,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("json", "", "File for the whole report as JSON.")
     flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
     flags.DEFINE_float("seconds", SECONDS, "In which values are read; 0: no limit.")
-    flags.DEFINE_float("slide_seconds", isolated.SLIDE_SECONDS, "That reading a slide may take.")
+    flags.DEFINE_float("slide_seconds", sandbox.SLIDE_SECONDS, "That reading a slide may take.")
     cli.app_run(main, required=("config",), mistake=int(Status.ERROR))

@@ -13,8 +13,7 @@ import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
-#: What a user's mistake raises anywhere in the package (and what the readers of files raise).
-USER_ERRORS = (ValueError, OSError)
+from steph_jax.messages import USER_ERRORS
 
 
 def keep_freed_memory() -> None:

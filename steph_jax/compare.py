@@ -26,31 +26,32 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import (
-    checkpoints,
-    cli,
-    comparison,
-    comparison_page,
-    cost,
-    experiment,
-    files,
-    fold_files,
-    runs,
-    settings,
-    train,
-)
-from steph_jax.comparison import Comparison, run_directory
-from steph_jax.data import features
+from steph_jax import cli, files, train
+from steph_jax import run_directory as runs
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.bags import LazyBags
+from steph_jax.data.features.open import open_features
+from steph_jax.engine.step import device_mesh
+from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
+from steph_jax.evaluation.comparison import Comparison, run_directory
 from steph_jax.methods.registry import recipe
-from steph_jax.pool import Pool
-from steph_jax.program import device_mesh
+from steph_jax.training import experiment, preflight
+from steph_jax.training.config import (
+    FREE,
+    as_dict,
+    check,
+    compute_dtype,
+    feature_dtype,
+    features_location,
+    patches_per_group,
+)
 
 
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
-    config = settings.as_dict(given.config)
+    config = as_dict(given.config)
     seeds = whole_numbers(given.seeds) if given.seeds else [config["seed"]]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
     compare(config, given.methods, seeds, pathlib.Path(given.workdir), command)
@@ -115,7 +116,7 @@ def compare(
     found = comparison.compare_runs(workdir, config["dataset"], methods, seeds, config["folds"])
     out = workdir if tables is None else tables
     out.mkdir(parents=True, exist_ok=True)
-    comparison_page.write(out, found, costs, command)
+    comparison_report.write(out, found, costs, command)
     print(f"\n{(out / 'compare.md').read_text(encoding='utf-8')}\nwritten to {out}")
     return found
 
@@ -131,7 +132,7 @@ def is_finished(directory: pathlib.Path, config: dict[str, Any]) -> bool:
     summarized = (directory / "summary.json").is_file()
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
-    runs.settle(directory, config, settings.FREE)
+    runs.settle(directory, config, FREE)
     return True
 
 
@@ -144,7 +145,7 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
     """
     checked: set[str] = set()
     for (method, _), config in asked.items():
-        settings.check(config)
+        check(config)
         if config["pool"]["save"]:
             raise ValueError(
                 "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
@@ -155,7 +156,7 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
         checked.add(method)
         cohort = experiment.read_cohort(config)
         pool = Pool(pathlib.Path(config["pool"]["root"]))
-        experiment.look_ahead(config, cohort, pool, config["folds"])
+        preflight.look_ahead(config, cohort, pool, config["folds"])
 
 
 def inference_cost(
@@ -175,10 +176,10 @@ def inference_cost(
         known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         if all(known.get(name) == value for name, value in measured.items()):
             return known
-    model = checkpoints.load_model(fold / "model")
+    model = saved_model.load_model(fold / "model")
     num_patches = median_patches(config, fold)
-    dtype = settings.compute_dtype(config["compute_dtype"])
-    budget = settings.patches_per_group(mesh.devices.flat[0].platform)
+    dtype = compute_dtype(config["compute_dtype"])
+    budget = patches_per_group(mesh.devices.flat[0].platform)
     logging.info("%s: measuring inference", method)
     found = measured | {
         "num_patches": num_patches,
@@ -193,13 +194,13 @@ def inference_cost(
 
 def median_patches(config: dict[str, Any], fold: pathlib.Path) -> int:
     """The median number of patches of the test patients of a finished fold."""
-    table, split = fold_files.read_patients(fold)
+    table, split = fold_results.read_patients(fold)
     data = config["data"]
-    source = features.open_features(
-        settings.features_location(data, config["dataset"]), dataset_name=data["hdf5_dataset"]
+    source = open_features(
+        features_location(data, config["dataset"]), dataset_name=data["hdf5_dataset"]
     )
     slides = [table.slides[i] for i in split.test]
-    dtype = settings.feature_dtype(config["compute_dtype"])
+    dtype = feature_dtype(config["compute_dtype"])
     return max(1, int(np.median(LazyBags(source, slides, dtype).num_patches)))
 
 

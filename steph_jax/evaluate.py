@@ -10,29 +10,41 @@ import pathlib
 
 from absl import flags
 
-from steph_jax import checkpoints, cli, fold_files, runs, scoring, settings, summaries
-from steph_jax.data import features
+from steph_jax import cli, run_directory
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.saved_model import stored_objective
 from steph_jax.data.batches import choose_layout
-from steph_jax.data.bins import TimeBins
 from steph_jax.data.cache import open_bags
-from steph_jax.feed import Feed
+from steph_jax.data.features.open import open_features
+from steph_jax.engine.frozen_encoders import Representations
+from steph_jax.engine.loader import Feed
+from steph_jax.engine.step import device_mesh, program_of
+from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods.registry import recipe
-from steph_jax.program import device_mesh, program_of
-from steph_jax.representations import Representations
+from steph_jax.survival.time_bins import TimeBins
+from steph_jax.training.config import (
+    compute_dtype,
+    feature_dtype,
+    features_location,
+    patches_per_group,
+    resident_bytes,
+)
 
 
 def main() -> int:
     """The entry point."""
     workdir = pathlib.Path(flags.FLAGS.workdir)
-    config = runs.load(workdir)
-    with runs.locked(workdir):
-        directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
-        done = [f for f, at in directories.items() if runs.training_record(at).is_file()]
+    config = run_directory.load(workdir)
+    with run_directory.locked(workdir):
+        directories = {
+            fold: run_directory.fold_directory(workdir, fold) for fold in config["folds"]
+        }
+        done = [f for f, at in directories.items() if run_directory.training_record(at).is_file()]
         if not done:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
         for fold in done:
             evaluate_fold(directories[fold], config, flags.FLAGS.features)
-        summaries.write(workdir, config | {"folds": done})
+        run_summary.write(workdir, config | {"folds": done})
     return 0
 
 
@@ -44,12 +56,12 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
         config: settings of the run.
         features_at: where the features are, if not where training found them.
     """
-    numbers = fold_files.read_training(directory)
-    model = checkpoints.load_model(directory / "model")
-    table, split = fold_files.read_patients(directory)
+    numbers = fold_results.read_training(directory)
+    model = saved_model.load_model(directory / "model")
+    table, split = fold_results.read_patients(directory)
     data = config["data"]
-    location = features_at or settings.features_location(data, config["dataset"])
-    source = features.open_features(
+    location = features_at or features_location(data, config["dataset"])
+    source = open_features(
         location,
         dataset_name=data["hdf5_dataset"],
         feature_dim=model.architecture.feature_dim,
@@ -58,33 +70,31 @@ def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None
         source,
         table.patients,
         table.slides,
-        settings.feature_dtype(config["compute_dtype"]),
+        feature_dtype(config["compute_dtype"]),
         data["cache_gb"],
         config["batch_size"],
     )
-    objective = settings.stored_objective(model)
+    objective = stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
     method = recipe(model.kind)
-    dtype = settings.compute_dtype(config["compute_dtype"])
+    dtype = compute_dtype(config["compute_dtype"])
     mesh = device_mesh()
     size = config["batch_size"]
-    layout = choose_layout(
-        bags.num_patches, size, settings.patches_per_group(mesh.devices.flat[0].platform)
-    )
-    feed = Feed(bags, layout, mesh, size, settings.resident_bytes(data, mesh.devices.flat[0]))
+    layout = choose_layout(bags.num_patches, size, patches_per_group(mesh.devices.flat[0].platform))
+    feed = Feed(bags, layout, mesh, size, resident_bytes(data, mesh.devices.flat[0]))
     represent = Representations(feed, dtype)
-    labels = scoring.cohort_labels(table, bins) | method.patient_inputs(model, represent)
+    labels = evaluator.cohort_labels(table, bins) | method.patient_inputs(model, represent)
     ready = method.restore(model, dtype)
     program = program_of(ready.method, None, mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
-    evaluate = scoring.Evaluator(program, frozen, feed, labels, table, objective)
+    evaluate = evaluator.Evaluator(program, frozen, feed, labels, table, objective)
     parts = {
         "train": evaluate(trainable, split.train),
         "test": evaluate(trainable, split.test),
     }
-    parts = scoring.with_curves(parts, model)
-    alone = scoring.target_only(model, evaluate, split.test)
-    fold_files.write_results(directory, parts, table, model, numbers | {"target_only": alone})
+    parts = evaluator.parts_with_curves(parts, model)
+    alone = evaluator.target_only(model, evaluate, split.test)
+    fold_results.write_results(directory, parts, table, model, numbers | {"target_only": alone})
 
 
 if __name__ == "__main__":

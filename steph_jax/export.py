@@ -18,15 +18,16 @@ import numpy as np
 from absl import flags
 from safetensors.numpy import save_file
 
-from steph_jax import checkpoints, cli, files, runs, torch_names
-from steph_jax.checkpoints import SavedModel
-from steph_jax.data.torch_writer import write_state_dict
+from steph_jax import cli, files, run_directory
+from steph_jax.checkpoints import saved_model, torch_names
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.torch_format.writer import write_state_dict
 
 
 def main() -> int:
     """The entry point."""
     path = pathlib.Path(flags.FLAGS.checkpoint)
-    model = checkpoints.load_model(runs.model_directory(path))
+    model = saved_model.load_model(run_directory.model_directory(path))
     out = pathlib.Path(flags.FLAGS.out)
     export(model, out)
     print(f"{model.kind} model of {path} written to {out}")

@@ -30,11 +30,14 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from steph_jax import cli, settings
-from steph_jax.data import packing, survival
-from steph_jax.data.features import FeatureSource, open_features, own_id
-from steph_jax.data.isolated import IsolatedSource
-from steph_jax.data.store import DTYPES, StoreSource
+from steph_jax import cli
+from steph_jax.data import tables
+from steph_jax.data.features import store_writer
+from steph_jax.data.features.open import open_features
+from steph_jax.data.features.sandbox import IsolatedSource
+from steph_jax.data.features.source import FeatureSource, own_id
+from steph_jax.data.features.store import DTYPES, StoreSource
+from steph_jax.training.config import as_dict, columns, features_location
 
 #: Seconds that one slide may take before its file is taken to hang; drives may be slow.
 SLIDE_SECONDS = 300.0
@@ -46,7 +49,9 @@ def define_flags() -> None:
     flags.DEFINE_string("features", None, "Features to pack, if not those of --config.")
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files of --features.")
     flags.DEFINE_string("out", None, "Directory of the store.")
-    flags.DEFINE_enum("dtype", packing.SAME, [packing.SAME, *DTYPES], "Float type of the store.")
+    flags.DEFINE_enum(
+        "dtype", store_writer.SAME, [store_writer.SAME, *DTYPES], "Float type of the store."
+    )
     flags.DEFINE_integer("workers", 4, "Slides at a time.", lower_bound=1)
     flags.DEFINE_bool("verify", False, "Compare checksums of the store and of its source.")
     flags.DEFINE_bool("skip_bad", False, "Leave out slides that cannot be packed.")
@@ -59,7 +64,7 @@ def main() -> int:
     if given.config is not None and given.features is not None:
         raise ValueError("--config and --features both say what to pack; give one of them")
     if given.config is not None:
-        config = settings.as_dict(given.config)
+        config = as_dict(given.config)
         location, slides = of_config(config)
         origin = _isolated(location, config["data"]["hdf5_dataset"])
     elif given.features is not None:
@@ -79,8 +84,8 @@ def of_config(config: dict[str, Any]) -> tuple[pathlib.Path, Collection[str]]:
     """Where the features of a config's dataset are, and the slides of its survival table."""
     data, dataset = config["data"], config["dataset"]
     root = pathlib.Path(data["root"])
-    slides_of = survival.read_slides(survival.table_path(root, dataset), settings.columns(data))
-    location = settings.features_location(data, dataset)
+    slides_of = tables.read_slides(tables.table_path(root, dataset), columns(data))
+    location = features_location(data, dataset)
     return location, [slide for slides in slides_of.values() for slide in slides]
 
 
@@ -92,13 +97,13 @@ def pack(
     source: FeatureSource,
     slides: Collection[str],
     out: pathlib.Path,
-    dtype: str = packing.SAME,
+    dtype: str = store_writer.SAME,
     workers: int = 4,
     skip_bad: bool = False,
 ) -> int:
     """Packs slides, says what became of them, and returns the exit status; see `packing.pack`."""
     with _bar("packing", len(slides)) as progress:
-        packed = packing.pack(
+        packed = store_writer.pack(
             source,
             sorted(slides),
             out,
@@ -112,7 +117,7 @@ def pack(
     if packed.index is None:
         print(
             f"error: {len(packed.bad)} of {len(slides)} slides cannot be packed (above); the "
-            f"others are kept in {packing.partial_path(out)}. Repair these and give the same "
+            f"others are kept in {store_writer.partial_path(out)}. Repair these and give the same "
             "command again, or add --skip_bad to leave them out",
             file=sys.stderr,
         )
@@ -145,7 +150,7 @@ def verify(out: pathlib.Path, source: FeatureSource | None, workers: int = 4) ->
             origin = _isolated(came_from["location"], came_from["dataset_name"])
             source = stack.enter_context(origin)
         progress = stack.enter_context(_bar("verifying", len(slides)))
-        problems = packing.verify(store, source, workers=workers, progress=progress.update)
+        problems = store_writer.verify(store, source, workers=workers, progress=progress.update)
     for message in problems.values():
         print(f"bad slide: {message}", file=sys.stderr)
     if problems:

@@ -20,22 +20,29 @@ import numpy as np
 from absl import flags, logging
 from tqdm import tqdm
 
-from steph_jax import checkpoints, cli, evaluation, files, runs, settings
-from steph_jax.checkpoints import SavedModel
-from steph_jax.data import features, survival
+from steph_jax import cli, files, run_directory
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data import tables
 from steph_jax.data.bags import LazyBags
 from steph_jax.data.batches import choose_layout
-from steph_jax.data.survival import Columns
-from steph_jax.evaluation import Predictions
-from steph_jax.feed import Feed
+from steph_jax.data.features.open import open_features
+from steph_jax.data.features.source import FeatureSource
+from steph_jax.data.tables import Columns
+from steph_jax.engine.frozen_encoders import Representations
+from steph_jax.engine.loader import Feed
+from steph_jax.engine.step import Program, device_mesh
+from steph_jax.evaluation import predictions
+from steph_jax.evaluation.predictions import Predictions
 from steph_jax.methods.registry import recipe
-from steph_jax.program import Program, device_mesh
-from steph_jax.representations import Representations
+from steph_jax.training import config
 
 
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
-    model = checkpoints.load_model(runs.model_directory(pathlib.Path(flags.FLAGS.checkpoint)))
+    model = saved_model.load_model(
+        run_directory.model_directory(pathlib.Path(flags.FLAGS.checkpoint))
+    )
     outputs = [pathlib.Path(name) for name in (flags.FLAGS.out, flags.FLAGS.merge_weights) if name]
     for path in outputs:
         if not path.parent.is_dir():
@@ -47,14 +54,14 @@ def main(more_files: Sequence[str]) -> int:
             "differs between patients; leave --merge_weights out"
         )
     given = [*flags.FLAGS.features, *more_files]
-    source = features.open_features(
+    source = open_features(
         given if len(given) > 1 else given[0],
         dataset_name=flags.FLAGS.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
     columns = Columns(patient=flags.FLAGS.patient_column, slide=flags.FLAGS.slide_column)
     if flags.FLAGS.table:
-        slides_of = survival.read_slides(pathlib.Path(flags.FLAGS.table), columns)
+        slides_of = tables.read_slides(pathlib.Path(flags.FLAGS.table), columns)
     elif columns != Columns():
         raise ValueError("--patient_column and --slide_column name columns of a --table; give one")
     else:
@@ -62,16 +69,16 @@ def main(more_files: Sequence[str]) -> int:
     predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
     out = pathlib.Path(flags.FLAGS.out)
     if flags.FLAGS.merge_weights:
-        weights = evaluation.merge_weights_table(predicted, model.settings["sources"])
+        weights = predictions.merge_weights_table(predicted, model.settings["sources"])
         files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
-    files.write_table(out, evaluation.predictions_table(predicted))
+    files.write_table(out, predictions.predictions_table(predicted))
     print(f"{len(predicted.patients)} patients written to {out}")
     return 0
 
 
 def predict(
     model: SavedModel,
-    source: features.FeatureSource,
+    source: FeatureSource,
     slides_of: dict[str, tuple[str, ...]],
     batch_size: int = 16,
     dtype: str = "float32",
@@ -89,7 +96,7 @@ def predict(
         FileNotFoundError: slides without features; lists them.
         ValueError: features that cannot be used.
     """
-    bags = LazyBags(source, list(slides_of.values()), settings.feature_dtype(dtype))
+    bags = LazyBags(source, list(slides_of.values()), config.feature_dtype(dtype))
     patients = list(slides_of)
     filled = np.flatnonzero(bags.num_patches)
     empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
@@ -100,19 +107,19 @@ def predict(
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
     method = recipe(model.kind)
-    ready = method.restore(model, settings.compute_dtype(dtype))
-    objective = settings.stored_objective(model)
+    ready = method.restore(model, config.compute_dtype(dtype))
+    objective = saved_model.stored_objective(model)
     mesh = device_mesh()
-    budget = settings.patches_per_group(mesh.devices.flat[0].platform)
+    budget = config.patches_per_group(mesh.devices.flat[0].platform)
     layout = choose_layout(bags.num_patches, batch_size, budget)
     feed = Feed(bags, layout, mesh, batch_size)
     program = Program(ready.method, None, mesh, feed.num_slots)
-    represent = Representations(feed, settings.compute_dtype(dtype))
+    represent = Representations(feed, config.compute_dtype(dtype))
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
 
-    outputs, record = evaluation.run(
+    outputs, record = predictions.run(
         program,
         program.replicate(ready.trainable),
         program.replicate(ready.frozen),
@@ -121,8 +128,10 @@ def predict(
         method.patient_inputs(model, represent),
         progress,
     )
-    predicted = evaluation.predictions([patients[i] for i in filled], outputs, record, objective)
-    return evaluation.with_curves(predicted, model.settings)
+    predicted = predictions.predictions_of(
+        [patients[i] for i in filled], outputs, record, objective
+    )
+    return predictions.with_curves(predicted, model.settings)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from steph_jax import cli, files, metrics
-from steph_jax.data.hdf5_files import write_hdf5
-from steph_jax.generative_model import (
+from steph_jax import cli, files
+from steph_jax.data.features.hdf5 import write_hdf5
+from steph_jax.data.simulation import (
     GENERATOR,
     Cancer,
     Patient,
@@ -54,6 +54,7 @@ from steph_jax.generative_model import (
     draw_patient,
     split_folds,
 )
+from steph_jax.survival import metrics
 
 __all__ = ["Settings", "main", "simulate"]
 

@@ -22,9 +22,10 @@ from typing import NoReturn
 import numpy as np
 
 from steph_jax import cli, files
-from steph_jax.data import splitting, survival
+from steph_jax.data import tables
 from steph_jax.data.cohort import left_out
-from steph_jax.data.survival import Columns, Split, SurvivalTable
+from steph_jax.data.folds import choose_validation, make_folds
+from steph_jax.data.tables import Columns, Split, SurvivalTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
         ValueError: folds that cannot be made, or that training would refuse.
     """
     sites = request.whole_sites
-    folds = splitting.make_folds(
+    folds = make_folds(
         table.patients,
         table.time,
         table.event,
@@ -62,7 +63,7 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
     splits = []
     for fold in range(request.num_folds):
         rest = np.flatnonzero(folds != fold)
-        validation = splitting.choose_validation(
+        validation = choose_validation(
             [table.patients[i] for i in rest],
             table.time[rest],
             table.event[rest],
@@ -73,7 +74,7 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
         rows = (rest[~validation], np.flatnonzero(folds == fold), rest[validation])
         parts = (tuple(table.patients[i] for i in part) for part in rows)
         split = Split(out / f"splits_{fold}.csv", *parts)
-        survival.check_split(split, table)
+        tables.check_split(split, table)
         splits.append(split)
     return splits
 
@@ -173,14 +174,12 @@ def parser() -> argparse.ArgumentParser:
     ):
         flags.add_argument(f"--{name}", default=getattr(columns, name), help=what)
     flags.add_argument(
-        "--time-unit", choices=tuple(survival.DAYS_PER_UNIT), default=columns.time_unit
+        "--time-unit", choices=tuple(tables.DAYS_PER_UNIT), default=columns.time_unit
     )
-    flags.add_argument(
-        "--event-coding", choices=survival.EVENT_CODINGS, default=columns.event_coding
-    )
+    flags.add_argument("--event-coding", choices=tables.EVENT_CODINGS, default=columns.event_coding)
     flags.add_argument(
         "--unlabeled",
-        choices=survival.UNLABELED,
+        choices=tables.UNLABELED,
         default=columns.unlabeled,
         help="what to do with patients without time or event",
     )
@@ -199,7 +198,7 @@ def main(argv: Sequence[str]) -> None:
         given.event_coding,
         given.unlabeled,
     )
-    table = survival.read_table(given.table, columns)
+    table = tables.read_table(given.table, columns)
     request = Request(given.folds, given.seed, given.validation, given.group == "site")
     splits = make_splits(table, given.out, request)
     write_splits(splits, given.overwrite)

@@ -26,38 +26,31 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import (
-    checkpoints,
-    cli,
-    epoch_rows,
-    experiment,
-    files,
-    fold_files,
-    runs,
-    scoring,
-    settings,
-    summaries,
-    sweep,
-    task_vectors,
-)
-from steph_jax.abmil import Architecture
-from steph_jax.checkpoints import SavedModel
+from steph_jax import cli, files, run_directory
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import Pool, member_name
+from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.cohort import Cohort
-from steph_jax.experiment import Experiment
-from steph_jax.grid import Grid, parse
+from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods import abmil
-from steph_jax.methods.recipe import with_settings
-from steph_jax.pool import Pool, member_name
-from steph_jax.selection import Selection
-from steph_jax.sweep import Chosen
-from steph_jax.training import train_split
+from steph_jax.methods.base import with_settings
+from steph_jax.models import task_vectors
+from steph_jax.models.abmil import Architecture
+from steph_jax.training import experiment, preflight, sweep
+from steph_jax.training import history as epoch_rows
+from steph_jax.training.config import FREE, as_dict, check
+from steph_jax.training.early_stopping import Selection
+from steph_jax.training.experiment import Experiment
+from steph_jax.training.grid import Grid, parse
+from steph_jax.training.restarts import train_split
+from steph_jax.training.sweep import Chosen
 
 
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
     workdir = pathlib.Path(given.workdir)
-    train(settings.as_dict(given.config), workdir, given.sweep, given.profile)
+    train(as_dict(given.config), workdir, given.sweep, given.profile)
     return 0
 
 
@@ -78,21 +71,21 @@ def train(
     Raises:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
     """
-    settings.check(config)
+    check(config)
     pool = Pool(pathlib.Path(config["pool"]["root"]))
     cohort = experiment.read_cohort(config)
-    directories = {fold: runs.fold_directory(workdir, fold) for fold in config["folds"]}
-    unfinished = {f: path for f, path in directories.items() if not runs.is_finished(path)}
+    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config["folds"]}
+    unfinished = {f: path for f, path in directories.items() if not run_directory.is_finished(path)}
     grid = parse(sweeps, config)
     # Before the features are read: a pool that lacks a model is known at once.
     model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
-    with runs.locked(workdir):
+    with run_directory.locked(workdir):
         stored = config | grid.record()
-        runs.settled(workdir, stored, settings.FREE)
+        run_directory.settled(workdir, stored, FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
-        runs.settle(workdir, stored, settings.FREE)
+        run_directory.settle(workdir, stored, FREE)
         if run is not None and model is not None:
             if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config["seed"])
@@ -102,7 +95,7 @@ def train(
                 directory.mkdir(exist_ok=True)
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
-        return summaries.write(workdir, config | {"folds": runs.finished_folds(workdir)})
+        return run_summary.write(workdir, config | {"folds": run_directory.finished_folds(workdir)})
 
 
 def look_ahead(
@@ -113,11 +106,11 @@ def look_ahead(
     Raises:
         ValueError, FileNotFoundError: what is missing, or cannot be used.
     """
-    model = experiment.look_ahead(config, cohort, pool, folds)
+    model = preflight.look_ahead(config, cohort, pool, folds)
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
-    read = experiment.members(config, cohort, pool, config["folds"][0])
-    experiment.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
+    read = preflight.members(config, cohort, pool, config["folds"][0])
+    preflight.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
     sweep.check(grid, config, cohort, pool)
     return model
 
@@ -163,9 +156,9 @@ def open_run(
         ValueError, FileNotFoundError: features that are missing or cannot be used.
     """
     run = experiment.open_experiment(config, cohort, pool)
-    experiment.expect_features_of(model, run)
+    preflight.expect_features_of(model, run)
     if config["data"]["check_values"]:
-        experiment.check_values(run, workdir / "values.sha256")
+        preflight.check_values(run, workdir / "values.sha256")
     if grows_pool(config):  # now, when a file that cannot be read costs no training
         run = dataclasses.replace(run, encoder=experiment.encoder(config, cohort.table))
     return run
@@ -197,13 +190,13 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
         "test": evaluate(trained.trainable, split.test),
     }
     fitted = method.store(model, jax.device_get(trained.trainable))
-    objective = settings.stored_objective(model)
-    fitted = with_settings(fitted, **scoring.baseline(parts["train"], cohort.table, objective))
-    checkpoints.save_model(directory / "model", fitted)
+    objective = stored_objective(model)
+    fitted = with_settings(fitted, **evaluator.baseline(parts["train"], cohort.table, objective))
+    saved_model.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
     if grows_pool(config):
         abmil.add_to_pool(run.pool, with_settings(fitted, encoder=run.encoder))
-    fold_files.write_patients(directory, cohort.table, split)
+    fold_results.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.as_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
     noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
@@ -220,10 +213,10 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
         | {name: model.settings[name] for name in noted if name in model.settings}
         | chosen.record()
     )
-    files.write_json(runs.training_record(directory), numbers)
-    alone = {"target_only": scoring.target_only(fitted, evaluate, split.test)}
-    shown = scoring.with_curves(parts, fitted)
-    fold_files.write_results(directory, shown, cohort.table, fitted, numbers | alone)
+    files.write_json(run_directory.training_record(directory), numbers)
+    alone = {"target_only": evaluator.target_only(fitted, evaluate, split.test)}
+    shown = evaluator.parts_with_curves(parts, fitted)
+    fold_results.write_results(directory, shown, cohort.table, fitted, numbers | alone)
 
 
 if __name__ == "__main__":

@@ -22,17 +22,21 @@ import pandas as pd
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, experiment, files, metrics, plots, settings, task_vectors
-from steph_jax.checkpoints import SavedModel
-from steph_jax.data.survival import split_path, table_path
-from steph_jax.labels import listed
+from steph_jax import cli, files, plots
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
+from steph_jax.data.tables import split_path, table_path
+from steph_jax.messages import listed
 from steph_jax.methods.abmil import apply_head
-from steph_jax.pool import Pool
+from steph_jax.models import task_vectors
+from steph_jax.survival import metrics
+from steph_jax.training import experiment, preflight
+from steph_jax.training.config import as_dict, check, features_location
 
 
 def main() -> int:
     """The entry point."""
-    transfer(settings.as_dict(flags.FLAGS.config), pathlib.Path(flags.FLAGS.workdir))
+    transfer(as_dict(flags.FLAGS.config), pathlib.Path(flags.FLAGS.workdir))
     return 0
 
 
@@ -50,7 +54,7 @@ def transfer(config: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used; no source
             or no target at all.
     """
-    settings.check(config)
+    check(config)
     pool = Pool(pathlib.Path(config["pool"]["root"]))
     names = cohort_names(config, pool)
     sources = {name: pool.member(name, 0) for name in with_model(pool, names)}
@@ -105,7 +109,7 @@ def with_data(config: dict[str, Any], names: Sequence[str]) -> list[str]:
         needed = (
             table_path(root, name),
             *(split_path(root, name, fold) for fold in config["folds"]),
-            settings.features_location(config["data"], name),
+            features_location(config["data"], name),
         )
         lacking = [path for path in needed if not path.exists()]
         if lacking:
@@ -129,7 +133,7 @@ def on_target(
     """
     target = config["dataset"]
     cohort = experiment.read_cohort(config)
-    experiment.warn_of_leaks(config, cohort, sources)
+    preflight.warn_of_leaks(config, cohort, sources)
     models: dict[tuple[str, int], SavedModel] = {
         (name, 0): model for name, model in sources.items() if name != target
     }
@@ -168,7 +172,7 @@ def on_target(
 
 def risk(model: SavedModel, z: np.ndarray) -> np.ndarray:
     """Risk [n], higher = worse, from pooled embeddings z [n, E]."""
-    output = settings.stored_objective(model).output
+    output = stored_objective(model).output
     return np.asarray(output.risk(apply_head(model.params["pred_head"], jnp.asarray(z))))
 
 

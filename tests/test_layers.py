@@ -1,4 +1,4 @@
-"""Who imports whom: layers point one way, and each heavy dependency has one home."""
+"""Who imports whom: folders point one way, and each heavy dependency has one home."""
 
 import ast
 import pathlib
@@ -8,66 +8,126 @@ import pytest
 import steph_jax
 
 ROOT = pathlib.Path(steph_jax.__file__).parent
-MATHEMATICS = {
-    "abmil",
-    "products",
-    "task_vectors",
-    "preparation",
-    "hypernetworks",
-    "steph",
-    "roupkt",
-    "losses",
+#: Folders and shared files, each of which may import those before it and itself.
+ORDER = (
+    "messages",
+    "files",
+    "run_directory",
+    "models",
+    "survival",
+    "data",
+    "plots",
+    "checkpoints",
+    "engine",
+    "methods",
+    "checks",
+    "evaluation",
+    "training",
+)
+#: What a folder may not import although it stands before it in `ORDER`.
+STRANGERS = {
+    "survival": {"files", "run_directory"},
+    "data": {"models", "run_directory"},
+    "plots": {"models", "data", "run_directory"},
+    "training": {"checks"},
 }
+MATHEMATICS = {"collections", "dataclasses", "functools", "math", "typing", "jax", "flax"}
 HOMES = {
     "h5py": ("data.",),
-    "lmdb": ("data.lmdb_files",),
-    "orbax": ("checkpoints", "epochs"),
-    "lifelines": ("metrics",),
+    "lmdb": ("data.features.lmdb_source",),
+    "orbax": ("checkpoints.saved_model", "training.resume"),
+    "lifelines": ("survival.metrics",),
     "matplotlib": ("plots",),
-    "optax": ("fitting",),
+    "optax": ("training.epoch",),
+    "ml_collections": ("cli", "training.config"),
     "torch": (),
 }
 
 
-def imports():
-    """Module -> names it imports anywhere, ours as steph_jax.NAME."""
+def modules():
+    """Name below steph_jax -> file, of every module."""
     found = {}
     for file in sorted(ROOT.rglob("*.py")):
-        module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        names = found.setdefault(module, set())
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{file}: relative import"
-                names.add(node.module)
-                if node.module == "steph_jax" or node.module.startswith("steph_jax."):
-                    names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix("__init__").removesuffix(".")] = file
     return found
 
 
+def imports():
+    """Module -> dotted names it imports anywhere, ours as steph_jax.NAME."""
+    names = {}
+    for module, file in modules().items():
+        names[module] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names[module] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file}: relative import"
+                names[module].add(node.module)
+                if node.module.split(".")[0] == "steph_jax":
+                    names[module] |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
 IMPORTS = imports()
+FOLDERS = {path.name for path in ROOT.iterdir() if (path / "__init__.py").is_file()}
+PROGRAMS = {
+    file.stem for file in ROOT.glob("*.py") if "__main__" in file.read_text(encoding="utf-8")
+}
 
 
-def ours(names):
-    return {name.split(".")[1] for name in names if name.startswith("steph_jax.")}
+def rooms(module):
+    """Folders and top-level files of ours that a module imports."""
+    top = {name.split(".")[1] for name in IMPORTS[module] if name.startswith("steph_jax.")}
+    return {name for name in top if name in FOLDERS or (ROOT / f"{name}.py").is_file()}
 
 
-def test_the_mathematics_knows_nothing_of_files_and_settings():
-    present = MATHEMATICS & set(IMPORTS)
-    assert present >= {"abmil", "task_vectors", "hypernetworks", "steph", "losses"}
-    allowed = {"collections", "dataclasses", "functools", "math", "typing", "jax", "flax"}
-    for module in present:
-        others = {name.split(".")[0] for name in IMPORTS[module]} - {"steph_jax"}
-        assert others <= allowed, module
-        assert ours(IMPORTS[module]) <= MATHEMATICS, module
+def test_nothing_lies_loose():
+    files = {file.stem for file in ROOT.glob("*.py")} - {"__init__"}
+    assert files - PROGRAMS == {"cli", "files", "messages", "run_directory"}
+    assert set(ORDER) - files == FOLDERS
 
 
-def test_data_knows_nothing_of_models():
+@pytest.mark.parametrize("module", sorted(IMPORTS))
+def test_imports_run_one_way(module):
+    place = module.split(".")[0]
+    if place not in ORDER:  # a program, which may import anything
+        return
+    allowed = set(ORDER[: ORDER.index(place) + 1]) - STRANGERS.get(place, set())
+    assert rooms(module) <= allowed
+
+
+def test_modules_form_no_cycle():
+    known = set(IMPORTS)
+    graph = {}
     for module, names in IMPORTS.items():
-        if module.startswith("data."):
-            assert ours(names) <= {"data", "labels", "files", "version"}, module
-            assert not any(name.split(".")[0] in ("jax", "flax", "optax") for name in names), module
+        ours = {name.removeprefix("steph_jax.") for name in names if name.startswith("steph_jax.")}
+        graph[module] = (ours & known) - {module}
+    done, open_ = set(), []
+
+    def visit(module):
+        if module in done:
+            return
+        assert module not in open_, " -> ".join([*open_[open_.index(module) :], module])
+        open_.append(module)
+        for other in graph[module]:
+            visit(other)
+        done.add(open_.pop())
+
+    for module in graph:
+        visit(module)
+
+
+def test_the_mathematics_imports_jax_and_flax_alone():
+    for module in (name for name in IMPORTS if name.startswith("models.")):
+        others = {name.split(".")[0] for name in IMPORTS[module]} - {"steph_jax"}
+        assert others <= MATHEMATICS, module
+
+
+def test_data_imports_no_jax():
+    for module in (name for name in IMPORTS if name.startswith("data.")):
+        roots = {name.split(".")[0] for name in IMPORTS[module]}
+        assert not roots & {"jax", "flax", "optax", "orbax"}, module
 
 
 @pytest.mark.parametrize("dependency", HOMES)
@@ -76,15 +136,5 @@ def test_heavy_dependencies_have_one_home(dependency):
         module
         for module, names in IMPORTS.items()
         if any(name == dependency or name.startswith(f"{dependency}.") for name in names)
-    }
+    } - PROGRAMS
     assert all(user.startswith(HOMES[dependency]) for user in users), users
-
-
-def test_modules_of_the_program_do_not_read_settings():
-    entry_points = {
-        file.stem for file in ROOT.glob("*.py") if "__main__" in file.read_text(encoding="utf-8")
-    }
-    for module in {"program", "fitting", "evaluation", "metrics", "checkpoints", "pool"}:
-        names = IMPORTS[module]
-        assert not any(name.startswith("ml_collections") for name in names), module
-        assert not ours(names) & (entry_points | {"settings", "cli"}), module

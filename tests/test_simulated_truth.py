@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steph_jax import plots, settings
+from steph_jax import plots
+from steph_jax.training.config import check, spec
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scripts import simulated_truth
@@ -34,12 +35,12 @@ TINY = Study(
 
 def stand_in(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Leaves what training leaves, as far as the study reads it."""
-    settings.check(config)
+    check(config)
     rng = np.random.default_rng(0)
     dataset, root = config["dataset"], pathlib.Path(config["data"]["root"])
     table = pd.read_csv(root / dataset / f"{dataset}_survival.csv").drop_duplicates("patient_id")
     for fold in config["folds"]:
-        assert settings.spec(config, fold, 32).steph.top_k == 1
+        assert spec(config, fold, 32).steph.top_k == 1
         tested = pd.read_csv(root / dataset / f"splits_{fold}.csv")["test"].dropna()
         rows = table.set_index("patient_id").loc[tested, ["t", "e"]].reset_index(names="patient_id")
         directory = workdir / f"fold_{fold}"

@@ -5,7 +5,7 @@ import enum
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from steph_jax import cli
+from steph_jax import messages
 
 #: Items of a finding that the table for people shows.
 MAX_SHOWN = 10
@@ -82,7 +82,7 @@ def attempt(check: str, found: list[Finding], call: Callable[[], T]) -> T | None
     """The result of a call, or None and its error message as a finding."""
     try:
         return call()
-    except cli.USER_ERRORS as problem:
+    except messages.USER_ERRORS as problem:
         found.append(error(check, str(problem)))
         return None
 

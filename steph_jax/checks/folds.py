@@ -2,19 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steph_jax import cli
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
-from steph_jax.data import survival
-from steph_jax.data.persons import same_person
-from steph_jax.data.survival import Columns, Split, SurvivalTable
+from steph_jax.data import tables
+from steph_jax.data.cohort import same_person
+from steph_jax.data.leaks import find_leaks
+from steph_jax.data.tables import Columns, Split, SurvivalTable
 
 CHECK = "splits"
 #: Standard errors by which the event rates of train and test may differ.
@@ -39,12 +38,12 @@ def check_splits(
     found: list[Finding] = []
     splits: dict[int, Split] = {}
     for fold in folds:
-        path = survival.split_path(root, dataset, fold)
-        split = findings.attempt(CHECK, found, partial(survival.read_split, path))
+        path = tables.split_path(root, dataset, fold)
+        split = findings.attempt(CHECK, found, partial(tables.read_split, path))
         if split is None:
             continue
         if table is not None:
-            split = survival.without_left_out(split, table)
+            split = tables.without_left_out(split, table)
             found += _fold(fold, split, table, batch_size)
         splits[fold] = split
     found += _between(splits)
@@ -72,7 +71,7 @@ def _fold(fold: int, split: Split, table: SurvivalTable, batch_size: int) -> lis
             "correct the split, or make new ones by python -m steph_jax.split",
             problem.patients,
         )
-        for problem in survival.split_problems(split, table)
+        for problem in tables.split_problems(split, table)
     ]
     persons = {same_person(patient): patient for patient in split.train}
     twins = [
@@ -153,49 +152,27 @@ def check_leaks(
         sources: names of the datasets whose fold-0 models are merged.
         columns: how tables are written.
     """
-    found: list[Finding] = []
-    looked_at, unknown = [], []
-    for source in (name for name in sources if name != target):
-        split, table = survival.split_path(root, source, 0), survival.table_path(root, source)
-        if not split.is_file() and not table.is_file():
-            unknown.append(source)
-            continue
-        try:
-            if split.is_file():
-                patients: Iterable[str] = survival.read_split(split).train
-                text = f"test patients of {target} whom the model of {source} was trained on"
-            else:
-                patients = survival.read_slides(table, columns)
-                text = (
-                    f"test patients of {target} who are in the table of {source}, whose model may "
-                    f"have been trained on them: there is no {split.name} to tell"
-                )
-        except cli.USER_ERRORS as problem:
-            found.append(findings.warning("leaks", str(problem), "patients cannot be compared"))
-            continue
-        looked_at.append(source)
-        seen = set(map(same_person, patients))
-        shared = [
-            f"fold {fold}: {patient}"
-            for fold, of in splits.items()
-            for patient in of.test
-            if same_person(patient) in seen
-        ]
-        if shared:
-            advice = f"leave {source} out of sources, or read the results with this in mind"
-            found.append(findings.warning("leaks", f"{text} ({len(shared)})", advice, shared))
-    if looked_at and not found:
+    test = {fold: split.test for fold, split in splits.items()}
+    search = find_leaks(root, target, test, sources, columns)
+    found = [
+        findings.warning("leaks", problem, "patients cannot be compared")
+        for problem in search.unreadable
+    ]
+    found += [
+        findings.warning("leaks", leak.message, leak.advice, leak.patients) for leak in search.leaks
+    ]
+    if search.compared and not found:
         text = (
-            f"no test patient of {target} is among those that the models of {len(looked_at)} "
-            "sources were trained on"
+            f"no test patient of {target} is among those that the models of "
+            f"{len(search.compared)} sources were trained on"
         )
-        found.append(findings.ok("leaks", text, sources=looked_at))
-    if unknown:
+        found.append(findings.ok("leaks", text, sources=list(search.compared)))
+    if search.unknown:
         text = (
             f"sources without a table in {root}, where patients cannot be compared: "
-            f"{', '.join(unknown)}"
+            f"{', '.join(search.unknown)}"
         )
-        found.append(findings.ok("leaks", text, sources=unknown))
+        found.append(findings.ok("leaks", text, sources=list(search.unknown)))
     return found
 
 
@@ -215,10 +192,10 @@ def check_joined(
     own = {same_person(p) for of in splits.values() for p in (*of.train, *of.test, *of.validation)}
     found: list[Finding] = []
     for cohort in cohorts:
-        path = survival.table_path(root, cohort)
+        path = tables.table_path(root, cohort)
         if not path.is_file():
             continue
-        patients = findings.attempt("leaks", found, partial(survival.read_slides, path, columns))
+        patients = findings.attempt("leaks", found, partial(tables.read_slides, path, columns))
         if patients is not None:
             shared = [patient for patient in patients if same_person(patient) in own]
             others = len(patients) - len(shared)

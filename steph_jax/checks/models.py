@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from steph_jax import checkpoints, task_vectors
-from steph_jax.abmil import Architecture, Params
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.checks.slides import same_encoder
-from steph_jax.pool import NULL, Pool, member_name
+from steph_jax.models import task_vectors
+from steph_jax.models.abmil import Architecture, Params
 
 CHECK = "pool"
 #: Cosine of theta and theta_0: models of the field that were trained from theta_0 have 0.95 and
@@ -131,7 +132,7 @@ def _member(
 ) -> tuple[Member | None, Finding | None]:
     """A member, or what is wrong with it."""
     found: list[Finding] = []
-    model = findings.attempt(CHECK, found, lambda: checkpoints.load_model(path))
+    model = findings.attempt(CHECK, found, lambda: saved_model.load_model(path))
     if model is None:
         return None, found[0]
     if model.kind != "abmil":

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from steph_jax.data.features import own_id
-from steph_jax.data.isolated import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
+from steph_jax.data.features.sandbox import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
+from steph_jax.data.features.source import own_id
 
 #: Slides whose values are described, for a comparison of encoders.
 PROFILES = 4

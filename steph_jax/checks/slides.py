@@ -10,7 +10,7 @@ import numpy as np
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
-from steph_jax.data.features import own_id, same_slides
+from steph_jax.data.features.source import own_id, same_slides
 
 CHECK = "features"
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from steph_jax import cli
+from steph_jax import messages
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
-from steph_jax.data import csv_files, survival
-from steph_jax.data.persons import BARCODE, same_person
-from steph_jax.data.survival import Columns, SurvivalTable
+from steph_jax.data import csv_files, tables
+from steph_jax.data.cohort import BARCODE, same_person
+from steph_jax.data.tables import Columns, SurvivalTable
 
 CHECK = "table"
 
@@ -31,7 +31,7 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
         read: a time that could not be is NaN. None where there is no table with these columns.
     """
     found: list[Finding] = []
-    read = findings.attempt(CHECK, found, lambda: csv_files.read(path, survival.WHERE_TO_GET_DATA))
+    read = findings.attempt(CHECK, found, lambda: csv_files.read(path, tables.WHERE_TO_GET_DATA))
     if read is None:
         return None, found
     header, rows = read
@@ -49,15 +49,15 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     cells = [[row[header.index(name)] for _, row in rows] for name in columns.names]
     lines = [line for line, _ in rows]
     found += _id_problems(path, columns, lines, cells[0], cells[1])
-    labeled, left_out = survival.without_unlabeled(cells)
+    labeled, left_out = tables.without_unlabeled(cells)
     kept = labeled if columns.unlabeled == "drop" else cells
     found += _unlabeled(path, columns, left_out)
     found += _time_problems(path, columns, labeled[0], labeled[2])
     found += _event_problems(path, columns, labeled[0], labeled[3])
     found += _disagreements(path, columns, *labeled)
     try:
-        table = survival.read_table(path, columns)
-    except cli.USER_ERRORS as problem:
+        table = tables.read_table(path, columns)
+    except messages.USER_ERRORS as problem:
         if findings.worst(found) < Status.ERROR:
             found.append(findings.error(CHECK, str(problem)))
         table = _what_can_be_read(path, columns, *kept)
@@ -208,7 +208,7 @@ def _what_can_be_read(
         path=path,
         patients=tuple(names),
         time=np.where((time >= 0) & np.isfinite(time), time, np.nan)
-        * survival.DAYS_PER_UNIT[columns.time_unit],
+        * tables.DAYS_PER_UNIT[columns.time_unit],
         event=np.array([_number(events[first[name]]) == died for name in names], bool),
         slides=tuple(tuple(sorted(slides_of[name])) for name in names),
     )

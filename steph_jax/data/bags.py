@@ -3,14 +3,14 @@
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax.data.features import EmptyBag, FeatureSource, read_bag
-from steph_jax.labels import listed
+from steph_jax.data.features.source import EmptyBag, FeatureSource, read_bag
+from steph_jax.messages import listed
 
 #: What XLA asks of host memory that it is to read in place, in bytes.
 _ALIGNMENT = 64
@@ -211,3 +211,82 @@ def load_bags(
     for index, of_patient in enumerate(shown):
         read_bag(source, of_patient, bags.bag(index), check_finite=True)
     return bags
+
+
+class BagStore(Protocol):
+    """Where bags are read from.
+
+    Attributes:
+        num_patches: [n] patches of every bag.
+        feature_dim: D.
+        dtype: float type of the features.
+    """
+
+    num_patches: np.ndarray
+    feature_dim: int
+    dtype: np.dtype
+
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
+
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """Rows [size, D] that begin with patch `start` of a bag, where they lie in memory.
+
+        Behind the bag's last patch other bags' patches may stand. They cannot be written to. None
+        where the patches have to be read.
+        """
+
+
+class Bags(BagStore, Protocol):
+    """Bags that can be told what will be read next."""
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Says which bags are going to be read, in their order; replaces what was said before."""
+
+
+class JoinedBags:
+    """The bags of several cohorts, one cohort after the other; a `cache.Bags`.
+
+    Attributes:
+        num_patches: [n] patches of every bag.
+        feature_dim: D.
+        dtype: float type of the features.
+        parts: bags of each cohort.
+
+    Args:
+        parts: bags of each cohort.
+
+    Raises:
+        ValueError: their features differ in size.
+    """
+
+    def __init__(self, parts: Sequence[Bags]) -> None:
+        dims = {part.feature_dim for part in parts}
+        if len(dims) > 1:
+            raise ValueError(f"features differ in size between cohorts: found D = {sorted(dims)}")
+        self.num_patches = np.concatenate([part.num_patches for part in parts])
+        self.feature_dim = dims.pop()
+        self.dtype = parts[0].dtype
+        self.parts = list(parts)
+        self._starts = np.cumsum([0, *(len(part.num_patches) for part in parts)])
+
+    def expect(self, order: Sequence[int]) -> None:
+        """Tells every part which of its bags are going to be read; see `cache.Bags`."""
+        owners = [self._owner(index) for index in order]
+        for number, part in enumerate(self.parts):
+            part.expect([inner for owner, inner in owners if owner == number])
+
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
+        owner, inner = self._owner(index)
+        self.parts[owner].read(inner, start, out)
+
+    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """What the part lends that holds the bag; see `batches.BagStore`."""
+        owner, inner = self._owner(index)
+        return self.parts[owner].lend(inner, start, size)
+
+    def _owner(self, index: int) -> tuple[int, int]:
+        """The part that holds a bag, and the bag's number there."""
+        owner = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return owner, int(index - self._starts[owner])

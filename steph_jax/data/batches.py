@@ -15,9 +15,11 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from steph_jax.data.bags import BagStore
 
 # What a piece costs beside its patches, in patches, where it is weighed against padding: a piece of
 # a merged model makes the parameters of its bag anew. A group costs a few calls, GROUP_COST of the
@@ -81,30 +83,6 @@ class Batch(NamedTuple):
 
     slots: Slots
     groups: Sequence[Group]
-
-
-class BagStore(Protocol):
-    """Where bags are read from.
-
-    Attributes:
-        num_patches: [n] patches of every bag.
-        feature_dim: D.
-        dtype: float type of the features.
-    """
-
-    num_patches: np.ndarray
-    feature_dim: int
-    dtype: np.dtype
-
-    def read(self, index: int, start: int, out: np.ndarray) -> None:
-        """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
-
-    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
-        """Rows [size, D] that begin with patch `start` of a bag, where they lie in memory.
-
-        Behind the bag's last patch other bags' patches may stand. They cannot be written to. None
-        where the patches have to be read.
-        """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,14 +23,12 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from absl import logging
 
-from steph_jax.data.bags import LazyBags, load_bags, refuse_empty
-from steph_jax.data.batches import BagStore
-from steph_jax.data.features import FeatureSource
+from steph_jax.data.bags import Bags, LazyBags, load_bags, refuse_empty
+from steph_jax.data.features.source import FeatureSource
 
 #: Threads that read ahead.
 _THREADS = 2
@@ -43,13 +41,6 @@ _LIMITS = (
 )
 #: Batches of the usual size that the streamed bags may take in the cache, but at most a quarter.
 _BATCHES_AHEAD = 4
-
-
-class Bags(BagStore, Protocol):
-    """Bags that can be told what will be read next."""
-
-    def expect(self, order: Sequence[int]) -> None:
-        """Says which bags are going to be read, in their order; replaces what was said before."""
 
 
 class _Bag:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
 
-from steph_jax.data import survival
-from steph_jax.data.survival import Columns, SurvivalTable
-from steph_jax.labels import listed
+from steph_jax.data import tables
+from steph_jax.data.bags import Bags, JoinedBags
+from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.messages import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> Surviva
     Raises:
         FileNotFoundError, ValueError: see `survival.read_table`.
     """
-    table = survival.read_table(survival.table_path(root, dataset), columns)
+    table = tables.read_table(tables.table_path(root, dataset), columns)
     if table.left_out:
         logging.info("%s: %s", table.path, left_out(table))
     return table
@@ -77,13 +79,13 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
     """
     table = read_patients(root, dataset, columns)
     splits = {
-        fold: survival.without_left_out(
-            survival.read_split(survival.split_path(root, dataset, fold)), table
+        fold: tables.without_left_out(
+            tables.read_split(tables.split_path(root, dataset, fold)), table
         )
         for fold in folds
     }
     for split in splits.values():
-        survival.check_split(split, table)
+        tables.check_split(split, table)
     named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
     table = take(table, [i for i, patient in enumerate(table.patients) if patient in named])
     return Cohort(
@@ -106,3 +108,54 @@ def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:
         event=table.event[chosen],
         slides=tuple(table.slides[i] for i in chosen),
     )
+
+
+def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> list[SurvivalTable]:
+    """The patients of each table who are neither the target's nor in a table before it.
+
+    Ids are compared as `persons.same_person` does, so that no test patient of the target comes back
+    under the id of a sample.
+    """
+    known = set(map(same_person, target.patients))
+    left = []
+    for table in tables:
+        persons = list(map(same_person, table.patients))
+        left.append(take(table, [i for i, person in enumerate(persons) if person not in known]))
+        known |= set(persons)
+    return left
+
+
+def joined(
+    cohort: Cohort, bags: Bags, others: Sequence[tuple[SurvivalTable, Bags]]
+) -> tuple[Cohort, JoinedBags]:
+    """The target's cohort with the patients of others behind its own.
+
+    Folds are the target's; the others' patients are in none of them, but `Cohort.others` has them.
+
+    Args:
+        cohort: of the target.
+        bags: of the target.
+        others: patients of other cohorts, none of whom is the target's, and their bags.
+    """
+    tables = [cohort.table, *(table for table, _ in others)]
+    table = dataclasses.replace(
+        cohort.table,
+        patients=tuple(p for t in tables for p in t.patients),
+        time=np.concatenate([t.time for t in tables]),
+        event=np.concatenate([t.event for t in tables]),
+        slides=tuple(s for t in tables for s in t.slides),
+    )
+    added = np.arange(len(cohort.table.patients), len(table.patients))
+    whole = dataclasses.replace(cohort, table=table, others=added)
+    return whole, JoinedBags([bags, *(more for _, more in others)])
+
+
+#: The patient's part of a TCGA barcode.
+BARCODE = re.compile(r"TCGA-[0-9A-Z]{2}-[0-9A-Z]{4}")
+
+
+def same_person(patient: str) -> str:
+    """What two ids of one patient share: the TCGA barcode's patient, or the id in capitals."""
+    capital = patient.strip().upper()
+    match = BARCODE.match(capital)
+    return match[0] if match else capital

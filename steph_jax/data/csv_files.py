@@ -4,7 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from steph_jax.labels import listed
+from steph_jax.messages import listed
 
 
 def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from steph_jax import abmil
-from steph_jax.abmil import Architecture, Linear, Params
-from steph_jax.checkpoints import SavedModel
-from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy
-from steph_jax.phases import Embedded, Headed, Merged, Pooled
-from steph_jax.pool import NULL, Pool, member_name
+from steph_jax.checkpoints.pool import NULL, Pool, member_name
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy
+from steph_jax.models import abmil
+from steph_jax.models.abmil import Architecture, Params
+from steph_jax.models.layers import Linear
 
 
 @dataclasses.dataclass(frozen=True)

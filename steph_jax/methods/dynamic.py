@@ -9,16 +9,16 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from steph_jax import hypernetworks, task_vectors
-from steph_jax.abmil import Architecture, Params
-from steph_jax.checkpoints import SavedModel
-from steph_jax.hypernetworks import Hypernetworks
-from steph_jax.losses import merge_regularizer
-from steph_jax.methods import merging
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.methods import sources
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized
-from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
-from steph_jax.phases import Embedded, Headed, Merged, Pooled
-from steph_jax.pool import Pool
+from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.models import hypernetworks, task_vectors
+from steph_jax.models.abmil import Architecture, Params
+from steph_jax.models.hypernetworks import Hypernetworks
+from steph_jax.models.steph import merge_regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class DynamicMethod:
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
         record = {"weight": weights, "selected": selected, "merge": regularizer}
-        encoder = {"coefficients": merging.coefficients(weights)}
+        encoder = {"coefficients": sources.coefficients(weights)}
         return Merged(encoder, {}, self.merge_weight * regularizer, record)
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
@@ -82,7 +82,7 @@ class DynamicMethod:
 
 def start(spec: Spec, pool: Pool) -> SavedModel:
     """A hypernetwork and a head of torch's default start over the models of the pool."""
-    gathered = merging.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    gathered = sources.gather(spec, pool, spec.merging.include_target, "mil_encoder")
     num_sources = len(gathered.sources)
     architecture = gathered.null.architecture
     weight_output = spec.steph.weight_output
@@ -95,13 +95,13 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         initial_weight=spec.steph.initial_weight,
     )
     trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
-    settings = merging.settings_of(spec, gathered) | {
+    settings = sources.settings_of(spec, gathered) | {
         "merge_weight": spec.merge_weight,
         "weight_output": weight_output,
     }
     params = {
         "trainable": as_numpy(trainable),
-        "frozen": {"stack": merging.encoder_stack(gathered)},
+        "frozen": {"stack": sources.encoder_stack(gathered)},
     }
     return SavedModel("dynamic", architecture, settings, params)
 
@@ -124,4 +124,4 @@ def dies(model: SavedModel) -> bool:
     return bool(model.settings["weight_output"] == "relu")
 
 
-RECIPE = Recipe("dynamic", start, restore, with_trainable, members=merging.members, dies=dies)
+RECIPE = Recipe("dynamic", start, restore, with_trainable, members=sources.members, dies=dies)

@@ -11,10 +11,11 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax import task_vectors
-from steph_jax.checkpoints import SavedModel
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil
-from steph_jax.methods.merging import (
+from steph_jax.methods.base import Recipe, Spec, as_numpy
+from steph_jax.methods.sources import (
     coefficients,
     encoder_stack,
     gather,
@@ -22,8 +23,7 @@ from steph_jax.methods.merging import (
     own_outputs,
     settings_of,
 )
-from steph_jax.methods.recipe import Recipe, Spec, as_numpy
-from steph_jax.pool import Pool
+from steph_jax.models import task_vectors
 
 DEFAULT_WEIGHT = 0.3
 

@@ -6,10 +6,10 @@ No patient of the target's cohort is among those of the sources: a cohort that c
 
 import dataclasses
 
-from steph_jax.checkpoints import SavedModel
-from steph_jax.methods import abmil, merging
-from steph_jax.methods.recipe import Spec, with_settings
-from steph_jax.pool import Pool
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.methods import abmil, sources
+from steph_jax.methods.base import Spec, with_settings
 
 
 def cohorts(spec: Spec, pool: Pool) -> tuple[str, ...]:
@@ -19,7 +19,7 @@ def cohorts(spec: Spec, pool: Pool) -> tuple[str, ...]:
         FileNotFoundError: neither `sources` nor a pool names cohorts.
         ValueError: none is left beside the target.
     """
-    names = merging.source_names(spec, pool, include_target=False)
+    names = sources.source_names(spec, pool, include_target=False)
     if not names:
         raise ValueError(
             f"no cohort is left to be joined to {spec.dataset}; name some in `sources`"

@@ -10,15 +10,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax import task_vectors
-from steph_jax.abmil import Params
-from steph_jax.checkpoints import SavedModel
-from steph_jax.losses import merge_regularizer
-from steph_jax.methods import merging
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.method import Embedded, Merged
+from steph_jax.methods import sources
 from steph_jax.methods.abmil import AbmilMethod, new_head
-from steph_jax.methods.recipe import Ready, Recipe, Spec, with_trainable
-from steph_jax.phases import Embedded, Merged
-from steph_jax.pool import Pool
+from steph_jax.methods.base import Ready, Recipe, Spec, with_trainable
+from steph_jax.models import task_vectors
+from steph_jax.models.abmil import Params
+from steph_jax.models.steph import merge_regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LearnedMethod(AbmilMethod):
 
     def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         w = trainable["weights"]
-        encoder = task_vectors.weighted_sum(frozen["stack"], merging.coefficients(w))
+        encoder = task_vectors.weighted_sum(frozen["stack"], sources.coefficients(w))
         weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
@@ -46,15 +46,15 @@ class LearnedMethod(AbmilMethod):
 
 def start(spec: Spec, pool: Pool) -> SavedModel:
     """Equal weights and a new head over the models of the pool."""
-    gathered = merging.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    gathered = sources.gather(spec, pool, spec.merging.include_target, "mil_encoder")
     num_sources = len(gathered.sources)
     architecture = gathered.null.architecture
     trainable = {
         "weights": np.full(num_sources, 1 / num_sources, np.float32),
         "pred_head": new_head(spec.seed + 1, architecture, spec.num_outputs),
     }
-    settings = merging.settings_of(spec, gathered) | {"merge_weight": spec.merge_weight}
-    params = {"trainable": trainable, "frozen": {"stack": merging.encoder_stack(gathered)}}
+    settings = sources.settings_of(spec, gathered) | {"merge_weight": spec.merge_weight}
+    params = {"trainable": trainable, "frozen": {"stack": sources.encoder_stack(gathered)}}
     return SavedModel("learned", architecture, settings, params)
 
 
@@ -74,12 +74,12 @@ def _after(prepare: str) -> Recipe:
                 f"asks for {spec.merging.prepare}; use --config.method=learned with that, or "
                 "--config.merging.prepare=none"
             )
-        return start(merging.with_prepared(spec, prepare), pool)
+        return start(sources.with_prepared(spec, prepare), pool)
 
     return dataclasses.replace(RECIPE, name=prepare, start=start_prepared)
 
 
-RECIPE = Recipe("learned", start, restore, with_trainable, members=merging.members)
+RECIPE = Recipe("learned", start, restore, with_trainable, members=sources.members)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")

@@ -11,7 +11,7 @@ from steph_jax.methods import (
     steph_target,
     transfer,
 )
-from steph_jax.methods.recipe import Recipe
+from steph_jax.methods.base import Recipe
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

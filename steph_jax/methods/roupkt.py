@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax import roupkt, task_vectors
-from steph_jax.abmil import Params
-from steph_jax.checkpoints import SavedModel
-from steph_jax.methods import merging
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods.abmil import AbmilMethod, apply_head
-from steph_jax.methods.recipe import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
-from steph_jax.phases import Embedded, Headed, Merged, Pooled
-from steph_jax.pool import Pool
-from steph_jax.products import matmul
+from steph_jax.methods.base import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
+from steph_jax.methods.sources import members, source_models, source_names
+from steph_jax.models import roupkt, task_vectors
+from steph_jax.models.abmil import Params
+from steph_jax.models.layers import matmul
 
 #: Name of the representations z [n, S, E] among the labels of a batch.
 REPRESENTATIONS = "representations"
@@ -62,11 +62,11 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
     options = spec.roupkt
     null = pool.null()
     target = pool.member(spec.dataset, spec.fold)
-    sources = merging.source_names(spec, pool, options.include_target)
+    sources = source_names(spec, pool, options.include_target)
     options.check_sources(len(sources))
     encoders = [
         task_vectors.parts_of(model.params, "mil_encoder")
-        for model in merging.source_models(spec, pool, sources, target)
+        for model in source_models(spec, pool, sources, target)
     ]
     key = jax.random.key(spec.seed)
     trainable = roupkt.init(key, null.architecture, len(sources), spec.num_outputs, options.expert)
@@ -96,4 +96,4 @@ def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 
 
-RECIPE = Recipe("roupkt", start, restore, with_trainable, members=merging.members, inputs=inputs)
+RECIPE = Recipe("roupkt", start, restore, with_trainable, members=members, inputs=inputs)

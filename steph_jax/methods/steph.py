@@ -5,16 +5,16 @@ from typing import Any, cast
 
 import jax
 
-from steph_jax import hypernetworks, steph, task_vectors
-from steph_jax.abmil import Architecture, Params
-from steph_jax.checkpoints import SavedModel
-from steph_jax.hypernetworks import Hypernetworks
-from steph_jax.losses import merge_regularizer, mix_regularizer
-from steph_jax.methods import merging
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
-from steph_jax.methods.recipe import Ready, Recipe, Spec, as_numpy, with_trainable
-from steph_jax.phases import Embedded, Headed, Merged, Pooled
-from steph_jax.pool import Pool
+from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.methods.sources import gather, members, output_of
+from steph_jax.models import hypernetworks, steph, task_vectors
+from steph_jax.models.abmil import Architecture, Params
+from steph_jax.models.hypernetworks import Hypernetworks
+from steph_jax.models.steph import merge_regularizer, mix_regularizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +139,11 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         ValueError: options that do not fit the sources, or a head that does not fit the loss.
     """
     options = spec.steph
-    gathered = merging.gather(spec, pool, options.include_target, options.merged)
+    gathered = gather(spec, pool, options.include_target, options.merged)
     options.check_sources(len(gathered.sources))
     architecture, sources = gathered.null.architecture, gathered.sources
     null, target = gathered.null.params, gathered.target.params
-    output = merging.output_of(gathered.target)
+    output = output_of(gathered.target)
     frozen = {
         "null": null,
         "target": target,
@@ -231,4 +231,4 @@ def dies(model: SavedModel) -> bool:
     )
 
 
-RECIPE = Recipe("steph", start, restore, with_trainable, members=merging.members, dies=dies)
+RECIPE = Recipe("steph", start, restore, with_trainable, members=members, dies=dies)

@@ -7,10 +7,10 @@ Beyond the paper; all else is as in `steph`, and so is the stored model.
 
 import dataclasses
 
-from steph_jax.checkpoints import SavedModel
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import steph
-from steph_jax.methods.recipe import Spec
-from steph_jax.pool import Pool
+from steph_jax.methods.base import Spec
 
 
 def start(spec: Spec, pool: Pool) -> SavedModel:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.checkpoints import SavedModel
-from steph_jax.methods import abmil, merging
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.methods import abmil, sources
 from steph_jax.methods.abmil import apply_head, with_outputs
-from steph_jax.methods.recipe import Recipe, Represent, Spec, TrainingCIndex, with_settings
-from steph_jax.pool import Pool
+from steph_jax.methods.base import Recipe, Represent, Spec, TrainingCIndex, with_settings
 
 
 def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
@@ -31,7 +31,7 @@ def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
             "test patients of other folds; name another dataset, or use --config.method=abmil"
         )
     asked = (spec.transfer_source,) if spec.transfer_source else ()
-    names = asked or merging.source_names(spec, pool, include_target=False)
+    names = asked or sources.source_names(spec, pool, include_target=False)
     if not names:
         raise ValueError(
             f"no source model is left to transfer to {spec.dataset}: the pool {pool.root} holds "
@@ -54,7 +54,7 @@ def unchanged(spec: Spec, pool: Pool) -> SavedModel:
     """The first candidate's model as it is."""
     models = candidates(spec, pool)
     outputs = {
-        name: merging.own_outputs(spec, model, f"model of {name}") for name, model in models.items()
+        name: sources.own_outputs(spec, model, f"model of {name}") for name, model in models.items()
     }
     name, model = next(iter(models.items()))
     settings = {"dataset": spec.dataset, "fold": spec.fold, "source": name} | outputs[name]
@@ -64,7 +64,7 @@ def unchanged(spec: Spec, pool: Pool) -> SavedModel:
 def to_be_trained(spec: Spec, pool: Pool) -> SavedModel:
     """The first candidate's model, with a new head where the loss asks for other outputs."""
     name, model = next(iter(candidates(spec, pool).items()))
-    is_alike = merging.output_of(model) == spec.output
+    is_alike = sources.output_of(model) == spec.output
     return with_settings(with_outputs(model, spec, keep_head=is_alike), source=name)
 
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from steph_jax import metrics
 from steph_jax.plots.style import (
     BLUE,
     CATEGORIES,
@@ -26,6 +25,7 @@ from steph_jax.plots.style import (
     signed,
     styled,
 )
+from steph_jax.survival import metrics
 
 #: One per color of a fold.
 _MARKERS = "osD^vP*"

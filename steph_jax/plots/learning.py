@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from steph_jax.labels import listed
+from steph_jax.messages import listed
 from steph_jax.plots.style import (
     BLUE,
     CATEGORIES,

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from steph_jax import metrics
 from steph_jax.plots.style import (
     BLUE,
     DAYS_PER_YEAR,
@@ -29,6 +28,7 @@ from steph_jax.plots.style import (
     save,
     styled,
 )
+from steph_jax.survival import metrics
 
 
 def risk_groups(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from steph_jax import files
-from steph_jax.labels import listed
+from steph_jax.messages import listed
 
 DPI = 150
 DAYS_PER_YEAR = 365.25

@@ -1,0 +1,1 @@
+"""Models on disk: our own, pools of them, and PyTorch's."""

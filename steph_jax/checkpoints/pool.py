@@ -1,0 +1,170 @@
+"""A pool: the null model theta_0, and models of many cancers that were trained from it.
+
+    POOL/null                  theta_0
+    POOL/{dataset}-fold_{k}    theta of a dataset, fitted on the training patients of fold k
+
+and, beside them, trained models of other kinds under names of their own.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.models.abmil import Architecture
+
+NULL = "null"
+_MEMBER = re.compile(r"(?P<dataset>.+)-fold_(?P<fold>\d+)")
+#: What models that are merged may differ in.
+_FREE = ("dropout",)
+
+
+def member_name(dataset: str, fold: int) -> str:
+    """Name of a dataset's model in a pool."""
+    return f"{dataset}-fold_{fold}"
+
+
+class Pool:
+    """Models in a directory, which need not exist before the first is added.
+
+    Args:
+        root: the directory.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = pathlib.Path(root)
+
+    def names(self) -> list[str]:
+        """Names of all models, sorted.
+
+        Raises:
+            FileNotFoundError: there is no such directory.
+        """
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"{self.root}: no such pool of models; the released checkpoints are published with "
+                "the code of the paper (https://arxiv.org/abs/2603.10526 links it); import them "
+                "with convert_torch_ckpt.py; or "
+                "`--config.method=abmil --config.pool.save=true` makes a pool of your own, and "
+                "`make demo` one of simulated cancers"
+            )
+        return saved_model.names_in(self.root)
+
+    def members(self) -> dict[str, list[int]]:
+        """Folds of every dataset that has models, by dataset."""
+        folds: dict[str, list[int]] = {}
+        for name in self.names():
+            match = _MEMBER.fullmatch(name)
+            if match:
+                folds.setdefault(match["dataset"], []).append(int(match["fold"]))
+        return {dataset: sorted(numbers) for dataset, numbers in sorted(folds.items())}
+
+    def datasets(self) -> tuple[str, ...]:
+        """Datasets that can be sources, sorted: those with a fold-0 model."""
+        return tuple(dataset for dataset, folds in self.members().items() if 0 in folds)
+
+    def has_null(self) -> bool:
+        """Whether the pool exists and holds theta_0."""
+        return saved_model.exists(self.root / NULL)
+
+    def null(self) -> SavedModel:
+        """theta_0.
+
+        Raises:
+            FileNotFoundError: no pool, or none in it.
+            ValueError: it is damaged, or no ABMIL model.
+        """
+        self._expect_null()
+        return _abmil(self.root / NULL)
+
+    def member(self, dataset: str, fold: int) -> SavedModel:
+        """theta of a dataset, fitted on the training patients of a fold.
+
+        Raises:
+            FileNotFoundError: no pool, no null model, or no such model; lists those that are there.
+            ValueError: it is damaged, no ABMIL model, or of other dimensions than theta_0.
+        """
+        self._expect_null()
+        path = self.root / member_name(dataset, fold)
+        if not (path.is_dir() or saved_model.exists(path)):
+            raise FileNotFoundError(
+                f"{self.root}: no model of {dataset!r} for fold {fold}; it holds "
+                f"{self._listed()}. Make it with `--config.dataset={dataset} --config.method=abmil "
+                f'--config.pool.save=true --config.folds="({fold},)"`, or import it with '
+                "convert_torch_ckpt.py"
+            )
+        model = _abmil(path)
+        _expect_same(path, model.architecture, self.root / NULL)
+        return model
+
+    def add(self, name: str, model: SavedModel) -> pathlib.Path:
+        """Stores a model under a name, in place of one that has it, and returns its directory.
+
+        Raises:
+            ValueError: as `expect_room` does.
+        """
+        self.expect_room(name, model.architecture)
+        path = self.root / name
+        saved_model.save_model(path, model)
+        return path
+
+    def expect_room(self, name: str, architecture: Architecture) -> None:
+        """Sees to it that a model of this name can be added: known before it is trained.
+
+        Raises:
+            ValueError: an impossible name; an ABMIL model (a member or theta_0) of other dimensions
+                than the ones that are there.
+        """
+        if name.startswith(".") or not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(
+                f"a model cannot be named {name!r}: use letters, digits and any of . _ + -"
+            )
+        path = self.root / name
+        if name == NULL:
+            for other in self.names() if self.root.is_dir() else []:
+                if other != NULL and _MEMBER.fullmatch(other):
+                    _expect_same(path, architecture, self.root / other)
+        elif _MEMBER.fullmatch(name) and self.has_null():
+            _expect_same(path, architecture, self.root / NULL)
+
+    def _expect_null(self) -> None:
+        if NULL not in self.names():
+            raise FileNotFoundError(
+                f"{self.root}: a pool without null model (no {NULL}/), from which its members were "
+                "trained; import the released Null_model with convert_torch_ckpt.py, or train a "
+                "member with `--config.method=abmil --config.pool.save=true`, which makes one"
+            )
+
+    def _listed(self) -> str:
+        members = self.members()
+        if not members:
+            return "no model of any dataset"
+        return ", ".join(
+            f"{dataset} ({'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))})"
+            for dataset, folds in members.items()
+        )
+
+
+def _abmil(path: pathlib.Path) -> SavedModel:
+    model = saved_model.load_model(path)
+    if model.kind != "abmil":
+        raise ValueError(f"{path}: expected an ABMIL model, found one of kind {model.kind!r}")
+    return model
+
+
+def _expect_same(path: pathlib.Path, architecture: Architecture, other: pathlib.Path) -> None:
+    """Sees to it that a model has the dimensions of the one at `other`."""
+    theirs = saved_model.load_header(other).architecture
+    differences = [
+        f"{field.name} {getattr(architecture, field.name)} and {getattr(theirs, field.name)}"
+        for field in dataclasses.fields(Architecture)
+        if field.name not in _FREE
+        and getattr(architecture, field.name) != getattr(theirs, field.name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{path} and {other} have other dimensions: {', '.join(differences)}; models of a pool "
+            "must share all of them, use another pool"
+        )

@@ -1,0 +1,285 @@
+"""Models on disk: a directory with `model.json` and `params/`. The only home of orbax.
+
+`model.json` says what the model is (kind, architecture, settings, and the shape and type of every
+parameter), `params/` holds the parameters as orbax writes a tree. Nothing in it is code, and
+loading gives numpy arrays, wherever the model was saved.
+"""
+
+import dataclasses
+import glob
+import json
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+from steph_jax import files
+from steph_jax.models import abmil
+from steph_jax.models.abmil import Architecture, Params
+from steph_jax.survival.objectives import Objective, objective
+
+RECORD = "model.json"
+PARAMS = "params"
+_FORMAT = 1
+_REPLACED = ".replaced"
+#: What orbax and the libraries below it raise on files that are damaged.
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+
+
+class _WithoutOrbax(logging.Filter):
+    """Drops what orbax logs, errors excepted; every user of absl's log shares one logger."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+
+
+absl_logging.get_absl_logger().addFilter(_WithoutOrbax())
+
+
+class Header(NamedTuple):
+    """What a stored model is, without its parameters."""
+
+    kind: str
+    architecture: Architecture
+    settings: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """A model as it is stored.
+
+    Attributes:
+        kind: "abmil", "steph", "roupkt", ...: a value of `config.method`.
+        architecture: of the ABMIL model, or of the ABMIL models that are merged.
+        settings: JSON-able; where it comes from, and all else that is needed to run it.
+        params: numpy arrays; for "abmil" the ABMIL tree, for all others {"trainable", "frozen"}.
+    """
+
+    kind: str
+    architecture: Architecture
+    settings: dict[str, Any]
+    params: Params
+
+
+def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
+    """Writes a model whole or not at all.
+
+    It is written beside its place, under a hidden name, and renamed. A model that is there
+    already is replaced at that moment.
+
+    Args:
+        path: directory of the model; its parents are made if need be.
+        model: the model.
+
+    Raises:
+        ValueError: parameters that are not those of the architecture; a file or another kind of
+            directory in its place.
+    """
+    path = pathlib.Path(path).absolute()
+    _check_architecture(model, str(path))
+    if not path.exists() and _replaced(path).exists():
+        os.rename(_replaced(path), path)
+    if path.exists() and not (path / RECORD).is_file():
+        raise ValueError(f"{path}: expected a model or nothing, found something else; remove it")
+    remove_leftovers(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir()
+        tree = _without_empty(model.params)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(new / PARAMS, args=ocp.args.PyTreeSave(tree))
+        record = {
+            "format": _FORMAT,
+            "kind": model.kind,
+            "architecture": dataclasses.asdict(model.architecture),
+            "settings": model.settings,
+            "params": _described(model.params),
+        }
+        (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if path.exists():
+            os.rename(path, _replaced(path))
+        os.rename(new, path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a model, also where its writer was killed while replacing it."""
+    path = pathlib.Path(path).absolute()
+    return any((place / RECORD).is_file() for place in (path, _replaced(path)))
+
+
+def names_in(folder: pathlib.Path) -> list[str]:
+    """Names of all models in a folder, sorted; see `exists`."""
+    found = {file.parent.name for file in folder.glob(f"*/{RECORD}")}
+    visible = {name for name in found if not name.startswith(".")}
+    hidden = {name[1:] for name in found - visible if name.endswith(_REPLACED)}
+    return sorted(visible | {name.removesuffix(_REPLACED) for name in hidden})
+
+
+def load_header(path: str | os.PathLike[str]) -> Header:
+    """What a stored model is; raises as `load_model`."""
+    header, _ = _read_record(_existing(path))
+    return header
+
+
+def load_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Reads a model.
+
+    Args:
+        path: directory of the model.
+
+    Raises:
+        FileNotFoundError: no such directory.
+        ValueError: no model in it, or a damaged one, or parameters of other dimensions than it
+            says; the message names the directory and what to do.
+    """
+    path = _existing(path)
+    header, described = _read_record(path)
+    if not (path / PARAMS).is_dir():
+        raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; make it again")
+    restore = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        _without_empty(described),
+        is_leaf=lambda node: isinstance(node, list),
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            arrays = checkpointer.restore(
+                path / PARAMS, args=ocp.args.PyTreeRestore(restore_args=restore)
+            )
+    except _DAMAGE as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{path}: damaged parameters ({reason}); make the model again") from None
+    params = _filled(described, arrays, str(path))
+    model = SavedModel(header.kind, header.architecture, header.settings, params)
+    _check_architecture(model, str(path))
+    return model
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Removes what writers of the model `path` left behind when they were killed."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
+        process = leftover.name.rpartition("-")[2]
+        if process.isdigit() and not files.is_running(int(process)):
+            shutil.rmtree(leftover, ignore_errors=True)
+    if path.exists():
+        shutil.rmtree(_replaced(path), ignore_errors=True)
+
+
+def _replaced(path: pathlib.Path) -> pathlib.Path:
+    """Where a model is for the moment between the two renames that replace it."""
+    return path.with_name(f".{path.name}{_REPLACED}")
+
+
+def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The directory of a model, also where its writer was killed while replacing it."""
+    path = pathlib.Path(path).absolute()
+    for place in (path, _replaced(path)):
+        if place.exists():
+            return place
+    raise FileNotFoundError(f"{path}: no such model; expected a directory with {RECORD}")
+
+
+def _read_record(path: pathlib.Path) -> tuple[Header, dict[str, Any]]:
+    file = path / RECORD
+    if not file.is_file():
+        raise ValueError(
+            f"{path}: not a model, or half of one (no {RECORD}); expected the directory of a model "
+            "that training or convert_torch_ckpt.py wrote"
+        )
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format {record['format']}, expected {_FORMAT}")
+        architecture = Architecture(**record["architecture"])
+        header = Header(str(record["kind"]), architecture, dict(record["settings"]))
+        return header, dict(record["params"])
+    except KeyError as error:
+        raise ValueError(f"{file}: expected the record of a model, {error} is missing") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: expected the record of a model; {error}") from None
+
+
+def _described(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """[type, shape] of every array of a tree."""
+    return {
+        name: _described(leaf)
+        if isinstance(leaf, Mapping)
+        else [str(np.asarray(leaf).dtype), list(np.shape(leaf))]
+        for name, leaf in tree.items()
+    }
+
+
+def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree without branches that hold nothing, which orbax cannot store."""
+    pruned: dict[str, Any] = {}
+    for name, leaf in tree.items():
+        kept = _without_empty(leaf) if isinstance(leaf, Mapping) else leaf
+        if not isinstance(leaf, Mapping) or kept:
+            pruned[name] = kept
+    return pruned
+
+
+def _filled(described: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> Params:
+    """The tree that was described, of arrays that must be as described."""
+    tree: Params = {}
+    for name, leaf in described.items():
+        if isinstance(leaf, Mapping):
+            tree[name] = _filled(leaf, arrays.get(name, {}), where)
+            continue
+        found = [str(arrays[name].dtype), list(arrays[name].shape)]
+        if found != leaf:
+            raise ValueError(
+                f"{where}: parameter {name} has type and shape {found}, its record says {leaf}; "
+                "make the model again"
+            )
+        tree[name] = arrays[name]
+    return tree
+
+
+def _check_architecture(model: SavedModel, where: str) -> None:
+    """Sees to it that the ABMIL trees in a model have the shapes of its architecture."""
+    frozen = model.params.get("frozen", {})
+    trees = {name: frozen[name] for name in ("null", "target") if name in frozen}
+    if model.kind == "abmil":
+        trees = {"params": model.params}
+    if not trees:
+        return
+    expected = _shapes(
+        jax.eval_shape(lambda: abmil.init(jax.random.key(0), model.architecture)), ""
+    )
+    for part, tree in trees.items():
+        found = _shapes(tree, "")
+        if found != expected:
+            names = [n for n in expected | found if expected.get(n) != found.get(n)]
+            rows = [f"  {n}: {expected.get(n, 'none')} | {found.get(n, 'none')}" for n in names]
+            raise ValueError(
+                f"{where}: parameters ({part}) that are not those of its architecture; parameter: "
+                "expected | found\n" + "\n".join(rows[:20])
+            )
+
+
+def _shapes(tree: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for name, leaf in tree.items():
+        if isinstance(leaf, Mapping):
+            found |= _shapes(leaf, f"{prefix}{name}/")
+        else:
+            found[prefix + name] = tuple(np.shape(leaf))
+    return found
+
+
+def stored_objective(model: SavedModel) -> Objective:
+    """The loss a model was trained with; the default one where its file does not say."""
+    return objective(model.settings["objective"]) if "objective" in model.settings else Objective()

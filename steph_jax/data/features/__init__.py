@@ -1,0 +1,1 @@
+"""Patch features of slides: a reader for each file format behind one interface."""

@@ -1,0 +1,166 @@
+"""Patch features in HDF5, as TRIDENT, CLAM and the UNI2-h release write them.
+
+This is the only home of h5py.
+"""
+
+import contextlib
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+
+from steph_jax.data.features.slide import (
+    BLOCK,
+    BadFeatures,
+    Layout,
+    Patches,
+    check_size,
+    convert,
+    damage,
+)
+
+#: Attributes that name the encoder, and the one that names TRIDENT's folder of features.
+_ENCODER_ATTRIBUTES = ("encoder", "encoder_name", "patch_encoder", "patch_encoder_name")
+_FOLDER_ATTRIBUTE, _FOLDER_PREFIX = "savetodir", "features_"
+#: Bytes of an attribute that is read.
+_MAX_TEXT = 4096
+
+
+@contextlib.contextmanager
+def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+    """Opens the dataset `name`, any chunking and compression; see `features.open_file`."""
+    with contextlib.ExitStack() as stack:
+        with damage(path, "an HDF5 file"):
+            # One pass over the chunks: caching them only costs. No lock: the folder may be
+            # read-only, or on a network drive that has none.
+            file = stack.enter_context(h5py.File(path, "r", locking=False, rdcc_nbytes=0))
+            dataset = _hdf5_dataset(file, name, path)
+            shape = (0,) if dataset.shape is None else dataset.shape
+            layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
+            chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+            check_size(max(layout.nbytes, chunk_bytes), path.stat().st_size, str(path))
+
+        def copy(start: int, stop: int, out: np.ndarray) -> None:
+            with damage(path, "an HDF5 file"):
+                _check_written(dataset, path)
+                _copy_hdf5(dataset, layout, start, stop, out, str(path))
+
+        yield Patches(layout, copy)
+
+
+def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise BadFeatures(
+            f"{path}: expected a dataset {name!r}, found {_hdf5_names(file) or 'none at all'}; "
+            "name it by data.hdf5_dataset"
+        )
+    elsewhere = dataset.file.filename != file.filename
+    if elsewhere or dataset.is_virtual or dataset.external:
+        raise BadFeatures(f"{path}: {name!r} keeps its values in other files; copy them in")
+    return dataset
+
+
+def encoder(path: pathlib.Path, name: str) -> str:
+    """The encoder's name from the attributes of the dataset `name` or the file; "" without any.
+
+    Some programs write it as it is; TRIDENT writes the folder, features_ENCODER. Read apart from
+    the features, because it is text in a heap, which libhdf5 is weakest at where it is damaged.
+
+    Raises:
+        BadFeatures: see `features.open_file`.
+    """
+    with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        dataset = _hdf5_dataset(file, name, path)
+        for owner in (dataset, file):
+            for attribute in _ENCODER_ATTRIBUTES:
+                if text := _text(owner.attrs, attribute):
+                    return text
+        folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
+        return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
+
+
+def _text(attributes: Any, name: str) -> str:
+    """A short attribute of text; "" for anything else."""
+    if name not in attributes:
+        return ""
+    held = attributes.get_id(name)
+    if held.shape != () or held.get_storage_size() > _MAX_TEXT:
+        return ""
+    value = attributes[name]
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return text.strip() if isinstance(text, str) and len(text) <= _MAX_TEXT else ""
+
+
+def _copy_hdf5(
+    dataset: Any, layout: Layout, start: int, stop: int, out: np.ndarray, where: str
+) -> None:
+    """Copies rows; numpy converts them, piece by piece: HDF5 is slower at that."""
+
+    def rows(first: int, last: int) -> tuple[int | slice, ...]:
+        return (0, slice(first, last)) if layout.leading else (slice(first, last),)
+
+    if dataset.dtype == out.dtype:
+        dataset.read_direct(out, rows(start, stop))
+        return
+    step = max(1, BLOCK // layout.row_bytes)
+    if dataset.chunks:
+        chunk_rows = dataset.chunks[-2]
+        step = math.ceil(step / chunk_rows) * chunk_rows
+    raw = np.empty((min(step, stop - start), layout.dim), dataset.dtype)
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        piece = raw[: last - first]
+        dataset.read_direct(piece, rows(first, last))
+        convert(piece.view(layout.dtype), out[first - start : last - start], where)
+
+
+def _hdf5_names(file: h5py.File) -> str:
+    names = []
+
+    def visit(name: str, item: Any) -> bool | None:
+        if isinstance(item, h5py.Dataset):
+            names.append(f"{name!r} {list(item.shape or ())}")
+        return True if len(names) == 20 else None
+
+    file.visititems(visit)
+    return ", ".join(names)
+
+
+def _check_written(dataset: Any, path: pathlib.Path) -> None:
+    """Refuses a dataset that was laid out and never filled: HDF5 would read it as zeros."""
+    if not dataset.size:
+        return
+    if dataset.chunks is None:
+        expected, found = dataset.nbytes, dataset.id.get_storage_size()
+    else:
+        pairs = zip(dataset.shape, dataset.chunks, strict=True)
+        expected = math.prod(math.ceil(size / chunk) for size, chunk in pairs)
+        found = dataset.id.get_num_chunks()
+    if found < expected:
+        raise BadFeatures(
+            f"{path}: expected {expected} written {'chunks' if dataset.chunks else 'bytes'}, "
+            f"found {found}; the program that wrote it was interrupted: extract the slide again"
+        )
+
+
+def write_hdf5(
+    path: pathlib.Path, features: np.ndarray, coords: np.ndarray, made_by: str = ""
+) -> None:
+    """Writes `features` [N, D] and `coords` [N, 2] as CLAM lays them out, 32 rows to a chunk.
+
+    Args:
+        path: the file.
+        features: of the patches.
+        coords: of the patches.
+        made_by: name of the encoder, kept as an attribute; "" for none.
+    """
+    with h5py.File(path, "w") as file:
+        for name, array in (("features", features), ("coords", coords)):
+            chunks = (min(32, len(array)), array.shape[1]) if len(array) else None
+            file.create_dataset(name, data=array, chunks=chunks)
+        if made_by:
+            file["features"].attrs[_ENCODER_ATTRIBUTES[0]] = made_by

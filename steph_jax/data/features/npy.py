@@ -1,0 +1,100 @@
+"""Patch features in .npy and .npz files, mapped or streamed, nothing ever unpickled."""
+
+import contextlib
+import pathlib
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from steph_jax.data.features.slide import (
+    BLOCK,
+    BadFeatures,
+    Layout,
+    Patches,
+    check_size,
+    convert,
+    damage,
+    from_array,
+    member,
+)
+
+
+@contextlib.contextmanager
+def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[Patches]:
+    """Maps a .npy array into memory; see `features.open_file`."""
+    with damage(path, "a .npy array"):
+        with path.open("rb") as file:
+            shape, dtype, order = _npy_header(file, str(path))
+            offset = file.tell()
+        layout = Layout.of(shape, dtype, str(path), feature_dim)
+        held = path.stat().st_size - offset
+        if layout.nbytes > held:
+            raise BadFeatures(
+                f"{path}: expected {layout.nbytes:,} bytes for {list(shape)} {dtype}, found "
+                f"{held:,}; the file is truncated: copy it again"
+            )
+        if layout.nbytes:
+            array = np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
+        else:
+            array = np.empty(shape, dtype)
+    yield from_array(array, str(path), feature_dim)
+
+
+@contextlib.contextmanager
+def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+    """Opens the array `name` of an archive, compressed or not; see `features.open_file`."""
+    with contextlib.ExitStack() as stack:
+        with damage(path, "an .npz archive"):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [item[:-4] for item in archive.namelist() if item.endswith(".npy")]
+            stream = stack.enter_context(archive.open(f"{member(names, name, str(path))}.npy"))
+            shape, dtype, order = _npy_header(stream, str(path))
+            layout = Layout.of(shape, dtype, str(path), feature_dim)
+            check_size(layout.nbytes, path.stat().st_size, str(path))
+            offset = stream.tell()
+
+        def copy(start: int, stop: int, out: np.ndarray) -> None:
+            with damage(path, "an .npz archive"):
+                if order == "F":
+                    stream.seek(offset)
+                    whole = np.frombuffer(_exactly(stream, layout.nbytes, path), layout.dtype)
+                    convert(whole.reshape(layout.dim, -1).T[start:stop], out, str(path))
+                    return
+                stream.seek(offset + start * layout.row_bytes)
+                step = max(1, BLOCK // layout.row_bytes)
+                for first in range(start, stop, step):
+                    last = min(first + step, stop)
+                    data = _exactly(stream, (last - first) * layout.row_bytes, path)
+                    rows = np.frombuffer(data, layout.dtype).reshape(last - first, -1)
+                    convert(rows, out[first - start : last - start], str(path))
+
+        yield Patches(layout, copy)
+
+
+def _npy_header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype[Any], Any]:
+    """Shape, type and order ("C" or "F") of a .npy stream, which is left at its first value.
+
+    The header is matched, not evaluated.
+    """
+    magic = file.read(8)
+    if len(magic) < 8 or not magic.startswith(b"\x93NUMPY") or magic[6] not in (1, 2, 3):
+        raise ValueError("no .npy header")
+    length = int.from_bytes(file.read(2 if magic[6] == 1 else 4), "little")
+    header = file.read(min(length, 2**16)).decode("latin1")
+    descr = re.search(r"""["']descr["']\s*:\s*["']([<>|=]?[a-zA-Z]\d*)["']""", header)
+    order = re.search(r"""["']fortran_order["']\s*:\s*(True|False)""", header)
+    shape = re.search(r"""["']shape["']\s*:\s*\(([\d\s,]*)\)""", header)
+    if len(header) < length or not (descr and order and shape):
+        raise BadFeatures(f"{where}: expected a .npy array of floats, found {header.strip()[:200]}")
+    sizes = tuple(int(size) for size in shape[1].replace(",", " ").split())
+    return sizes, np.dtype(descr[1]), "F" if order[1] == "True" else "C"
+
+
+def _exactly(file: Any, size: int, path: pathlib.Path) -> bytes:
+    data: bytes = file.read(size)
+    if len(data) < size:
+        raise BadFeatures(f"{path}: expected {size} more bytes, found {len(data)}; copy it again")
+    return data

@@ -1,0 +1,307 @@
+"""Patch features of slides, from whatever files hold them.
+
+    source = open_features("features/tcga_brca")       a folder, files, a .lmdb or a packed store
+    source.num_patches(slide_id)                       from the header where the format has one
+    source.read(slide_id, out=buffer)                  [N, D]
+    read_bag(source, patient_slides)                   a patient's slides joined along patches
+
+Formats are told by extensions, and a folder may mix them. Slide ids are file names without the
+extension (they may hold dots themselves). A table may name slides with the extension of their image
+(`X.svs`): where there is no slide of that name, it is `X`. See `patches` for what a file may hold.
+"""
+
+import abc
+import os
+from collections.abc import Collection, Container, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import numpy as np
+import numpy.typing as npt
+
+from steph_jax.data.features.slide import BadFeatures, Layout, Patches, refuse_nonfinite
+from steph_jax.messages import listed
+
+#: Extensions of slide images, which ids in tables sometimes carry.
+SLIDE_EXTENSIONS = (
+    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
+    *(".czi", ".svslide", ".vms", ".bif", ".qptiff", ".dcm"),
+)
+
+
+class EmptyBag(ValueError):
+    """A patient without a single patch in any slide."""
+
+
+def own_id(slide_id: str, there: Container[str]) -> str | None:
+    """The id among `there` that an id of a table means: the same, or without an image's extension.
+
+    None where there is neither.
+    """
+    if slide_id in there:
+        return slide_id
+    stem, extension = os.path.splitext(slide_id)
+    return stem if extension.lower() in SLIDE_EXTENSIONS and stem in there else None
+
+
+def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
+    """Different ids that mean one slide of those `there`, as "X and X.svs"."""
+    meant: dict[str, str] = {}
+    twice = []
+    for slide_id in slide_ids:
+        own = own_id(slide_id, there)
+        if own is not None and meant.setdefault(own, slide_id) != slide_id:
+            twice.append(f"{meant[own]} and {slide_id}")
+    return twice
+
+
+class FeatureSource(abc.ABC):
+    """Features of a set of slides. Reading is safe from several threads at once.
+
+    A kind of source says which slides it has, where each is, and how to open one; it is asked for
+    ids of its own. Whoever uses it may name slides as tables do, see `own_id`.
+    """
+
+    def __init__(self, location: str, dataset_name: str, feature_dim: int | None) -> None:
+        self.location = location
+        self.dataset_name = dataset_name
+        self.feature_dim = feature_dim
+        self._layouts: dict[str, Layout] = {}
+
+    @property
+    @abc.abstractmethod
+    def slide_ids(self) -> Collection[str]:
+        """Ids of all slides, in sorted order."""
+
+    @abc.abstractmethod
+    def _path_of(self, slide_id: str) -> str:
+        """Where one of `slide_ids` is."""
+
+    @abc.abstractmethod
+    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+        """Opens one of `slide_ids`."""
+
+    def _encoder(self, slide_id: str) -> str:
+        """Name of the encoder of one of `slide_ids`; "" where it is not known."""
+        return ""
+
+    def path_of(self, slide_id: str) -> str:
+        """Where the slide is, for messages.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+        """
+        return self._path_of(self._found(slide_id))
+
+    def encoder(self, slide_id: str) -> str:
+        """Name of the encoder that made the features of a slide, where its file says; else "".
+
+        Raises:
+            FileNotFoundError, BadFeatures: see `layout`.
+        """
+        return self._encoder(self._found(slide_id))
+
+    def layout(self, slide_id: str) -> Layout:
+        """N, D and the type of a slide, without reading it where its format has a header.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+            BadFeatures: the file cannot be used; see `patches`.
+        """
+        own = self._found(slide_id)
+        known = self._layouts.get(own)
+        if known is None:
+            with self._open(own) as patches:
+                known = self._layouts[own] = patches.layout
+        return known
+
+    def num_patches(self, slide_id: str) -> int:
+        """N of a slide; see `layout`."""
+        return self.layout(slide_id).num_patches
+
+    def dim(self, slide_id: str) -> int:
+        """D of a slide, 0 where a file without patches does not tell it; see `layout`."""
+        return self.layout(slide_id).dim
+
+    def read(
+        self,
+        slide_id: str,
+        out: np.ndarray | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        check_finite: bool = False,
+    ) -> np.ndarray:
+        """Reads all patches of a slide.
+
+        Args:
+            slide_id: one of `slide_ids`.
+            out: a C-contiguous buffer [at least N, D] of any float type to read into.
+            dtype: float type of the result without `out`; by default that of the file.
+            check_finite: refuse NaN and infinity.
+
+        Returns:
+            [N, D]; with `out`, its first N rows.
+
+        Raises:
+            FileNotFoundError: the source has no such slide.
+            BadFeatures: the file cannot be used, or is not finite where that is asked for.
+            ValueError: `out` does not fit.
+        """
+        own = self._found(slide_id)
+        with self._open(own) as patches:
+            stop = patches.layout.num_patches
+            return self._rows(own, patches, 0, stop, out, dtype, check_finite)
+
+    def read_rows(
+        self,
+        slide_id: str,
+        start: int,
+        stop: int,
+        out: np.ndarray | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        check_finite: bool = False,
+    ) -> np.ndarray:
+        """Reads patches start .. stop - 1 of a slide; see `read`.
+
+        HDF5 and .npy files read nothing else, .npz files what comes before; .pt files and LMDBs
+        are read wholly.
+
+        Raises:
+            ValueError: not 0 <= start <= stop <= N; else as `read`.
+        """
+        own = self._found(slide_id)
+        with self._open(own) as patches:
+            if not 0 <= start <= stop <= patches.layout.num_patches:
+                raise ValueError(
+                    f"{self._path_of(own)}: expected rows within 0 .. "
+                    f"{patches.layout.num_patches}, found {start} .. {stop}"
+                )
+            return self._rows(own, patches, start, stop, out, dtype, check_finite)
+
+    def missing(self, slide_ids: Iterable[str]) -> list[str]:
+        """Those of `slide_ids` that the source lacks, in their order."""
+        there = self.slide_ids
+        return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
+
+    def require(self, slide_ids: Iterable[str]) -> None:
+        """Sees to it that every one of `slide_ids` is there, and is another slide.
+
+        Raises:
+            FileNotFoundError: some are not; lists them.
+            ValueError: two ids that mean one slide, see `own_id`; lists them.
+        """
+        asked, there = list(slide_ids), self.slide_ids
+        missing = self.missing(asked)
+        if missing:
+            raise self._lacks(missing)
+        twice = same_slides(asked, there)
+        if twice:
+            raise ValueError(
+                f"{self.location}: ids of the table that mean one slide: {listed(twice)}; keep one "
+                "row per slide"
+            )
+
+    def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"{self.location}: no features of {len(missing)} slide(s), "
+            f"of {len(self.slide_ids)} that it has: {', '.join(missing)}"
+        )
+
+    def _found(self, slide_id: str) -> str:
+        """The source's own id of a slide."""
+        own = own_id(slide_id, self.slide_ids)
+        if own is None:
+            raise self._lacks([slide_id])
+        return own
+
+    def _rows(
+        self,
+        slide_id: str,
+        patches: Patches,
+        start: int,
+        stop: int,
+        out: np.ndarray | None,
+        dtype: npt.DTypeLike | None,
+        check_finite: bool,
+    ) -> np.ndarray:
+        layout = self._layouts[slide_id] = patches.layout
+        where = self._path_of(slide_id)
+        rows = _buffer(stop - start, layout, out, dtype, where)
+        if rows.size:
+            patches.copy(start, stop, rows)
+        if check_finite:
+            refuse_nonfinite(rows, where, start)
+        return rows
+
+
+def read_bag(
+    source: FeatureSource,
+    slide_ids: Sequence[str],
+    out: np.ndarray | None = None,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    check_finite: bool = False,
+) -> np.ndarray:
+    """Joins a patient's slides along patches, in the order given.
+
+    Args:
+        source: where the slides are.
+        slide_ids: the patient's slides; one without patches beside others adds nothing.
+        out: a C-contiguous buffer [at least the sum of N, D] to read into.
+        dtype: float type of the result without `out`; by default that of the slides, or float32
+            where they differ.
+        check_finite: refuse NaN and infinity.
+
+    Returns:
+        [sum of N, D]; with `out`, its first rows.
+
+    Raises:
+        EmptyBag: no slide has a patch.
+        FileNotFoundError: slides that the source lacks, all of them listed.
+        BadFeatures: a file that cannot be used, or slides of different D.
+    """
+    source.require(slide_ids)
+    layouts = {slide_id: source.layout(slide_id) for slide_id in slide_ids}
+    filled = {slide_id: layout for slide_id, layout in layouts.items() if layout.num_patches}
+    if not filled:
+        paths = ", ".join(source.path_of(slide_id) for slide_id in slide_ids)
+        raise EmptyBag(f"a patient without any patch: {paths or 'no slides'}")
+    dims = {layout.dim for layout in filled.values()}
+    if len(dims) > 1:
+        found = ", ".join(f"{source.path_of(s)} has {layouts[s].dim}" for s in filled)
+        raise BadFeatures(f"slides of one patient differ in their dimensions: {found}")
+    if dtype is None and out is None:
+        dtypes = {layout.dtype.newbyteorder("=") for layout in filled.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
+    total = sum(layout.num_patches for layout in filled.values())
+    bag = _buffer(total, next(iter(filled.values())), out, dtype, " + ".join(filled))
+    start = 0
+    for slide_id, layout in layouts.items():
+        if layout.num_patches:
+            rows = bag[start : start + layout.num_patches]
+            if len(source.read(slide_id, rows, check_finite=check_finite)) != len(rows):
+                raise BadFeatures(f"{source.path_of(slide_id)}: changed while it was being read")
+            start += layout.num_patches
+    return bag
+
+
+def _buffer(
+    num_patches: int,
+    layout: Layout,
+    out: np.ndarray | None,
+    dtype: npt.DTypeLike | None,
+    where: str,
+) -> np.ndarray:
+    """Rows to read into: the first of `out`, or new ones."""
+    if out is None:
+        wanted = layout.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+        return np.empty((num_patches, layout.dim), wanted)
+    if dtype is not None and np.dtype(dtype) != out.dtype:
+        raise ValueError(f"{where}: expected a buffer of {np.dtype(dtype)}, found {out.dtype}")
+    fits = out.ndim == 2 and len(out) >= num_patches and out.shape[1] == layout.dim
+    if num_patches and not (fits and out.flags.c_contiguous):
+        raise ValueError(
+            f"{where}: expected a C-contiguous buffer of at least {num_patches} x {layout.dim}, "
+            f"found {list(out.shape)} with strides {list(out.strides)}"
+        )
+    return out[:num_patches]

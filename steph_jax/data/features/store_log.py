@@ -1,0 +1,78 @@
+"""The journal of a store that is being packed: a line for every finished slide."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from steph_jax.data.features.slide import BLOCK
+from steph_jax.data.features.store import Record
+
+NAME = "journal.jsonl"
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data` at the place of a file where it stands."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
+class Journal:
+    """Slides that are finished, a line each; it is also the lock of the directory."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    def resume(self, header: dict[str, Any]) -> tuple[str, dict[str, Record]]:
+        """(when packing began, finished slides); starts anew where the header is another."""
+        text = b""
+        while piece := os.pread(self._descriptor, BLOCK, len(text)):
+            text += piece
+        whole = text[: text.rfind(b"\n") + 1]
+        try:
+            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            records = {line["slide_id"]: Record(**line) for line in lines}
+            same = all(first[name] == header[name] for name in ("dtype", "feature_dim"))
+        except (ValueError, KeyError, TypeError):
+            same = False
+        os.ftruncate(self._descriptor, len(whole) if same else 0)
+        if same:
+            return first["began"], records
+        self._append(header)
+        return header["began"], {}
+
+    def add(self, record: Record) -> None:
+        """Notes a finished slide."""
+        with self._lock:
+            self._append(dataclasses.asdict(record))
+
+    def _append(self, value: dict[str, Any]) -> None:
+        write_all(self._descriptor, (json.dumps(value) + "\n").encode())
+
+
+@contextlib.contextmanager
+def open_journal(partial: pathlib.Path) -> Iterator[Journal]:
+    """Opens the journal of a growing store, made if need be, for this process alone.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    descriptor = os.open(partial / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{partial}: another process is packing this store; wait for it, "
+                "or choose another --out"
+            ) from None
+        yield Journal(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Reads and writes PyTorch's files without PyTorch; code in a file never runs."""

@@ -1,0 +1,1 @@
+"""How a batch of bags goes through a model: chunks, devices, gradients."""

@@ -1,0 +1,1 @@
+"""Predictions, metrics of folds and runs, comparisons of methods."""

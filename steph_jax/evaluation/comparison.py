@@ -1,0 +1,287 @@
+"""Finished runs of several methods on the same folds, side by side.
+
+A method's number on a fold is the mean over its seeds. Differences are to `REFERENCE`, paired: the
+same folds, the same patients, the same resamples of them.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from steph_jax.evaluation import fold_results
+from steph_jax.run_directory import fold_directory
+from steph_jax.survival import metrics, significance
+from steph_jax.survival.significance import FoldRisks, Interval
+
+REFERENCE = "abmil"
+LEVEL = 0.05
+
+
+def run_directory(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
+    """Where the run of a method and a seed keeps its files."""
+    return workdir / f"{method}-seed_{seed}"
+
+
+class FoldRun(NamedTuple):
+    """One fold of one run.
+
+    Attributes:
+        method, seed, fold: which.
+        numbers: its metrics.json.
+        predictions: of its test patients: patient_id, t, e, risk.
+        num_train: training patients.
+    """
+
+    method: str
+    seed: int
+    fold: int
+    numbers: dict[str, Any]
+    predictions: pd.DataFrame
+    num_train: int
+
+    @property
+    def c_index(self) -> float:
+        """On the test patients; NaN where no two of them can be compared."""
+        value = self.numbers["test"]["c_index"]
+        return math.nan if value is None else float(value)
+
+
+class Difference(NamedTuple):
+    """A method less the reference.
+
+    Attributes:
+        mean: of the C-index over folds.
+        interval: of that mean over patients.
+        p: of the t-test over folds.
+        folds: [J] difference on each fold.
+    """
+
+    mean: float
+    interval: Interval
+    p: float
+    folds: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """What several methods came to.
+
+    Attributes:
+        dataset: the target.
+        methods: names in the order asked for.
+        seeds: of the runs.
+        folds: numbers of the folds.
+        runs: of every method, seed and fold.
+        c_index: by method, [J] mean over seeds on each fold.
+        intervals: by method, of the mean over folds, over patients.
+        differences: by method, to `REFERENCE`; empty without that among the methods.
+        undefined: share of the resamples that some fold left without a comparable pair.
+    """
+
+    dataset: str
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]
+    runs: tuple[FoldRun, ...]
+    c_index: Mapping[str, np.ndarray]
+    intervals: Mapping[str, Interval]
+    differences: Mapping[str, Difference]
+    undefined: float
+
+    def seed_sd(self, method: str) -> float:
+        """Standard deviation (n - 1) over seeds of the mean over folds; NaN for one seed."""
+        means = [
+            float(np.mean([r.c_index for r in self.runs if (r.method, r.seed) == (method, seed)]))
+            for seed in self.seeds
+        ]
+        return metrics.mean_sd(means)[1]
+
+
+def read_fold(workdir: pathlib.Path, method: str, seed: int, fold: int) -> FoldRun:
+    """A finished fold of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: a file of it is missing or damaged.
+    """
+    directory = fold_directory(run_directory(workdir, method, seed), fold)
+    numbers = fold_results.read_metrics(directory)
+    path = directory / "predictions_test.csv"
+    columns = ["patient_id", "t", "e", "risk"]
+    try:
+        predictions = pd.read_csv(path, dtype={"patient_id": str}, usecols=columns)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: expected the columns {', '.join(columns)}; {error}; make it anew with "
+            f"python -m steph_jax.evaluate --workdir {directory.parent}"
+        ) from None
+    _, split = fold_results.read_patients(directory)
+    return FoldRun(method, seed, fold, numbers, predictions[columns], len(split.train))
+
+
+def compare_runs(
+    workdir: pathlib.Path,
+    dataset: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    folds: Sequence[int],
+    resamples: int = significance.RESAMPLES,
+) -> Comparison:
+    """Reads finished runs and compares them.
+
+    Args:
+        workdir: that holds the runs.
+        dataset: the target.
+        methods: names.
+        seeds: that every method was run with.
+        folds: numbers.
+        resamples: of the bootstrap.
+
+    Raises:
+        FileNotFoundError, ValueError: a run that is missing or damaged, or runs that were tested on
+            other patients.
+    """
+    found = [
+        read_fold(workdir, method, seed, fold)
+        for method in methods
+        for seed in seeds
+        for fold in folds
+    ]
+    by_fold = {fold: [run for run in found if run.fold == fold] for fold in folds}
+    tested = [_risks(workdir, by_fold[fold], methods) for fold in folds]
+    means = significance.bootstrap_means(tested, resamples)
+    c_index = {
+        method: np.array(
+            [np.mean([r.c_index for r in by_fold[fold] if r.method == method]) for fold in folds]
+        )
+        for method in methods
+    }
+    num_train = [by_fold[fold][0].num_train for fold in folds]
+    num_test = [len(fold.time) for fold in tested]
+    differences = {}
+    for method in methods:
+        if REFERENCE not in methods or method == REFERENCE:
+            continue
+        of_folds = c_index[method] - c_index[REFERENCE]
+        differences[method] = Difference(
+            float(of_folds.mean()),
+            significance.percentile_interval(means[method] - means[REFERENCE]),
+            significance.corrected_t_test(of_folds, num_train, num_test),
+            of_folds,
+        )
+    return Comparison(
+        dataset=dataset,
+        methods=tuple(methods),
+        seeds=tuple(seeds),
+        folds=tuple(folds),
+        runs=tuple(found),
+        c_index=c_index,
+        intervals={m: significance.percentile_interval(of) for m, of in means.items()},
+        differences=differences,
+        undefined=float(np.mean(np.isnan(means[methods[0]]))),
+    )
+
+
+def _risks(workdir: pathlib.Path, of_fold: Sequence[FoldRun], methods: Sequence[str]) -> FoldRisks:
+    """What all runs said of the test patients of a fold, who must be the same for all."""
+    first = of_fold[0]
+    labels = ["patient_id", "t", "e"]
+    for run in of_fold[1:]:
+        if not run.predictions[labels].equals(first.predictions[labels]):
+            one, other = (run_directory(workdir, r.method, r.seed) for r in (first, run))
+            raise ValueError(
+                f"{one} and {other} were tested on other patients, or with other outcomes, in fold "
+                f"{first.fold}: table or splits changed between them; remove the older run, or use "
+                "another --workdir"
+            )
+    return FoldRisks(
+        first.predictions["t"].to_numpy(np.float64),
+        first.predictions["e"].to_numpy() > 0,
+        {
+            method: np.stack(
+                [
+                    run.predictions["risk"].to_numpy(np.float64)
+                    for run in of_fold
+                    if run.method == method
+                ]
+            )
+            for method in methods
+        },
+    )
+
+
+def contract_table(comparison: Comparison) -> pd.DataFrame:
+    """compare.csv: method, fold, seed, c_index."""
+    return pd.DataFrame(
+        [(run.method, run.fold, run.seed, run.c_index) for run in comparison.runs],
+        columns=["method", "fold", "seed", "c_index"],
+    )
+
+
+def table(comparison: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """A row per method, numbers as they are.
+
+    Args:
+        comparison: of the methods.
+        costs: by method, "flops_per_slide" and "seconds_per_slide".
+    """
+    rows = []
+    for method in comparison.methods:
+        values = comparison.c_index[method]
+        mean, sd = metrics.mean_sd(values)
+        row: dict[str, Any] = {"method": method}
+        row |= {f"fold_{fold}": v for fold, v in zip(comparison.folds, values, strict=True)}
+        row |= {"mean": mean, "sd": sd, "seed_sd": comparison.seed_sd(method)}
+        row |= _ends("", comparison.intervals[method])
+        if comparison.differences:
+            difference = comparison.differences.get(method)
+            nothing = Difference(math.nan, Interval(math.nan, math.nan), math.nan, values)
+            of = nothing if difference is None else difference
+            row |= {"difference": of.mean} | _ends("difference_", of.interval) | {"p": of.p}
+        own = [run.numbers for run in comparison.runs if run.method == method]
+        row |= {
+            "trainable_parameters": own[0]["trainable_parameters"],
+            "train_seconds_per_fold": float(np.mean([of["train_seconds"] for of in own])),
+            "flops_per_slide": costs[method]["flops_per_slide"],
+            "seconds_per_slide": costs[method]["seconds_per_slide"],
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _ends(prefix: str, interval: Interval) -> dict[str, float]:
+    return {f"{prefix}low": interval.low, f"{prefix}high": interval.high}
+
+
+def _no_test(difference: Difference) -> str:
+    if len(difference.folds) < 2:
+        return "there are too few folds for a test over them"
+    return "all folds differ alike, so there is no test over them"
+
+
+def verdict(difference: Difference) -> str:
+    """What a difference to the reference is worth, in words.
+
+    It is called a difference where the interval over patients and the t-test over folds both say
+    so (the interval alone, where too few folds were run for a test).
+    """
+    if not math.isfinite(difference.mean):
+        return "not known: the C-index of some fold is undefined"
+    sure_of_patients = difference.interval.excludes_zero()
+    direction = "better" if difference.mean > 0 else "worse"
+    if not sure_of_patients and difference.p < LEVEL:
+        return "within the noise: the folds agree, but other patients might not"
+    if not sure_of_patients:
+        return "within the noise"
+    if math.isnan(difference.p):
+        return f"{direction}, as far as patients go; {_no_test(difference)}"
+    if difference.p >= LEVEL:
+        return (
+            f"within the noise of folds, though {direction} beyond that of patients: a hint, no "
+            "more"
+        )
+    return f"{direction}, beyond the noise of patients and of folds"

@@ -1,0 +1,176 @@
+"""What a stored model costs per slide: floating-point operations and seconds.
+
+Operations are those of matrix products, two for a multiplication and an addition, counted from the
+shapes of the arrays that a method's own functions multiply. For a slide of N patches that comes to
+
+    ABMIL    N (2 D E + 2 * 2 E A + 2 A + 2 E) + 2 E T          (one 2 E A without the gate)
+    STEPH    ABMIL + 2 N D H + (2 H H + 2 H S) * 2 + 2 (S + 2) P
+             H = 512 of the hypernetworks, P parameters of the encoder; the last term is the merged
+             model of the slide; T only where the head is not merged too
+    ROUPKT   ABMIL as router, with 2 E S for the gate in place of the head, and S ABMIL encoders
+             that represent the slide, + 2 S E E of the experts + 2 E T
+
+Element-wise functions are left out: for the sizes of the paper they are less than a hundredth.
+Models that are merged once for all slides (`fix`, `average`, `learned`) cost what an ABMIL does.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import Mesh
+
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.bags import JoinedBags, MemoryBags
+from steph_jax.data.batches import choose_layout
+from steph_jax.engine.frozen_encoders import Representations
+from steph_jax.engine.loader import Feed
+from steph_jax.engine.method import Embedded, Pooled
+from steph_jax.engine.step import program_of
+from steph_jax.evaluation import predictions
+from steph_jax.methods.registry import recipe
+from steph_jax.models import pooling
+from steph_jax.models.abmil import Abmil, Architecture, Params
+
+#: Times that a measurement is repeated, after once to compile.
+REPEATS = 3
+
+
+def flops_per_slide(model: SavedModel, num_patches: int) -> int:
+    """Floating-point operations of matrix products for one slide, from patches to logits.
+
+    Args:
+        model: of any kind.
+        num_patches: N.
+    """
+    of_sources = 0
+
+    def represent(architecture: Architecture, models: Sequence[Params]) -> np.ndarray:
+        nonlocal of_sources
+        features = _patches(architecture, num_patches)
+        encoders = [{k: v for k, v in model.items() if k != "pred_head"} for model in models]
+        of_sources += sum(_flops(_encode(architecture), e, features)[0] for e in encoders)
+        return np.zeros((1, len(models), architecture.embed_dim), np.float32)
+
+    kept = recipe(model.kind)
+    labels = kept.patient_inputs(model, represent)
+    method, trainable, frozen = kept.restore(model, None)
+    features = _patches(method.architecture, num_patches)
+
+    embedded, embeddings = _flops(method.embed, trainable, features)
+    means = {name: jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype) for name, x in embeddings.items()}
+
+    def merge(trainable: Params, frozen: Params, means: Params) -> tuple[Params, Params]:
+        merged = method.merge(trainable, frozen, Embedded(means, 1, None))
+        return merged.encoder, merged.head
+
+    def encoder_of(frozen: Params, merged: Params) -> Params:
+        theta = method.encoder(frozen, merged)
+        return jax.tree.map(lambda x: x[0], theta) if method.encoder_per_bag else theta
+
+    def head(trainable: Params, frozen: Params, merged: Params, z: Any, labels: Params) -> Any:
+        return method.head(trainable, frozen, Pooled(z, merged, labels)).logits
+
+    merging, (merged_encoder, merged_head) = _flops(merge, trainable, frozen, means)
+    making, theta = _flops(encoder_of, frozen, merged_encoder)
+    encoding, z = _flops(_encode(method.architecture), theta, features)
+    heading, _ = _flops(head, trainable, frozen, merged_head, z, labels)
+    # What does not look at the slide is merged once for all of them.
+    per_slide = merging + making if method.embed_parts else 0
+    return of_sources + embedded + per_slide + encoding + heading
+
+
+def _patches(architecture: Architecture, num_patches: int) -> Any:
+    """The shape of a slide's features."""
+    return jax.ShapeDtypeStruct((num_patches, architecture.feature_dim), jnp.float32)
+
+
+def _encode(architecture: Architecture) -> Any:
+    """(feat_proj and attention_net, features [N, D]) -> z [1, E]."""
+
+    def encode(theta: Params, features: jax.Array) -> jax.Array:
+        h, scores = cast(
+            tuple[jax.Array, jax.Array | None],
+            Abmil(architecture).apply({"params": theta}, features, method="instances"),
+        )
+        whole = pooling.summarize(architecture.pooling, h, scores, jnp.ones(len(features), bool))
+        return pooling.pooled(architecture.pooling, jax.tree.map(lambda x: x[None], whole))
+
+    return encode
+
+
+def _flops(function: Any, *arguments: Any) -> tuple[int, Any]:
+    """Operations of the matrix products of a function, and the shapes it returns."""
+    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return _in_jaxpr(traced.jaxpr), shapes
+
+
+def _in_jaxpr(jaxpr: Jaxpr) -> int:
+    """Operations of the matrix products of a traced function, those it calls included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, product = (
+                cast(jax.core.ShapedArray, variable.aval).shape
+                for variable in (equation.invars[0], equation.outvars[0])
+            )
+            total += 2 * math.prod(product) * math.prod(left[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(value):
+                total += times * _in_jaxpr(value.jaxpr if isinstance(value, ClosedJaxpr) else value)
+    return total
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def seconds_per_slide(
+    model: SavedModel,
+    num_patches: int,
+    batch_size: int,
+    patches_per_group: int,
+    mesh: Mesh,
+    compute_dtype: Any = None,
+) -> float:
+    """Wall time per slide, from features in memory to logits on the host, compiled before.
+
+    Slides of random features go through the model as one batch, everything that the method needs
+    of a new slide included (ROUPKT: what all its sources make of it). Median of `REPEATS`.
+
+    Args:
+        model: of any kind.
+        num_patches: N of every slide.
+        batch_size: slides in the batch.
+        patches_per_group: size of a group at most (`data.batches`).
+        mesh: devices that share the batch.
+        compute_dtype: of products over patches; None for float32.
+    """
+    size = model.architecture.feature_dim
+    dtype = np.dtype(np.float32 if compute_dtype is None else compute_dtype)
+    features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
+    slide = MemoryBags.of([features.astype(dtype)], size, dtype)
+    bags = JoinedBags([slide] * batch_size)
+    layout = choose_layout(bags.num_patches, batch_size, patches_per_group)
+    feed = Feed(bags, layout, mesh, batch_size)
+    method = recipe(model.kind)
+    ready = method.restore(model, compute_dtype)
+    program = program_of(ready.method, None, mesh, feed.num_slots)
+    trainable, frozen = program.replicate((ready.trainable, ready.frozen))
+
+    def once() -> float:
+        began = time.perf_counter()
+        labels = method.patient_inputs(model, Representations(feed, compute_dtype))
+        predictions.run(program, trainable, frozen, feed, range(batch_size), labels)
+        return time.perf_counter() - began
+
+    once()
+    return statistics.median(once() for _ in range(REPEATS)) / batch_size

@@ -1,0 +1,170 @@
+"""From a model to predictions, numbers and tables of some patients."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from steph_jax.data.batches import Batch
+from steph_jax.engine.loader import HELD_BYTES, Feed
+from steph_jax.engine.step import Outputs, Program
+from steph_jax.models.abmil import Params
+from steph_jax.survival import metrics
+from steph_jax.survival.objectives import LOG_RISK, Labels, Objective
+from steph_jax.survival.time_bins import TimeBins
+
+
+class Predictions(NamedTuple):
+    """What a model says of n patients.
+
+    Attributes:
+        patients: ids.
+        outputs: [n, T] of the model (logits).
+        risk: [n], higher = worse.
+        survival: [n, T] survival curve, or None where the loss gives none.
+        record: arrays [n, ...] that the method reports ("weight", "lambda", "selected", ...).
+    """
+
+    patients: list[str]
+    outputs: np.ndarray
+    risk: np.ndarray
+    survival: np.ndarray | None
+    record: dict[str, np.ndarray]
+
+
+def collect(batches: Sequence[Batch], outputs: Sequence[Outputs], num_bags: int) -> Any:
+    """Rows of the bags of some batches, in the order of the store: (seen [m], outputs, record)."""
+    fetched = jax.device_get([(o.logits, o.record) for o in outputs])
+    index = np.concatenate([np.asarray(b.slots.index) for b in batches])
+    trees = jax.tree.map(lambda *rows: np.concatenate(rows), *fetched)
+    filled = index >= 0
+    place = np.full(num_bags, -1)
+    place[index[filled]] = np.flatnonzero(filled)
+    seen = np.flatnonzero(place >= 0)
+    logits, record = jax.tree.map(lambda rows: rows[place[seen]], trees)
+    return seen, logits, record
+
+
+def run(
+    program: Program,
+    trainable: Params,
+    frozen: Params,
+    feed: Feed,
+    bags: Sequence[int],
+    labels: dict[str, np.ndarray],
+    progress: Callable[[Iterator[Batch], int], Iterator[Batch]] = lambda batches, total: batches,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Outputs [n, T] and record of some bags, in the order given; dropout off.
+
+    Args:
+        program: the compiled method.
+        trainable, frozen: its parameters.
+        feed: of the bags.
+        bags: their numbers.
+        labels: arrays [all bags, ...] that the method's head reads.
+        progress: wraps the iteration over (batches, their number).
+    """
+    chunks = feed.chunks(bags)
+    batches, outputs = [], []
+    for batch in progress(iter(feed.ahead(chunks, labels, HELD_BYTES)), len(chunks)):
+        outputs.append(program.evaluate(trainable, frozen, batch))
+        batches.append(batch._replace(groups=()))
+    seen, logits, record = collect(batches, outputs, feed.num_bags)
+    order = np.searchsorted(seen, bags)
+    return logits[order], {name: rows[order] for name, rows in record.items()}
+
+
+def predictions_of(
+    patients: Sequence[str],
+    outputs: np.ndarray,
+    record: dict[str, np.ndarray],
+    objective: Objective,
+) -> Predictions:
+    """Risk and survival curves from a model's outputs [n, T]."""
+    output = objective.output
+    risk = np.asarray(output.risk(jnp.asarray(outputs)))
+    survival = (
+        None if output.survival is None else np.asarray(output.survival(jnp.asarray(outputs)))
+    )
+    return Predictions(list(patients), outputs, risk, survival, record)
+
+
+def fitted_baseline(
+    predicted: Predictions, time: np.ndarray, event: np.ndarray, objective: Objective
+) -> dict[str, Any]:
+    """What a stored model needs for survival curves that its outputs do not give.
+
+    Args:
+        predicted: of the training patients.
+        time, event: [n] of these patients.
+        objective: the loss.
+
+    Returns:
+        {"baseline": Breslow's, as `metrics.Baseline.to_json`} for a Cox model, else {}.
+    """
+    if objective.output is not LOG_RISK:
+        return {}
+    return {"baseline": metrics.breslow_baseline(time, event, predicted.risk).to_json()}
+
+
+def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions:
+    """The predictions of a stored model with the survival curves of its baseline, if it has one.
+
+    A curve is given at the end of every time bin, as those of other losses are.
+    """
+    if "baseline" not in settings:
+        return predicted
+    ends = TimeBins.from_json(settings["bins"]).edges[1:]
+    baseline = metrics.Baseline.from_json(settings["baseline"])
+    return predicted._replace(survival=baseline.survival(predicted.risk, ends))
+
+
+def score(
+    predicted: Predictions,
+    time: np.ndarray,
+    event: np.ndarray,
+    labels: Labels,
+    objective: Objective,
+) -> dict[str, float]:
+    """{"c_index", "nll"}: Harrell's C on days, and the loss without regularizers.
+
+    The C-index is NaN where no two patients can be compared. The key "nll" names the loss whatever
+    its terms, so that tables of several losses line up.
+    """
+    return {
+        "c_index": metrics.concordance_index(time, event, predicted.risk),
+        "nll": float(objective(jnp.asarray(predicted.outputs), labels)),
+    }
+
+
+def predictions_table(
+    predicted: Predictions, time: np.ndarray | None = None, event: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Columns patient_id, t and e (where known), risk (higher = worse), surv_1 .. surv_T."""
+    columns: dict[str, Any] = {"patient_id": predicted.patients}
+    if time is not None and event is not None:
+        columns |= {"t": time, "e": np.asarray(event, int)}
+    columns["risk"] = predicted.risk
+    if predicted.survival is not None:
+        curve = predicted.survival
+        columns |= {f"surv_{t + 1}": curve[:, t] for t in range(curve.shape[1])}
+    return pd.DataFrame(columns)
+
+
+def merge_weights_table(predicted: Predictions, sources: Sequence[str]) -> pd.DataFrame:
+    """One row per patient and source: weight (w as it is), lambda, selected (0/1)."""
+    record = predicted.record
+    n, s = record["weight"].shape
+    table = {
+        "patient_id": np.repeat(predicted.patients, s),
+        "source": np.tile(np.asarray(sources), n),
+        "weight": record["weight"].ravel(),
+    }
+    if "lambda" in record:
+        table["lambda"] = record["lambda"].ravel()
+    if "selected" in record:
+        table["selected"] = record["selected"].ravel().astype(int)
+    return pd.DataFrame(table)

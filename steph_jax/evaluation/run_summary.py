@@ -1,0 +1,77 @@
+"""What a run leaves behind: the C-index over its folds, as numbers, pictures and on the screen."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from steph_jax import files, plots, run_directory
+from steph_jax.evaluation import fold_results
+from steph_jax.messages import setting_values
+from steph_jax.survival import metrics
+
+
+def write(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Writes, draws and prints the C-index over the folds of a run."""
+    directories = [run_directory.fold_directory(workdir, fold) for fold in config["folds"]]
+    found = [fold_results.read_metrics(directory) for directory in directories]
+    values = [_or_nan(of["test"]["c_index"]) for of in found]
+    mean, sd = metrics.mean_sd(values)
+    summary = {
+        "method": config["method"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "fold_numbers": list(config["folds"]),
+        "c_index": {"folds": values, "mean": mean, "sd": sd},
+    }
+    # What a sweep selected for each fold (`sweep`).
+    selected = [of.get("selected", {}) for of in found]
+    if any(selected):
+        summary["selected"] = selected
+    files.write_json(workdir / "summary.json", summary)
+    title = f"{config['dataset']}, {config['method']}"
+    shown = {config["method"]: values}
+    if all(of.get("target_only") for of in found):
+        alone = [_or_nan(of["target_only"]["c_index"]) for of in found]
+        shown = {"target-only ABMIL": alone} | shown
+    plots.folds(shown, workdir / "c_index.png", title, config["folds"])
+    plot_mean_weights(workdir, config["folds"], title)
+    histories = [pd.read_csv(directory / "history.csv") for directory in directories]
+    if all(len(history) for history in histories):
+        curves = [of.assign(fold=k) for k, of in zip(config["folds"], histories, strict=True)]
+        plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
+    tables = [
+        pd.read_csv(directory / "predictions_test.csv", dtype={"risk": np.float32}).assign(
+            fold=fold, cut=of["risk_cut"]
+        )
+        for fold, directory, of in zip(config["folds"], directories, found, strict=True)
+    ]
+    plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
+    print(f"\n{title}: test C-index")
+    for fold, value, swept in zip(config["folds"], values, selected, strict=True):
+        print(f"  fold {fold}  {value:.4f}  {setting_values(swept)}".rstrip())
+    print(f"  mean    {mean:.4f}   sd {sd:.4f}\nwritten to {workdir}")
+    return summary
+
+
+def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -> None:
+    """The mean weight of each source on the test patients, by fold, where a method has weights."""
+    paths = [
+        run_directory.fold_directory(workdir, fold) / "merge_weights_test.csv" for fold in folds
+    ]
+    if not all(path.is_file() for path in paths):
+        return
+    means = {
+        f"fold {fold}": pd.read_csv(path).groupby("source", sort=False)["weight"].mean()
+        for fold, path in zip(folds, paths, strict=True)
+    }
+    table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
+    label = "Mean weight w of the test patients"
+    plots.matrix(table, workdir / "source_weights.png", title, label)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,1 @@
+"""The mathematics: ABMIL, task vectors, hypernetworks, merging rules; jax and flax only."""

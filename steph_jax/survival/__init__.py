@@ -1,0 +1,1 @@
+"""Survival analysis on arrays: labels, time bins, losses, metrics, significance tests."""

@@ -1,0 +1,165 @@
+"""What a difference between methods is worth: bootstrap over patients, t-test over folds.
+
+The two look at different noise. The bootstrap keeps the fitted models and asks what other patients
+of the same kind would have said of them; the t-test asks what other folds would have said of
+methods fitted anew. A higher `risk` means a shorter life, as everywhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steph_jax.survival.labels import survival_labels
+from steph_jax.survival.metrics import RISK_TOLERANCE, Floats, mean_sd
+
+RESAMPLES = 5000
+
+
+class Interval(NamedTuple):
+    """A 95 % interval; NaN where there is none."""
+
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        """Whether it lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoldRisks:
+    """The test patients of a fold, and what methods said of them.
+
+    Attributes:
+        time: [P] finite, at least 0.
+        event: [P] in {0, 1}.
+        risk: by method, [K, P] for K seeds; higher = worse.
+    """
+
+    time: Floats
+    event: NDArray[np.bool_]
+    risk: Mapping[str, Floats]
+
+
+def comparable_pairs(time: ArrayLike, event: ArrayLike) -> NDArray[np.bool_]:
+    """Which patients can be compared (SPEC 7): [P, P], True where i is known to have died first.
+
+    i has an event, and j outlived t_i or was censored at it. A patient is never comparable to a
+    copy of itself, so resampled patients need no matrix of their own.
+    """
+    times, events = survival_labels(time, event)
+    later = times > times[:, None]
+    censored_then = (times == times[:, None]) & ~events
+    return events[:, None] & (later | censored_then)
+
+
+def resampled_c_index(
+    time: ArrayLike, event: ArrayLike, risk: ArrayLike, counts: ArrayLike
+) -> Floats:
+    """Harrell's C-index of resamples of some patients.
+
+        C = sum_ij n_i n_j c_ij / sum_ij n_i n_j m_ij
+
+    with n_i how often patient i was drawn, m_ij whether i and j are comparable, and c_ij = 1 where
+    they are and risk_i > risk_j, 1/2 where the two risks are tied. All resamples are one product.
+
+    Args:
+        time: [P].
+        event: [P].
+        risk: [P], higher = worse.
+        counts: [R, P] how often every patient is in every resample.
+
+    Returns:
+        [R]; NaN where a resample has no comparable pair.
+    """
+    pairs = comparable_pairs(time, event)
+    risks, drawn = np.asarray(risk, np.float64), np.asarray(counts, np.float64)
+    difference = risks[:, None] - risks
+    concordant = (difference > RISK_TOLERANCE) + 0.5 * (np.abs(difference) <= RISK_TOLERANCE)
+    won = _pair_sums(concordant * pairs, drawn)
+    compared = _pair_sums(pairs.astype(np.float64), drawn)
+    return np.divide(won, compared, out=np.full(len(drawn), np.nan), where=compared > 0)
+
+
+def _pair_sums(pairs: Floats, counts: Floats) -> Floats:
+    """sum_ij n_i n_j x_ij for every row n of counts [R, P]: [R]."""
+    return np.asarray(np.einsum("rp,rp->r", counts @ pairs, counts), np.float64)
+
+
+def _resample(num_patients: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """How often every patient is drawn when as many are drawn with replacement: [R, P]."""
+    chosen = rng.integers(0, num_patients, (resamples, num_patients))
+    offsets = num_patients * np.arange(resamples)[:, None]
+    counts = np.bincount((chosen + offsets).ravel(), minlength=resamples * num_patients)
+    return counts.reshape(resamples, num_patients)
+
+
+def bootstrap_means(
+    folds: Sequence[FoldRisks], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Floats]:
+    """The mean C-index over folds of every method, on resamples of the patients.
+
+    Patients are drawn with replacement within each fold, since the risks of one fold's model say
+    nothing beside those of another's. All methods and seeds see the same resample; seeds are
+    averaged within it.
+
+    Args:
+        folds: with the same methods in each.
+        resamples: R.
+        seed: of the resampling.
+
+    Returns:
+        by method, [R]; NaN where some fold's resample has no comparable pair.
+    """
+    rng = np.random.default_rng(seed)
+    sums = {method: np.zeros(resamples) for method in folds[0].risk}
+    for fold in folds:
+        counts = _resample(len(fold.time), resamples, rng)
+        for method, risks in fold.risk.items():
+            of_seeds = [resampled_c_index(fold.time, fold.event, r, counts) for r in risks]
+            sums[method] += np.mean(of_seeds, axis=0)
+    return {method: total / len(folds) for method, total in sums.items()}
+
+
+def percentile_interval(resampled: Floats) -> Interval:
+    """The 2.5th and 97.5th percentile of numbers on resamples [R], of those that are defined."""
+    defined = resampled[np.isfinite(resampled)]
+    if not len(defined):
+        return Interval(math.nan, math.nan)
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+def corrected_t_test(
+    differences: Sequence[float] | Floats, num_train: Sequence[int], num_test: Sequence[int]
+) -> float:
+    """p of the corrected resampled t-test that the mean difference over folds is 0, two-sided.
+
+        t = mean(d) / sqrt((1 / J + n_test / n_train) var(d)),   J - 1 degrees of freedom
+
+    The folds share training patients, so their differences are not independent; n_test / n_train
+    in the variance corrects for it (Nadeau and Bengio 2003, Machine Learning 52:239).
+
+    Args:
+        differences: [J] difference between two methods on each fold.
+        num_train: [J] training patients of each fold.
+        num_test: [J] test patients; the ratio is averaged over folds.
+
+    Returns:
+        p in [0, 1]; NaN for fewer than two folds, an undefined difference, or where the
+        differences do not vary.
+    """
+    from scipy.special import stdtr  # here: a slow import that only comparisons need
+
+    mean, sd = mean_sd(differences)
+    # Equal differences have a deviation of rounding errors.
+    if not sd > 1e-12 * abs(mean):
+        return math.nan
+    num_folds = len(differences)
+    ratio = float(np.mean(np.asarray(num_test) / np.asarray(num_train)))
+    t = mean / (sd * math.sqrt(1 / num_folds + ratio))
+    return float(2 * stdtr(num_folds - 1, -abs(t)))

@@ -1,0 +1,139 @@
+"""One fold's training: AdamW, the schedule, and epochs that can be resumed (SPEC 4)."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from steph_jax.data.batches import Batch
+from steph_jax.engine.loader import ReadAhead
+from steph_jax.engine.step import Outputs, Program
+from steph_jax.models.abmil import Params
+
+
+class State(NamedTuple):
+    """What training changes.
+
+    Attributes:
+        trainable: parameters.
+        optimizer: optax's state.
+        step: updates so far.
+    """
+
+    trainable: Params
+    optimizer: Any
+    step: jax.Array
+
+
+class Kept(NamedTuple):
+    """What is kept after every epoch.
+
+    Attributes:
+        state: after the epoch.
+        best: trainable parameters of the best epoch so far; () where none is selected.
+    """
+
+    state: State
+    best: Any
+
+
+class Epoch(NamedTuple):
+    """What one epoch of training went through.
+
+    Attributes:
+        batches: in order.
+        outputs: of the training passes over them, dropout on.
+        seconds: wall time.
+        waited: seconds of it spent waiting for data.
+    """
+
+    batches: list[Batch]
+    outputs: list[Outputs]
+    seconds: float
+    waited: float
+
+
+def learning_rates(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear from 0 to `peak` over the warm-up, then half a cosine to 0; one value per update."""
+    if total_steps <= warmup_steps:
+        return optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW (betas 0.9, 0.999; eps 1e-8) whose decay leaves biases and other vectors alone."""
+    return optax.adamw(
+        schedule,
+        b1=0.9,
+        b2=0.999,
+        eps=1e-8,
+        weight_decay=weight_decay,
+        mask=lambda params: jax.tree.map(lambda x: x.ndim >= 2, params),
+    )
+
+
+def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first update."""
+    trainable = jax.tree.map(jnp.array, trainable)
+    return State(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+
+def copied(trainable: Params) -> Params:
+    """The parameters in buffers of their own: those of a `State` are reused by the next update."""
+    return jax.tree.map(jnp.copy, trainable)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def update(optimizer: optax.GradientTransformation, state: State, gradient: Params) -> State:
+    """One step of the optimizer."""
+    # optax counts steps in int32 and raises floats to that power, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, inner = optimizer.update(gradient, state.optimizer, state.trainable)
+    return State(optax.apply_updates(state.trainable, updates), inner, state.step + 1)
+
+
+def train_epoch(
+    program: Program,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    frozen: Params,
+    batches: ReadAhead,
+    key: jax.Array,
+    step: int,
+    progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
+) -> tuple[State, Epoch]:
+    """One epoch.
+
+    Args:
+        program: the compiled method.
+        optimizer: made by `adamw`.
+        state: before the epoch; its buffers are reused.
+        frozen: parameters that are not trained.
+        batches: of this epoch.
+        key: of the fold; the dropout of update i comes from fold_in(key, i), so that an
+            interrupted run goes on with the same numbers.
+        step: updates before this epoch.
+        progress: wraps the iteration.
+
+    Returns:
+        the state after the epoch, and what was seen.
+    """
+    began = time.perf_counter()
+    seen: list[Batch] = []
+    outputs: list[Outputs] = []
+    for batch in progress(iter(batches)):
+        gradient, out = program.gradients(
+            state.trainable, frozen, batch, jax.random.fold_in(key, step + len(seen))
+        )
+        state = update(optimizer, state, gradient)
+        seen.append(batch._replace(groups=()))
+        outputs.append(out)
+        # One step may be under way while the next is prepared; more would only hold memory.
+        if len(outputs) > 1:
+            jax.block_until_ready(outputs[-2].loss)
+    jax.block_until_ready(state)
+    return state, Epoch(seen, outputs, time.perf_counter() - began, batches.waited)

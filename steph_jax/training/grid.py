@@ -1,0 +1,131 @@
+"""Settings and the values that a sweep tries: `--sweep 'loss.merge_weight=0.005,0.05'`."""
+
+import ast
+import copy
+import dataclasses
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from steph_jax import run_directory
+from steph_jax.messages import listed
+
+#: Settings that say on what and how a run works rather than what is fitted; and such sections.
+NOT_SWEPT = ("dataset", "method", "folds", "seed", "compute_dtype", "eval_every")
+SECTIONS_NOT_SWEPT = ("data", "pool")
+_KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", list: "a tuple"}
+
+#: A value for each swept setting, by name.
+Point = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The settings that are swept.
+
+    Attributes:
+        values: of each setting, in the order given; no setting, no sweep.
+    """
+
+    values: dict[str, list[Any]]
+
+    def points(self) -> list[Point]:
+        """Every combination of the values; the last setting changes fastest."""
+        combined = itertools.product(*self.values.values())
+        return [dict(zip(self.values, chosen, strict=True)) for chosen in combined]
+
+    def record(self) -> dict[str, list[str]]:
+        """What the settings of a run say of it, so that another sweep cannot go on with the run."""
+        texts = [
+            f"{name}={','.join(json.dumps(value) for value in values)}"
+            for name, values in self.values.items()
+        ]
+        return {"sweep": texts} if texts else {}
+
+
+def parse(texts: Sequence[str], config: dict[str, Any]) -> Grid:
+    """The grid that flags ask for.
+
+    Args:
+        texts: each "NAME=VALUE,VALUE,...", a tuple in brackets.
+        config: of the run; its values say of which type a setting is.
+
+    Raises:
+        ValueError: another form, an unknown setting (lists near names), one that cannot be swept
+            or is named twice, a value of the wrong type, or fewer than two values.
+    """
+    known = run_directory.flatten(config)
+    swept: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, given = (part.strip() for part in text.partition("="))
+        if not (name and equals):
+            raise ValueError(
+                f"--sweep is NAME=VALUE,VALUE,... as loss.merge_weight=0.005,0.05; found {text!r}"
+            )
+        if name in NOT_SWEPT or name.split(".")[0] in SECTIONS_NOT_SWEPT:
+            raise ValueError(
+                f"--sweep: {name} says on what or how a run works, not what is fitted, and cannot "
+                f"be swept; nor can {listed([*NOT_SWEPT, *(f'{s}.*' for s in SECTIONS_NOT_SWEPT)])}"
+            )
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or known
+            raise ValueError(f"--sweep: no setting is called {name!r}; near are {', '.join(near)}")
+        if name in swept:
+            raise ValueError(f"--sweep: {name} is named twice; give all of its values at once")
+        values = [_typed(name, value, known[name]) for value in split_values(given)]
+        if len(values) < 2 or any(values.count(value) > 1 for value in values):
+            raise ValueError(f"--sweep: {name} takes two or more different values; found {given!r}")
+        swept[name] = values
+    return Grid(swept)
+
+
+def split_values(text: str) -> list[str]:
+    """What commas separate, but for those within brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        else:
+            depth += (letter in "([") - (letter in ")]")
+        if letter == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _typed(name: str, text: str, like: Any) -> Any:
+    """A value of the type that the setting has, as JSON would give it back."""
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(like, str):
+        return value if isinstance(value, str) else text
+    if isinstance(like, list) and isinstance(value, tuple | list):
+        return json.loads(json.dumps(value))
+    if isinstance(like, float):
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif type(value) is type(like):
+        return value
+    raise ValueError(
+        f"--sweep: {name} is {_KINDS[type(like)]}, {like!r} in the config; found {text!r}"
+    )
+
+
+def with_values(config: dict[str, Any], point: Point) -> dict[str, Any]:
+    """The config with other values of some of its settings."""
+    changed = copy.deepcopy(config)
+    for name, value in point.items():
+        *sections, last = name.split(".")
+        place = changed
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return changed

@@ -1,0 +1,95 @@
+"""What the epochs of a training say of themselves: rows of history.csv, lines of the log."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from steph_jax.evaluation import predictions
+from steph_jax.evaluation.evaluator import Evaluator, scored
+from steph_jax.training.epoch import Epoch
+
+#: Weights of all sources together below which a model says next to nothing of them; starts that
+#: live had 0.04 and more in their first epoch on real patients.
+STARVED_WEIGHT = 0.01
+
+
+def row_of(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[str, float]:
+    """What a training epoch says of itself: losses, C-index and weights of its own passes.
+
+    Args:
+        passed: the epoch.
+        evaluate: of the method, for its patients.
+        sources: names of those whose weights it reports, if it does.
+    """
+    table, labels = evaluate.table, evaluate.labels
+    rows, outputs, record = predictions.collect(passed.batches, passed.outputs, len(table.patients))
+    part = scored(rows, outputs, record, labels, table, evaluate.objective)
+    row = {f"train_{name}": value for name, value in part.scores.items()}
+    row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
+    patches = int(evaluate.feed.bags.num_patches[rows].sum())
+    row |= {
+        "seconds": passed.seconds,
+        "slides_per_second": len(rows) / passed.seconds,
+        "patches_per_second": patches / passed.seconds,
+        "waiting_share": passed.waited / passed.seconds,
+    }
+    for name, column in (("weight", "weight"), ("selected", "selected")):
+        if name in record:
+            means = np.asarray(record[name], np.float64).mean(axis=0)
+            row |= {f"{column}_{s}": float(m) for s, m in zip(sources, means, strict=True)}
+    return row
+
+
+def is_dead(history: list[dict[str, float]]) -> bool:
+    """Whether the last epoch gave no slide any source, or the last three gave next to none."""
+    totals = [total_weight(row) for row in history]
+    starved = len(totals) >= 3 and max(totals[-3:]) < STARVED_WEIGHT
+    return starved or totals[-1] == 0
+
+
+def total_weight(row: dict[str, float]) -> float:
+    """Weights of all sources together in an epoch, mean over slides; infinite for other methods."""
+    weights = [value for name, value in row.items() if name.startswith("weight_")]
+    return sum(weights) if weights else math.inf
+
+
+def line_of(row: dict[str, float]) -> str:
+    """An epoch in one line of a log."""
+    text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
+    if "test_c_index" in row:
+        text += f", test C {row['test_c_index']:.4f}"
+    if total_weight(row) < STARVED_WEIGHT:
+        text += f" (weights of all sources together: {total_weight(row):.1g})"
+    return (
+        f"{text}, {row['slides_per_second']:.1f} slides/s, {row['patches_per_second']:.0f} "
+        f"patches/s, {100 * row['waiting_share']:.0f}% waiting for data"
+    )
+
+
+def numbers(history: list[dict[str, float]], dead_seconds: float) -> dict[str, Any]:
+    """What metrics.json says of how long a fold was trained, starts that died included.
+
+    Args:
+        history: of the start that lived.
+        dead_seconds: that the epochs of the others took.
+    """
+    return {
+        "epochs": len(history),
+        "train_seconds": dead_seconds + sum(row["seconds"] for row in history),
+        "train_slides_per_second": median_speed(pd.DataFrame(history)) if history else None,
+    }
+
+
+def as_table(history: list[dict[str, float]]) -> pd.DataFrame:
+    """A row per epoch; the columns alone where nothing was trained."""
+    return pd.DataFrame(history, columns=None if history else ["epoch", "learning_rate"])
+
+
+def median_speed(history: pd.DataFrame) -> float:
+    """Slides per second of the median epoch, without the first, which compiles, if it can be."""
+    speeds = history["slides_per_second"].iloc[1 if len(history) > 1 else 0 :]
+    return float(speeds.median())

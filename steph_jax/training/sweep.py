@@ -1,0 +1,348 @@
+"""Settings chosen by inner folds of the training patients.
+
+    python -m steph_jax.train --config C --sweep 'loss.merge_weight=0.005,0.05' --workdir W
+
+For every fold its training patients are cut into three inner folds, stratified by event and time.
+With each value, the method is trained on two of them and evaluated on the third; the value with the
+best mean C-index, the first of equals, is the fold's, which is then trained with it as without a
+sweep. Several settings make a grid of all their values. Test patients take no part in it.
+
+The pool's model of the target has seen all training patients of the fold, and so the held-out ones
+too. For each inner fold it is therefore fitted anew, from the null model on the inner training
+patients, and shared by all values.
+
+W/fold_{k}/sweep.csv, .png  the C-index of every value and inner fold
+W/fold_{k}/sweep/           what is done, so that an interrupted sweep goes on
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from steph_jax import files, messages, plots
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import NULL, Pool, member_name
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.cohort import Cohort, Fold
+from steph_jax.data.folds import make_folds
+from steph_jax.methods import abmil
+from steph_jax.methods.registry import recipe
+from steph_jax.survival import metrics, objectives
+from steph_jax.survival.time_bins import TimeBins, uniform_bins
+from steph_jax.training import config as settings
+from steph_jax.training import resume
+from steph_jax.training.experiment import Experiment, configured, fold_spec, time_bins
+from steph_jax.training.grid import Grid, Point, with_values
+from steph_jax.training.loop import DivergedError, Task, train_model
+from steph_jax.training.preflight import check_parts, members
+from steph_jax.training.restarts import train_split
+
+NUM_INNER_FOLDS = 3
+
+
+class Chosen(NamedTuple):
+    """What a fold's sweep selected.
+
+    Attributes:
+        point: the values; none without a sweep.
+        c_index: their mean C-index over the inner folds; NaN without a sweep.
+    """
+
+    point: Point
+    c_index: float
+
+    def record(self) -> dict[str, Any]:
+        """Entries of metrics.json."""
+        return {"selected": self.point, "inner_c_index": self.c_index} if self.point else {}
+
+
+class InnerFold(NamedTuple):
+    """A cut of a fold's training patients.
+
+    Attributes:
+        split: the inner training patients; the fold's validation patients; no test patients.
+        held_out: numbers of the patients that values are compared on.
+    """
+
+    split: Fold
+    held_out: np.ndarray
+
+
+class InnerPool(Pool):
+    """A pool in which the target's model is another one.
+
+    Args:
+        root: of the pool.
+        dataset: the target.
+        refit: (the pool's model of the target) -> the one that takes its place.
+    """
+
+    def __init__(
+        self, root: pathlib.Path, dataset: str, refit: Callable[[SavedModel], SavedModel]
+    ) -> None:
+        super().__init__(root)
+        self._dataset = dataset
+        self._refit = refit
+
+    def member(self, dataset: str, fold: int) -> SavedModel:
+        """See `Pool.member`."""
+        model = super().member(dataset, fold)
+        return self._refit(model) if dataset == self._dataset else model
+
+
+def check(grid: Grid, config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
+    """Sees to it that every value can be used, before anything is read or trained.
+
+    Raises:
+        ValueError, FileNotFoundError: as a run with that value would; too few patients or events
+            for the inner folds.
+    """
+    if not grid.values:
+        return
+    method = recipe(config["method"])
+    if method.joins is not None and "sources" in grid.values:
+        raise ValueError(
+            f"--sweep: the cohorts of {config['method']} are read once for a run, so `sources` "
+            "cannot be swept with it; use a run for each"
+        )
+    inner = {fold: inner_folds(cohort, fold, config["seed"]) for fold in cohort.folds}
+    for point in grid.points():
+        changed = with_values(config, point)
+        settings.check(changed)
+        check_parts(changed, cohort)
+        for fold, cuts in inner.items():
+            for cut in cuts:
+                time_bins(changed, cohort, cut.split)
+                if len(cut.split.train) < changed["batch_size"]:
+                    raise ValueError(
+                        f"--sweep: an inner fold of fold {fold} leaves {len(cut.split.train)} "
+                        f"training patients, fewer than one batch of {changed['batch_size']}; "
+                        "lower --config.batch_size"
+                    )
+        # Starting a fold reads the pool; one fold stands for all of them.
+        fold = config["folds"][0]
+        method.start(fold_spec(changed, cohort, fold), pool)
+
+
+def inner_folds(cohort: Cohort, fold: int, seed: int) -> list[InnerFold]:
+    """Cuts the training patients of a fold into inner folds; equal arguments give equal ones.
+
+    Raises:
+        ValueError: an inner fold would have no two patients to compare.
+    """
+    outer = cohort.folds[fold]
+    rows, table = outer.train, cohort.table
+    event = table.event[rows]
+    if event.sum() < NUM_INNER_FOLDS:
+        raise ValueError(_too_few(cohort, fold))
+    number_of = make_folds(
+        [table.patients[i] for i in rows],
+        table.time[rows],
+        event,
+        num_folds=NUM_INNER_FOLDS,
+        seed=seed,
+    )
+    cuts = []
+    for number in range(NUM_INNER_FOLDS):
+        held_out = rows[number_of == number]
+        labels = table.time[held_out], table.event[held_out]
+        if math.isnan(metrics.concordance_index(*labels, np.zeros(len(held_out)))):
+            raise ValueError(_too_few(cohort, fold))
+        none = np.zeros(0, rows.dtype)
+        cuts.append(InnerFold(Fold(rows[number_of != number], none, outer.validation), held_out))
+    return cuts
+
+
+def _too_few(cohort: Cohort, fold: int) -> str:
+    rows = cohort.folds[fold].train
+    return (
+        f"--sweep: fold {fold} of {cohort.dataset} has {int(cohort.table.event[rows].sum())} "
+        f"events among {len(rows)} training patients, too few for {NUM_INNER_FOLDS} inner folds: "
+        "each needs a patient with an event whom another one outlived. Train without --sweep"
+    )
+
+
+def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> Chosen:
+    """The values with which the fold is to be trained; goes on where an earlier call ended.
+
+    Args:
+        run: settings and data.
+        grid: the values that are tried, as `check` has passed them.
+        fold: number of the fold.
+        directory: of the fold.
+
+    Raises:
+        ValueError: models of the pool or patients have changed since an earlier call.
+    """
+    config, points = run.config, grid.points()
+    if not grid.values:
+        return Chosen({}, math.nan)
+    inner = inner_folds(run.cohort, fold, config["seed"])
+    place = directory / "sweep"
+    place.mkdir(parents=True, exist_ok=True)
+    tried = [with_point(run, point) for point in points]
+    _settle(tried, fold, inner, place)
+    c_index = np.zeros((len(points), len(inner)))
+    for number, cut in enumerate(inner):
+        within = place / f"inner_{number}"
+        label = f"fold {fold}, inner fold {number}"
+        pool = refitted_pool(run, cut, within, f"{label}, target's model")
+        for i, (point, of) in enumerate(zip(points, tried, strict=True)):
+            c_index[i, number] = held_out_c_index(
+                dataclasses.replace(of, pool=pool),
+                fold,
+                cut,
+                within / f"value_{i}",
+                f"{label}, {messages.setting_values(point)}",
+            )
+    means = c_index.mean(axis=1)
+    if np.isnan(means).all():
+        raise ValueError(
+            f"fold {fold}: no value of the sweep could be trained on all inner folds; lower "
+            "--config.learning_rate or try other values"
+        )
+    best = int(np.nanargmax(means))
+    rows = [
+        {name: json.dumps(value) for name, value in point.items()}
+        | {"inner_fold": number, "c_index": value}
+        for point, values in zip(points, c_index.tolist(), strict=True)
+        for number, value in enumerate(values)
+    ]
+    files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
+    shown = {messages.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
+    title = f"{config['dataset']}, {config['method']}, fold {fold}: sweep over inner folds"
+    plots.folds(shown, directory / "sweep.png", title, patients="held-out training patients")
+    logging.info(
+        "fold %d: mean C-index over the inner folds %s; goes on with %s",
+        fold,
+        "; ".join(f"{of}: {mean:.4f}" for of, mean in zip(shown, means, strict=True)),
+        messages.setting_values(points[best]),
+    )
+    return Chosen(points[best], float(means[best]))
+
+
+def with_point(run: Experiment, point: Point) -> Experiment:
+    """The experiment with other values of some settings."""
+    return configured(run, with_values(run.config, point))
+
+
+def _settle(
+    tried: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
+) -> None:
+    """Stores what the sweep of a fold began from, or checks that it is still the same."""
+    pool, patients = tried[0].pool, tried[0].cohort.table.patients
+    models = {NULL: resume.fingerprint(pool.null())} if pool.has_null() else {}
+    for run in tried:
+        for member in members(run.config, run.cohort, pool, fold):
+            models.setdefault(member_name(*member), resume.fingerprint(pool.member(*member)))
+    record = {
+        "models": models,
+        "held_out": [[patients[i] for i in cut.held_out] for cut in inner],
+    }
+    path = place / "sweep.json"
+    if not path.is_file():
+        files.write_json(path, record)
+    elif _read(path) != record:
+        raise ValueError(
+            f"{place}: the models of the pool, or the training patients, have changed since the "
+            "sweep of this fold began; put them back, or remove this directory to sweep the fold "
+            "from its beginning"
+        )
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a part of a sweep as JSON; {error}") from None
+
+
+def refitted_pool(
+    run: Experiment, cut: InnerFold, directory: pathlib.Path, label: str
+) -> InnerPool:
+    """The pool with a model of the target that has not seen the held-out patients.
+
+    It is fitted when a method first asks for it, as `_untrained` says, and kept in the directory.
+
+    Args:
+        run: settings and data.
+        cut: the inner fold.
+        directory: of the inner fold.
+        label: in the log.
+    """
+
+    def refit(pools: SavedModel) -> SavedModel:
+        path, states = directory / "target", directory / "target_training"
+        if not path.is_dir():
+            states.mkdir(parents=True, exist_ok=True)
+            split = cut.split
+            start = _untrained(run, pools, split)
+            task = Task(abmil.RECIPE, start, split.train, split, states, label)
+            trained = train_model(run, task)
+            model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
+            saved_model.save_model(path, model)
+            shutil.rmtree(states)
+        return saved_model.load_model(path)
+
+    return InnerPool(run.pool.root, run.config["dataset"], refit)
+
+
+def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
+    """theta_0 with the loss and the kind of time bins of the model that it is to stand for.
+
+    Where that does not say, the default loss, and the run's bins if it has as many outputs as they
+    ask for, else uniform ones. Bins that follow from outcomes follow from those of the
+    split, as they do for the method that is trained on it.
+    """
+    objective, stated = saved_model.stored_objective(pools), pools.settings.get("bins")
+    found = pools.architecture.num_bins
+    if stated:
+        bins = TimeBins.from_json(stated)
+    else:
+        bins = time_bins(run.config, run.cohort, split)
+        if objective.output.num_outputs(bins.num_bins) != found:
+            bins = uniform_bins(found)
+    if bins.kind != "uniform":
+        section = run.config["bins"] | {"kind": bins.kind, "number": bins.num_bins}
+        time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]
+        bins = settings.time_bins(section, time, event)
+    num_outputs = objective.output.num_outputs(bins.num_bins)
+    spec = settings.spec(run.config, run.config["folds"][0], num_outputs, bins)
+    record = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
+    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=record)
+
+
+def held_out_c_index(
+    run: Experiment, fold: int, cut: InnerFold, directory: pathlib.Path, label: str
+) -> float:
+    """The C-index on the held-out patients of the method trained without them; NaN if it diverged.
+
+    Args:
+        run: settings and data, with the pool of the inner fold.
+        fold: number of the outer fold.
+        cut: the inner fold.
+        directory: where the result is kept, and the states of training until then.
+        label: in the log.
+    """
+    path, states = directory / "result.json", directory / "training"
+    if not path.is_file():
+        states.mkdir(parents=True, exist_ok=True)
+        try:
+            trained = train_split(run, fold, cut.split, states, label)
+            scores = trained.evaluate(trained.trainable, cut.held_out).scores
+        except DivergedError as error:
+            logging.warning("%s", error)
+            scores = {"c_index": math.nan}
+        files.write_json(path, scores)
+        shutil.rmtree(states)
+    value = _read(path)["c_index"]
+    return math.nan if value is None else float(value)

@@ -1,0 +1,115 @@
+"""A pool: theta_0 and models trained from it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import released
+
+from steph_jax.checkpoints import torch_names
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+
+
+def model(seed=0, kind="abmil", **options):
+    architecture, tree = torch_names.abmil_from_torch(released.abmil(seed, **options))
+    return SavedModel(kind, architecture, {"seed": seed}, tree)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    pool = Pool(tmp_path / "pool")
+    pool.add("null", model(0))
+    pool.add("tcga_b-fold_0", model(1))
+    pool.add("tcga_b-fold_10", model(2))
+    pool.add("tcga_b-fold_2", model(3))
+    pool.add("my-cohort_2-fold_0", model(4))
+    pool.add("tcga_a-fold_1", model(5))
+    return pool
+
+
+def test_members(pool):
+    pool.add("merged", dataclasses.replace(model(6, feature_dim=3), kind="steph"))
+    assert pool.names()[0] == "merged"
+    assert len(pool.names()) == 7
+    assert pool.members() == {"my-cohort_2": [0], "tcga_a": [1], "tcga_b": [0, 2, 10]}
+    assert pool.datasets() == ("my-cohort_2", "tcga_b")
+    assert pool.has_null()
+    assert pool.null().settings == {"seed": 0}
+    assert pool.member("tcga_b", 10).settings == {"seed": 2}
+    assert pool.member("my-cohort_2", 0).settings == {"seed": 4}
+    np.testing.assert_array_equal(
+        pool.member("tcga_b", 0).params["pred_head"]["bias"], released.abmil(1)["pred_head.bias"]
+    )
+
+
+def test_models_whose_writer_was_killed_while_replacing_them(pool):
+    names = pool.names()
+    for name in ("null", "tcga_b-fold_0"):
+        (pool.root / name).rename(pool.root / f".{name}.replaced")
+    assert pool.names() == names
+    assert pool.has_null()
+    assert pool.null().settings == {"seed": 0}
+    assert pool.member("tcga_b", 0).settings == {"seed": 1}
+
+
+def test_missing_pool(tmp_path):
+    pool = Pool(tmp_path / "pool")
+    assert not pool.has_null()
+    for use in (pool.names, pool.null, pool.datasets, lambda: pool.member("tcga_a", 0)):
+        with pytest.raises(FileNotFoundError, match=r"no such pool.*arxiv.*make demo"):
+            use()
+
+
+def test_pool_without_null(tmp_path):
+    pool = Pool(tmp_path)
+    pool.add("tcga_a-fold_0", model(1))
+    assert not pool.has_null()
+    for use in (pool.null, lambda: pool.member("tcga_a", 0)):
+        with pytest.raises(FileNotFoundError, match=r"a pool without null model \(no null/\)"):
+            use()
+
+
+def test_unknown_source(pool):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no model of 'tcga_c' for fold 0; it holds my-cohort_2 \(fold 0\), "
+        r"tcga_a \(fold 1\), tcga_b \(folds 0, 2, 10\)\. Make it with `--config.dataset=tcga_c "
+        r"--config.method=abmil --config.pool.save=true",
+    ):
+        pool.member("tcga_c", 0)
+
+
+def test_members_share_the_dimensions_of_null(pool):
+    with pytest.raises(
+        ValueError,
+        match=r"tcga_c-fold_0 and .*null have other dimensions: feature_dim 20 and 12; models",
+    ):
+        pool.add("tcga_c-fold_0", model(6, feature_dim=20))
+    with pytest.raises(ValueError, match="pooling mean and gated"):
+        pool.add("tcga_c-fold_0", model(6, pooling="mean"))
+    with pytest.raises(ValueError, match=r"null and .*fold_0 have other dimensions: num_layers 2"):
+        pool.add("null", model(6, num_layers=2))
+    assert "tcga_c-fold_0" not in pool.names()
+
+
+def test_members_that_came_before_another_null(tmp_path):
+    pool = Pool(tmp_path)
+    pool.add("tcga_a-fold_0", model(1, feature_dim=20))
+    (tmp_path / "tcga_a-fold_0").rename(tmp_path / "aside")
+    pool.add("null", model(0))
+    (tmp_path / "aside").rename(tmp_path / "tcga_a-fold_0")
+    with pytest.raises(ValueError, match="feature_dim 20 and 12"):
+        pool.member("tcga_a", 0)
+
+
+def test_member_of_another_kind(pool):
+    pool.add("tcga_c-fold_0", dataclasses.replace(model(6), kind="steph"))
+    with pytest.raises(ValueError, match="expected an ABMIL model, found one of kind 'steph'"):
+        pool.member("tcga_c", 0)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "../out", "a/b", "a b"])
+def test_impossible_names(tmp_path, name):
+    with pytest.raises(ValueError, match="a model cannot be named"):
+        Pool(tmp_path).add(name, model())

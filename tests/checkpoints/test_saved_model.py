@@ -1,0 +1,198 @@
+"""Models on disk: whole, or an error that says what is wrong."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import released
+from absl import logging
+
+from steph_jax.checkpoints import saved_model, torch_names
+from steph_jax.checkpoints.saved_model import SavedModel
+
+
+@pytest.fixture(scope="module")
+def model():
+    architecture, tree = torch_names.abmil_from_torch(released.abmil())
+    return SavedModel("abmil", architecture, {"dataset": "tcga_x", "fold": 3}, tree)
+
+
+def assert_same(one, other):
+    assert (one.kind, one.architecture, one.settings) == (
+        other.kind,
+        other.architecture,
+        other.settings,
+    )
+    assert jax.tree.structure(one.params) == jax.tree.structure(other.params)
+    for left, right in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        assert type(left) is np.ndarray
+        assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right)
+
+
+def test_there_and_back(tmp_path, model):
+    path = tmp_path / "pool" / "tcga_x-fold_3"
+    saved_model.save_model(path, model)
+    assert_same(saved_model.load_model(path), model)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    header = saved_model.load_header(path)
+    assert header == (model.kind, model.architecture, model.settings)
+
+
+def test_trees_with_empty_branches_and_other_types(tmp_path, model):
+    params = {
+        "trainable": {},
+        "frozen": {
+            "null": model.params,
+            "low": {"x": np.arange(3).astype(ml_dtypes.bfloat16)},
+            "wide": {"x": np.arange(3, dtype=np.float64), "none": {"at": {}}},
+            "one": np.array(2.5, np.float32),
+        },
+    }
+    other = SavedModel("steph", model.architecture, {"sources": ["a", "b"]}, params)
+    saved_model.save_model(tmp_path / "m", other)
+    assert_same(saved_model.load_model(tmp_path / "m"), other)
+
+
+def test_arrays_on_a_device_come_back_as_numpy(tmp_path, model):
+    on_device = dataclasses.replace(model, params=jax.tree.map(jax.numpy.asarray, model.params))
+    saved_model.save_model(tmp_path / "m", on_device)
+    assert_same(saved_model.load_model(tmp_path / "m"), model)
+
+
+def test_replacing_a_model(tmp_path, model):
+    saved_model.save_model(tmp_path / "m", model)
+    newer = dataclasses.replace(model, settings={"dataset": "tcga_y", "fold": 0})
+    saved_model.save_model(tmp_path / "m", newer)
+    assert_same(saved_model.load_model(tmp_path / "m"), newer)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_nothing_remains_of_a_failed_save(tmp_path, model):
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        saved_model.save_model(tmp_path / "m", dataclasses.replace(model, settings={"x": {1, 2}}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path, model):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / f".m.new-{process.pid}").mkdir()
+    living = tmp_path / f".m.new-{os.getppid()}"
+    living.mkdir()
+    saved_model.save_model(tmp_path / "m", model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [living.name, "m"]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+import released
+from steph_jax import checkpoints, torch_names
+rename = os.rename
+def rename_all_but_the_new_model(source, target):
+    if str(target) == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+architecture, tree = torch_names.abmil_from_torch(released.abmil())
+model = checkpoints.SavedModel("abmil", architecture, {"new": True}, tree)
+os.rename = rename_all_but_the_new_model
+checkpoints.save_model(sys.argv[1], model)
+"""
+
+
+def test_writer_killed_between_the_two_renames(tmp_path, model):
+    saved_model.save_model(tmp_path / "m", model)
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "m"), here]
+    killed = subprocess.run(command, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "m").exists()
+    assert saved_model.exists(tmp_path / "m")
+    assert saved_model.names_in(tmp_path) == ["m"]
+    assert_same(saved_model.load_model(tmp_path / "m"), model)
+    newer = dataclasses.replace(model, settings={"fold": 1})
+    saved_model.save_model(tmp_path / "m", newer)
+    assert_same(saved_model.load_model(tmp_path / "m"), newer)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+def test_what_is_no_model(tmp_path, model):
+    with pytest.raises(FileNotFoundError, match=r"none: no such model; expected a directory with"):
+        saved_model.load_model(tmp_path / "none")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"other: not a model, or half of one \(no model.json\)"):
+        saved_model.load_model(tmp_path / "other")
+    with pytest.raises(ValueError, match="other: expected a model or nothing"):
+        saved_model.save_model(tmp_path / "other", model)
+
+
+def test_half_of_a_model(tmp_path, model):
+    path = tmp_path / "m"
+    saved_model.save_model(path, model)
+    for file in (path / "params").rglob("*"):
+        if file.is_file() and file.stat().st_size > 500:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"m: damaged parameters \("):
+        saved_model.load_model(path)
+    os.rename(path / "params", path / "lost")
+    with pytest.raises(ValueError, match="m: half of a model, params/ is missing"):
+        saved_model.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(format=99), "format 99, expected 1"),
+        (lambda r: r.pop("architecture"), "'architecture' is missing"),
+        (lambda r: r["architecture"].update(size=3), "unexpected keyword argument 'size'"),
+        (lambda r: r["architecture"].update(pooling="sum"), "pooling is one of"),
+        (lambda r: r["params"]["pred_head"].update(bias=["float32", [9]]), "its record says"),
+        (lambda r: r["architecture"].update(embed_dim=9), "not those of its architecture"),
+    ],
+)
+def test_records_that_do_not_fit(tmp_path, model, change, message):
+    path = tmp_path / "m"
+    saved_model.save_model(path, model)
+    record = json.loads((path / "model.json").read_text())
+    change(record)
+    (path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=message):
+        saved_model.load_model(path)
+
+
+def test_record_that_is_no_json(tmp_path, model):
+    saved_model.save_model(tmp_path / "m", model)
+    (tmp_path / "m" / "model.json").write_text("<html>")
+    with pytest.raises(ValueError, match=r"m/model.json: expected the record of a model"):
+        saved_model.load_model(tmp_path / "m")
+
+
+def test_parameters_of_another_architecture_are_not_saved(tmp_path, model):
+    wrong = dataclasses.replace(
+        model, architecture=dataclasses.replace(model.architecture, num_bins=9)
+    )
+    with pytest.raises(ValueError, match=r"pred_head/bias: \(9,\) \| \(4,\)"):
+        saved_model.save_model(tmp_path / "m", wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_orbax_is_quiet_and_others_are_not(tmp_path, model, caplog):
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.INFO)
+    try:
+        with caplog.at_level("INFO"):
+            saved_model.save_model(tmp_path / "m", model)
+            saved_model.load_model(tmp_path / "m")
+            logging.info("ours")
+    finally:
+        logging.set_verbosity(verbosity)
+    assert [r.message for r in caplog.records if r.name == "absl"] == ["ours"]

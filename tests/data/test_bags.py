@@ -1,0 +1,288 @@
+"""Bags in memory, streamed within a bounded cache, and read ahead: always the same numbers."""
+
+import pathlib
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from steph_jax.data import cache
+from steph_jax.data.bags import Bags, LazyBags, MemoryBags, load_bags
+from steph_jax.data.batches import epoch_order
+from steph_jax.data.cache import CachedBags, open_bags
+from steph_jax.data.features.open import open_features
+from steph_jax.data.features.source import EmptyBag, FeatureSource
+
+D, NUM_PATIENTS, BATCH = 8, 24, 4
+FLOAT32 = np.dtype(np.float32)
+
+
+@pytest.fixture
+def source(tmp_path: pathlib.Path) -> FeatureSource:
+    """Two slides a patient."""
+    rng = np.random.default_rng(0)
+    for slide in range(2 * NUM_PATIENTS):
+        rows = rng.standard_normal((int(rng.integers(1, 40)), D), dtype=np.float32)
+        np.save(tmp_path / f"{slide:02}.npy", rows)
+    return open_features(tmp_path)
+
+
+PATIENTS = [f"P{i}" for i in range(NUM_PATIENTS)]
+SLIDES = [[f"{2 * i:02}", f"{2 * i + 1:02}"] for i in range(NUM_PATIENTS)]
+
+
+@pytest.fixture
+def whole(source: FeatureSource) -> MemoryBags:
+    return load_bags(source, PATIENTS, SLIDES, FLOAT32)
+
+
+@pytest.fixture
+def counted(source: FeatureSource, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Patches that were read from files, by bag."""
+    rows: Counter[int] = Counter()
+    inner = LazyBags.read
+
+    def read(self: LazyBags, index: int, start: int, out: np.ndarray) -> None:
+        rows[index] += len(out)
+        inner(self, index, start, out)
+
+    monkeypatch.setattr(LazyBags, "read", read)
+    return rows
+
+
+def pieces(num_patches: int) -> Iterator[tuple[int, int]]:
+    """(first patch, patches) of a bag that is read by sevens."""
+    for start in range(0, num_patches, 7):
+        yield start, min(7, num_patches - start)
+
+
+def check(bags: Bags, whole: MemoryBags, order: list[int]) -> None:
+    """Reads bags in an order, in pieces, and compares them."""
+    for index in order:
+        for start, number in pieces(int(whole.num_patches[index])):
+            found, expected = np.empty((2, number, D), np.float32)
+            bags.read(index, start, found)
+            whole.read(index, start, expected)
+            np.testing.assert_array_equal(found, expected)
+
+
+def total_bytes(whole: MemoryBags) -> int:
+    return int(whole.num_patches.sum()) * D * 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
+@pytest.mark.parametrize("announced", [True, False])
+def test_same_bags_within_the_bound(
+    source: FeatureSource, whole: MemoryBags, share: float, announced: bool
+) -> None:
+    room = int(share * total_bytes(whole))
+    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    np.testing.assert_array_equal(bags.num_patches, whole.num_patches)
+    for epoch in range(3):
+        order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch)))
+        if announced:
+            bags.expect(order)
+        for batch in range(0, len(order), BATCH):
+            check(bags, whole, order[batch : batch + BATCH])
+            assert bags.held_bytes <= room
+
+
+def test_no_read_begins_beyond_the_bound(
+    source: FeatureSource, whole: MemoryBags, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While files are read, too, those bags included that are on their way."""
+    room = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    inner, held = LazyBags.read, []
+
+    def read(self: LazyBags, index: int, start: int, out: np.ndarray) -> None:
+        held.append(bags.held_bytes)
+        inner(self, index, start, out)
+
+    monkeypatch.setattr(LazyBags, "read", read)
+    order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, 0)))
+    bags.expect([*order, *order])
+    check(bags, whole, order)
+    assert room / 2 < max(held) <= room
+
+
+def test_reading_ahead_ends_at_the_bound(
+    source: FeatureSource, whole: MemoryBags, counted: Counter[int]
+) -> None:
+    """However much is expected: nobody takes what was read, and the threads wait."""
+    room = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    others = set(threading.enumerate())
+    bags.expect(range(NUM_PATIENTS))
+    threads = set(threading.enumerate()) - others
+    check(bags, whole, [0])
+    bags.expect([])
+    for thread in threads:
+        thread.join()
+    beside = int(whole.num_patches[0])
+    assert sum(counted.values()) - beside <= room // (4 * D)
+
+
+def test_bags_that_nobody_holds_are_let_go(source: FeatureSource, whole: MemoryBags) -> None:
+    """A training that ends early leaves expected bags behind, and no thread with its cache."""
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
+    held, others = weakref.ref(bags), set(threading.enumerate())
+    bags.expect(range(NUM_PATIENTS))
+    threads = set(threading.enumerate()) - others
+    assert threads
+    del bags
+    for thread in threads:
+        thread.join()
+    assert held() is None
+
+
+def test_cohorts_share_a_cache_by_their_sizes(source: FeatureSource, whole: MemoryBags) -> None:
+    """Two halves of the patients: both in memory, or both streamed, within one bound."""
+    halves = [(PATIENTS[part], SLIDES[part]) for part in (slice(0, 9), slice(9, None))]
+    needed = [cache.needed_bytes(source, slides, FLOAT32) for _, slides in halves]
+    assert sum(needed) == total_bytes(whole)
+
+    def opened(cache_bytes: int) -> list[Bags]:
+        return [
+            open_bags(source, patients, slides, FLOAT32, cache_bytes / 1e9, BATCH, other)
+            for (patients, slides), other in zip(halves, reversed(needed), strict=True)
+        ]
+
+    assert all(isinstance(bags, MemoryBags) for bags in opened(sum(needed) + 1))
+    room = sum(needed) // 2
+    streamed = opened(room)
+    held = 0
+    for bags, (patients, _) in zip(streamed, halves, strict=True):
+        assert isinstance(bags, CachedBags)
+        out = np.empty((int(bags.num_patches.max()), D), np.float32)
+        for index in range(len(patients)):
+            bags.read(index, 0, out[: bags.num_patches[index]])
+        held += bags.held_bytes
+    assert 0 < held <= room
+
+
+def test_resident_bags_are_read_once(
+    source: FeatureSource, whole: MemoryBags, counted: Counter[int]
+) -> None:
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
+    epochs = 4
+    orders = [
+        list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch))) for epoch in range(epochs)
+    ]
+    for order, following in zip(orders, [*orders[1:], []], strict=True):
+        bags.expect([*order, *following])
+        check(bags, whole, order)
+    read = sum(counted.values()) / whole.num_patches.sum()
+    once = [index for index in range(NUM_PATIENTS) if counted[index] == whole.num_patches[index]]
+    resident = whole.num_patches[once].sum() / whole.num_patches.sum()
+    assert resident > 0.3
+    assert read <= resident + epochs * (1 - resident)
+
+
+def test_pieces_of_several_bags_in_turn(source: FeatureSource, whole: MemoryBags) -> None:
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
+    order = list(range(NUM_PATIENTS))
+    bags.expect(order)
+    for first in range(0, NUM_PATIENTS, BATCH):
+        batch = order[first : first + BATCH]
+        cut = [(i, *piece) for i in batch for piece in pieces(int(whole.num_patches[i]))]
+        for index, start, number in sorted(cut, key=lambda piece: piece[1]):
+            found, expected = np.empty((2, number, D), np.float32)
+            bags.read(index, start, found)
+            whole.read(index, start, expected)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_expected_may_change_or_stay_away(source: FeatureSource, whole: MemoryBags) -> None:
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
+    bags.expect(range(NUM_PATIENTS))
+    check(bags, whole, [23, 3, 3, 11])
+    bags.expect([5, 5, 6])
+    check(bags, whole, [6, 5, 7, 5])
+    bags.expect([])
+    check(bags, whole, list(range(NUM_PATIENTS)))
+
+
+def test_many_readers(source: FeatureSource, whole: MemoryBags) -> None:
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
+    bags.expect(range(NUM_PATIENTS))
+    failures: list[BaseException] = []
+
+    def reader(seed: int) -> None:
+        try:
+            check(bags, whole, np.random.default_rng(seed).permutation(NUM_PATIENTS).tolist())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=reader, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_a_bad_bag_is_told_to_whoever_reads_it(source: FeatureSource, whole: MemoryBags) -> None:
+    path = pathlib.Path(source.path_of("11"))
+    rows = np.load(path)
+    rows[0, 3] = np.inf
+    np.save(path, rows)
+    bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
+    bags.expect(range(NUM_PATIENTS))
+    check(bags, whole, [0, 1, 2, 3, 4])
+    out = np.empty((int(whole.num_patches[5]), D), np.float32)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"11\.npy: NaN or infinity in the features"):
+            bags.read(5, 0, out)
+    check(bags, whole, list(range(6, NUM_PATIENTS)))
+
+
+@pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
+def test_slides_without_patches_beside_others_are_named(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, gigabytes: float
+) -> None:
+    for name, rows in (("a", 3), ("empty", 0), ("b", 2)):
+        np.save(tmp_path / f"{name}.npy", np.ones((rows, D), np.float32))
+    source = open_features(tmp_path)
+    with caplog.at_level("WARNING"):
+        open_bags(source, ["P", "Q"], [["a", "empty"], ["b"]], FLOAT32, gigabytes, 1)
+    assert "slides without patches (1)" in caplog.text
+    assert str(tmp_path / "empty.npy") in caplog.text
+
+
+def test_opened_by_size(source: FeatureSource, whole: MemoryBags) -> None:
+    gigabytes = total_bytes(whole) / 1e9
+
+    def opened(cache_gb: float) -> Bags:
+        return open_bags(source, PATIENTS, SLIDES, FLOAT32, cache_gb, BATCH)
+
+    assert isinstance(opened(0), MemoryBags)
+    assert isinstance(opened(gigabytes * 1.001), MemoryBags)
+    assert isinstance(opened(gigabytes / 2), CachedBags)
+    with pytest.raises(ValueError, match=r"data.cache_gb is 0 .* or more; found -1"):
+        opened(-1)
+
+
+@pytest.mark.parametrize("cache_gb", [0.0, 1e-8])
+def test_patients_without_patches(
+    source: FeatureSource, tmp_path: pathlib.Path, cache_gb: float
+) -> None:
+    np.save(tmp_path / "none.npy", np.empty((0, D), np.float32))
+    refilled = open_features(tmp_path)
+    with pytest.raises(EmptyBag, match="1 patients have no patch in any of their slides: B;"):
+        open_bags(refilled, ["A", "B"], [["01"], ["none"]], FLOAT32, cache_gb, BATCH)
+
+
+def test_memory_of_the_machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_LIMITS", ())
+    machine = cache.machine_memory()
+    assert 2**27 < machine < 2**50
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(cache, "_LIMITS", (tmp_path / "no such file", limit))
+    for text, expected in (("max\n", machine), (f"{2**26}\n", 2**26), (f"{2**60}\n", machine)):
+        limit.write_text(text)
+        assert cache.machine_memory() == expected

@@ -1,0 +1,223 @@
+"""Cohorts larger than the cache: the same training and evaluation, to the last bit."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pools
+import pytest
+
+from steph_jax import evaluate, train
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.data import cache, finite_check
+from steph_jax.data.cache import CachedBags
+from steph_jax.data.features import store_writer
+from steph_jax.data.features.open import open_features
+from steph_jax.training import epoch, experiment, loop, preflight, resume
+
+#: Far below the 40 KB that the patients of sim_a take: a bag or two stay, the others are streamed.
+TINY_GB = 1e-5
+#: Columns of a history that say how fast it went.
+TIMES = ["seconds", "slides_per_second", "patches_per_second", "waiting_share"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return pools.make(tmp_path_factory.mktemp("home"))
+
+
+def config_of(home: pathlib.Path, cache_gb: float, method: str = "steph") -> dict[str, Any]:
+    """Three epochs of fold 0."""
+    config = pools.config(home)
+    config |= {"method": method, "folds": [0], "epochs": 3}
+    config["data"]["cache_gb"] = cache_gb
+    return config
+
+
+@pytest.fixture(scope="module")
+def in_memory(home: pathlib.Path) -> pathlib.Path:
+    """A run with all bags in memory."""
+    train.train(config_of(home, 1.0), home / "in_memory")
+    return home / "in_memory"
+
+
+@pytest.fixture
+def expected(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """What streamed bags were told to expect, call by call; none where nothing was streamed."""
+    orders: list[list[int]] = []
+    real = CachedBags.expect
+
+    def expect(self: CachedBags, order: Sequence[int]) -> None:
+        orders.append(list(order))
+        real(self, order)
+
+    monkeypatch.setattr(CachedBags, "expect", expect)
+    return orders
+
+
+def digest(workdir: pathlib.Path) -> str:
+    return resume.fingerprint(saved_model.load_model(workdir / "fold_0" / "model"))
+
+
+def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Two runs whose parameters, histories, predictions and weights agree exactly."""
+    assert digest(one) == digest(other)
+    first, second = one / "fold_0", other / "fold_0"
+    histories = (pd.read_csv(of / "history.csv").drop(columns=TIMES) for of in (first, second))
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    for name in ("predictions_test.csv", "merge_weights_test.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    scores = (json.loads((of / "metrics.json").read_text()) for of in (first, second))
+    assert next(scores)["test"] == next(scores)["test"]
+
+
+def test_training_is_the_same(home, in_memory, expected, tmp_path):
+    train.train(config_of(home, TINY_GB), tmp_path / "streamed")
+    assert len(expected) >= 3, "the bags were not streamed"
+    assert_same(in_memory, tmp_path / "streamed")
+
+
+def test_evaluation_is_the_same(home, in_memory, expected, monkeypatch):
+    directory = in_memory / "fold_0"
+    names = ("predictions_test.csv", "merge_weights_test.csv")
+    before = {name: (directory / name).read_bytes() for name in names}
+    read = CachedBags.read
+    patches = 0
+
+    def counted(self: CachedBags, index: int, start: int, out: np.ndarray) -> None:
+        nonlocal patches
+        patches += len(out)
+        read(self, index, start, out)
+
+    monkeypatch.setattr(CachedBags, "read", counted)
+    scores = json.loads((directory / "metrics.json").read_text())
+    evaluate.evaluate_fold(directory, config_of(home, TINY_GB))
+    assert patches, "the bags were not streamed"
+    assert json.loads((directory / "metrics.json").read_text())["test"] == scores["test"]
+    assert before == {name: (directory / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("cache_gb", [TINY_GB, 1.0])
+def test_a_streamed_run_goes_on_where_it_stopped(
+    home, in_memory, expected, tmp_path, monkeypatch, cache_gb
+):
+    """In the same order, with the cache of before or another one."""
+
+    class Interrupted(Exception):
+        pass
+
+    real = epoch.train_epoch
+    passed = 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal passed
+        passed += 1
+        if passed == 2:
+            raise Interrupted
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_epoch", interrupted)
+    with pytest.raises(Interrupted):
+        train.train(config_of(home, TINY_GB), tmp_path / "w")
+    look, *before = expected
+    assert look == sorted(look), "all values are read before the first epoch"
+    assert len(before) == 2
+    expected.clear()
+    train.train(config_of(home, cache_gb), tmp_path / "w")
+    assert passed == 1 + 3, "the first epoch ran again"
+    if cache_gb == TINY_GB:
+        assert expected[0] == before[1], "the order of the second epoch has changed, or all is read"
+    assert_same(in_memory, tmp_path / "w")
+
+
+def spoiled(home: pathlib.Path, tmp_path: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
+    """The features of sim_a with a NaN in one file and a damaged chunk in another; their names."""
+    folder = tmp_path / "features"
+    shutil.copytree(home / "data" / "features" / "sim_a", folder)
+    paths = sorted(folder.iterdir())
+    nan, damaged = paths[2], paths[-1]
+    with h5py.File(nan, "r+") as file:
+        file["features"][..., 1, 3] = np.nan
+    with h5py.File(damaged, "r+") as file:
+        rows = file["features"][:]
+        del file["features"]
+        held = file.create_dataset("features", data=rows, chunks=rows.shape, compression="gzip")
+        file.flush()
+        chunk = held.id.get_chunk_info(0)
+    with damaged.open("r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(bytes(chunk.size))
+    config = config_of(home, TINY_GB, "abmil")
+    config["data"]["features"] = str(folder)
+    return config, [str(nan), str(damaged)]
+
+
+def test_all_bad_values_are_told_before_the_first_epoch(home, tmp_path, monkeypatch):
+    config, names = spoiled(home, tmp_path)
+    monkeypatch.setattr(loop, "train_epoch", None)  # not callable: no epoch begins
+    with pytest.raises(ValueError, match="values of 2 slides cannot be used") as error:
+        train.train(config, tmp_path / "w")
+    said = str(error.value).split("\n")[1:]
+    assert [sum(name in line for line in said) for name in names] == [1, 1]
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    with pytest.raises(TypeError, match="not callable"):
+        train.train(config | {"data": config["data"] | {"check_values": False}}, tmp_path / "w")
+
+
+def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
+    shutil.copytree(home / "data" / "features" / "sim_a", tmp_path / "features")
+    config = config_of(home, TINY_GB, "abmil")
+    config["data"]["features"] = str(tmp_path / "features")
+    cohort, pool, read = experiment.read_cohort(config), Pool(home / "pool"), []
+    real = finite_check.bad_slides
+
+    def looked(bags, progress):
+        read.append(len(bags.num_patches))
+        return real(bags, progress)
+
+    monkeypatch.setattr(finite_check, "bad_slides", looked)
+
+    def check(**data: Any) -> int:
+        of = config | {"data": config["data"] | data}
+        run = experiment.open_experiment(of, cohort, pool)
+        preflight.check_values(run, tmp_path / "marker")
+        return len(read)
+
+    assert [check(), check()] == [1, 1]
+    os.utime(next((tmp_path / "features").iterdir()), (1, 1))
+    assert [check(), check()] == [2, 2]
+    (tmp_path / "marker").unlink()
+    source = open_features(tmp_path / "features")
+    store_writer.pack(source, sorted(source.slide_ids), tmp_path / "x.store")
+    assert check(features=str(tmp_path / "x.store")) == 2
+    assert check(cache_gb=1.0) == 2
+    assert not (tmp_path / "marker").exists()
+
+
+def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
+    """`data.cache_gb` of configs/default.py, at both sides of the bound."""
+    config = pools.config(home)
+    assert config["data"]["cache_gb"] == 0
+    cohort = experiment.read_cohort(config)
+    monkeypatch.setattr(cache, "machine_memory", lambda: 10**9)
+    bags = experiment.read_bags(config, "sim_a", cohort.table)
+    needed = int(bags.num_patches.sum()) * bags.feature_dim * bags.dtype.itemsize
+    for memory, streamed in ((4 * needed, False), (4 * needed - 4, True)):
+        monkeypatch.setattr(cache, "machine_memory", lambda memory=memory: memory)
+        opened = experiment.read_bags(config, "sim_a", cohort.table)
+        assert isinstance(opened, CachedBags) == streamed
+
+
+def test_joined_cohorts_are_the_same(home, expected, tmp_path):
+    for name, cache_gb in (("memory", 1.0), ("streamed", TINY_GB)):
+        config = config_of(home, cache_gb, "joint") | {"epochs": 1}
+        train.train(config, tmp_path / name)
+        assert (name == "streamed") == bool(expected)
+    assert digest(tmp_path / "memory") == digest(tmp_path / "streamed")

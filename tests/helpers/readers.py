@@ -1,0 +1,294 @@
+"""Every reader of files that others wrote, with sound files of each layout, to be mutated."""
+
+import dataclasses
+import io
+import json
+import pathlib
+import pickle
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable
+
+import h5py
+import ml_dtypes
+import numpy as np
+from torch_writer import View, pickled_tensor, stream_bytes, zip_bytes
+
+from steph_jax.data.features import store
+from steph_jax.data.features.open import open_features
+from steph_jax.data.tables import Columns, read_split, read_table
+
+N, D = 6, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Something that reads files of others.
+
+    Attributes:
+        seeds: sound files, as bytes.
+        place: puts bytes into a new folder, as the reader expects them; returns what to read.
+        read: gives a value or raises the documented error.
+        native: the C library that may end the process, or never come back, if one may.
+    """
+
+    seeds: Callable[[], list[bytes]]
+    place: Callable[[pathlib.Path, bytes], pathlib.Path]
+    read: Callable[[pathlib.Path], object]
+    native: str = ""
+
+
+# What reads.
+
+
+def features(path: pathlib.Path) -> None:
+    """All slides of a source, and that they are what their layouts say."""
+    source = open_features(path)
+    for slide in list(source.slide_ids)[:3]:
+        assert isinstance(source.encoder(slide), str)
+        layout = source.layout(slide)
+        rows = source.read(slide)
+        assert rows.shape == (layout.num_patches, layout.dim)
+        assert source.read(slide, dtype=np.float32).shape == rows.shape
+        assert rows.dtype == layout.dtype.newbyteorder("=")
+
+
+def checkpoint(path: pathlib.Path) -> None:
+    """Conversion of a checkpoint, up to the moment when the model would be written."""
+    from steph_jax.checkpoints import torch_import
+    from steph_jax.models import steph
+
+    class Unwritten(torch_import.Pool):
+        def add(self, name: str, model: object) -> None:
+            assert name == "x"
+
+    unsaid = torch_import.Unsaid(options=steph.Options(top_k=2))
+    torch_import.convert(path, Unwritten(path.parent / "pool"), "x", unsaid)
+
+
+def model_record(path: pathlib.Path) -> None:
+    """The record of a stored model."""
+    from steph_jax.checkpoints import saved_model
+
+    saved_model.load_header(path)
+
+
+def table(path: pathlib.Path) -> None:
+    """A survival table as training reads it."""
+    read = read_table(path)
+    assert len(read.patients) == len(read.time) == len(read.event) == len(read.slides)
+    assert np.isfinite(read.time).all()
+
+
+def checked_table(path: pathlib.Path) -> None:
+    """A survival table as `check` reads it: whatever it holds, there are findings."""
+    from steph_jax.checks import findings, tables
+
+    _, found = tables.check_table(path, Columns())
+    assert findings.report(found)
+
+
+def split(path: pathlib.Path) -> None:
+    """A split of patients."""
+    read_split(path)
+
+
+# Sound files.
+
+
+def rows(dtype: object = np.float32) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((N, D)).astype(dtype)
+
+
+def in_file(suffix: str) -> Callable[[pathlib.Path, bytes], pathlib.Path]:
+    def place(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+        path = folder / f"input{suffix}"
+        path.write_bytes(data)
+        return path
+
+    return place
+
+
+def written(suffix: str, *writers: Callable[[pathlib.Path], object]) -> list[bytes]:
+    """The files that some writers write."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, write in enumerate(writers):
+            path = pathlib.Path(folder) / f"{number}{suffix}"
+            write(path)
+            found.append(path.read_bytes())
+    return found
+
+
+def hdf5_files() -> list[bytes]:
+    def trident(path: pathlib.Path) -> None:
+        with h5py.File(path, "w") as file:
+            dataset = file.create_dataset(
+                "features", data=rows(), maxshape=(None, D), chunks=(1, D), dtype="f4"
+            )
+            dataset.attrs.update(encoder="uni_v2", savetodir="x/features_uni_v2", mpp=0.5)
+            file["coords"] = np.zeros((N, 2), np.int64)
+
+    def release(path: pathlib.Path) -> None:
+        with h5py.File(path, "w") as file:
+            file["features"] = rows(np.float16)[None]
+
+    def zipped(path: pathlib.Path) -> None:
+        with h5py.File(path, "w", libver="latest") as file:
+            options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+            file.create_dataset("features", data=rows(np.float64), chunks=(4, D), **options)
+
+    return written(".h5", trident, release, zipped)
+
+
+def numpy_archives() -> list[bytes]:
+    return written(
+        ".npz",
+        lambda path: np.savez(path, features=rows(), coords=np.zeros((N, 2))),
+        lambda path: np.savez_compressed(path, np.asfortranarray(rows(np.float64))),
+    )
+
+
+def numpy_arrays() -> list[bytes]:
+    arrays = [rows(), rows(np.float16)[None], np.asfortranarray(rows(">f8")), np.zeros((0, D))]
+    found = []
+    for array in arrays:
+        file = io.BytesIO()
+        np.save(file, array)
+        found.append(file.getvalue())
+    return found
+
+
+def tensors(write: Callable[[object], bytes]) -> list[bytes]:
+    base = rows()
+    values = [
+        base,
+        View(base, (D, N), (1, D)),
+        {"features": View(base, (3, D), (D, 1), offset=D), "coords": View(base)},
+        {"features": rows(ml_dtypes.bfloat16)[None]},
+    ]
+    return [write(value) for value in values]
+
+
+def pickled() -> list[bytes]:
+    arrays = [pickle.dumps(rows(), protocol) for protocol in (2, 4, 5)]
+    return [*arrays, pickled_tensor(rows()[None]), pickle.dumps({"features": rows(np.float16)})]
+
+
+def states(write: Callable[[object], bytes]) -> list[bytes]:
+    """Checkpoints of an ABMIL and of a STEPH model with the names of the published program."""
+    e, a, t = 5, 3, 4
+    shapes = {
+        "feat_proj.0": (e, D),
+        "attention_net.attention_a.0": (a, e),
+        "attention_net.attention_b.0": (a, e),
+        "attention_net.attention_c": (1, a),
+        "pred_head": (t, e),
+    }
+    h = 512
+    layers = {"regulate_layer_emb.0": (h, D), "regulate_layer_prj.0": (h, h)}
+    layers |= {"regulate_layer_prj.3": (2, h), "vecmix_layer.0": (h, h), "vecmix_layer.3": (2, h)}
+
+    def state(of: dict[str, tuple[int, int]]) -> OrderedDict[str, View]:
+        tensors = OrderedDict()
+        for name, (rows_, columns) in of.items():
+            one = np.ones(1, np.float32)  # one value, repeated by its strides, keeps files small
+            tensors[f"{name}.weight"] = View(one, (rows_, columns), (0, 0))
+            tensors[f"{name}.bias"] = View(one, (rows_,), (0,))
+        return tensors
+
+    model = state(shapes)
+    model["feat_proj.0.weight"] = View(np.tile(rows()[0], (2 * h, 1)), (e, D), (2 * D, 1))
+    encoder = {name.replace(".", "_"): v for name, v in model.items() if "pred_head" not in name}
+    merged = state(layers | {"pred_head": shapes["pred_head"]})
+    for name, value in model.items():
+        merged |= {f"null_model.{name}": value, f"target_model.{name}": value}
+    for prefix in ("task_vectors.0", "task_vectors.1", "target_task_vector"):
+        merged |= {f"{prefix}.{name}": value for name, value in encoder.items()}
+    optimizer = {"state": {0: {"step": 3, "lr": 1e-4}}, "param_groups": [{"params": [0]}]}
+    return [write({"model": model, "epoch": 19, "optimizer": optimizer}), write({"model": merged})]
+
+
+def in_lmdb(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+    """An LMDB whose value of a slide, or of the names of its slides, is `data`."""
+    import lmdb
+
+    path = folder / "input.lmdb"
+    options = {"subdir": False, "sync": False, "lock": False, "map_size": 2**20}
+    with (
+        lmdb.open(str(path), **options) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        is_names = b"s.1" in data[:40]
+        transaction.put(b"s.1", pickle.dumps(rows()) if is_names else data)
+        transaction.put(b"__keys__", data if is_names else pickle.dumps(["s.1.pt"]))
+    return path
+
+
+def lmdb_values() -> list[bytes]:
+    return [*pickled(), *tensors(stream_bytes), pickle.dumps(["s.1.pt", "t.pt"])]
+
+
+def lmdb_files() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = in_lmdb(pathlib.Path(folder), pickled_tensor(rows()[None]))
+        return [path.read_bytes()]
+
+
+def in_store(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+    path = folder / "input.store"
+    path.mkdir()
+    (path / store.DATA).write_bytes(rows().tobytes())
+    (path / store.INDEX).write_bytes(data)
+    return path
+
+
+def store_headers() -> list[bytes]:
+    source = {"path": "a.h5", "shape": [4, D], "dtype": "float32", "size": 9, "mtime_ns": 1}
+    slides = (store.Record("a", 0, 4, "0" * 64, source), store.Record("b", 4, 2, "1" * 64, source))
+    index = store.Index("float32", D, N, slides, {"c": "unreadable"}, {"location": "a"})
+    return [index.to_json().encode()]
+
+
+def in_model(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+    path = folder / "model"
+    path.mkdir()
+    (path / "model.json").write_bytes(data)
+    return path
+
+
+def model_records() -> list[bytes]:
+    architecture = {"feature_dim": D, "embed_dim": 5, "attention_dim": 3, "num_bins": 4}
+    record = {"format": 1, "kind": "abmil", "architecture": architecture, "settings": {"fold": 0}}
+    return [json.dumps(record | {"params": {"pred_head": {"bias": ["float32", [4]]}}}).encode()]
+
+
+def csv_tables() -> list[bytes]:
+    lines = ["patient_id,pathology_id,project,t,e"]
+    lines += [f"TCGA-{i:02},TCGA-{i:02}-DX1,x,{100.5 * i},{i % 2}" for i in range(8)]
+    quoted = '"patient_id","pathology_id","t","e"\r\n"é, 1","s 1","1e3","1"\r\n'
+    return ["\n".join(lines).encode(), b"\xef\xbb\xbf" + quoted.encode()]
+
+
+def csv_splits() -> list[bytes]:
+    lines = [f"{i},TCGA-{i:02},{'' if i else 'TCGA-80'},TCGA-9{i}" for i in range(5)]
+    return ["\n".join([",train,test,val", *lines]).encode(), b"train,test\na,b\nc,"]
+
+
+READERS = {
+    "checkpoint, zip": Reader(lambda: states(zip_bytes), in_file(".pth"), checkpoint),
+    "checkpoint, legacy": Reader(lambda: states(stream_bytes), in_file(".pth"), checkpoint),
+    ".pt, zip": Reader(lambda: tensors(zip_bytes), in_file(".pt"), features),
+    ".pt, legacy": Reader(lambda: tensors(stream_bytes), in_file(".pt"), features),
+    ".pt, pickle": Reader(pickled, in_file(".pt"), features),
+    ".npy": Reader(numpy_arrays, in_file(".npy"), features),
+    ".npz": Reader(numpy_archives, in_file(".npz"), features),
+    "LMDB values": Reader(lmdb_values, in_lmdb, features),
+    "LMDB files": Reader(lmdb_files, in_file(".lmdb"), features, "LMDB"),
+    "HDF5": Reader(hdf5_files, in_file(".h5"), features, "libhdf5"),
+    "packed store": Reader(store_headers, in_store, features),
+    "survival table": Reader(csv_tables, in_file(".csv"), table),
+    "survival table, check": Reader(csv_tables, in_file(".csv"), checked_table),
+    "split": Reader(csv_splits, in_file("_0.csv"), split),
+    "model.json": Reader(model_records, in_model, model_record),
+}

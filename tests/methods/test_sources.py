@@ -1,0 +1,168 @@
+"""Merging rules without mixup: against the published program, and what they refuse."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_bags
+from reference_bags import NUM_PATHWAYS, difference
+
+from steph_jax.checkpoints import torch_names
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.batches import Layout, make_batch
+from steph_jax.engine.step import Program, device_mesh
+from steph_jax.methods.base import Merging, Spec
+from steph_jax.methods.dynamic import DynamicMethod
+from steph_jax.methods.learned import LearnedMethod
+from steph_jax.methods.registry import recipe
+from steph_jax.methods.sources import gather, source_names, with_prepared
+from steph_jax.models import merging, roupkt, steph
+from steph_jax.models.abmil import Architecture
+
+TARGET = "tcga_gbmlgg"
+
+
+@pytest.fixture(scope="module")
+def recorded(parity):
+    return np.load(parity / "options.npz")
+
+
+@pytest.fixture(scope="module")
+def pool(parity, recorded, tmp_path_factory):
+    """The recorded models, imported."""
+    pool = Pool(tmp_path_factory.mktemp("pool"))
+    for name in ("null", TARGET, *recorded["sources"]):
+        state = reference_bags.abmil_state(parity, str(name))
+        architecture, params = torch_names.abmil_from_torch(state)
+        place = "null" if name == "null" else f"{name}-fold_0"
+        pool.add(place, SavedModel("abmil", architecture, {}, params))
+    return pool
+
+
+@pytest.fixture(scope="module")
+def spec(recorded):
+    """Fold 0 of the target, its own model not among the sources."""
+    return Spec(
+        dataset=TARGET,
+        fold=0,
+        seed=0,
+        architecture=Architecture(),
+        num_outputs=32,
+        output="hazard",
+        bins=None,
+        sources=tuple(map(str, recorded["sources"])),
+        steph=steph.Options(),
+        merge_weight=0.005,
+        mix_weight=0.05,
+        merging=Merging(include_target=False),
+        roupkt=roupkt.Options(),
+        transfer_source="",
+    )
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The type of all arrays of a merged model."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+#: In float64 what is left is the rounding of the record, and of the models as they are stored.
+TOLERANCE = {"float32": 1e-5, "float64": 3e-6}
+
+
+def outputs(shared, recorded, ready, dtype):
+    store = reference_bags.bags(shared, TARGET, recorded["patient_id"], dtype)
+    program = Program(ready[0], None, device_mesh(jax.devices()[:1]), 4)
+    batch = make_batch(store, Layout(((4, NUM_PATHWAYS),)), range(4), {}, 4)
+    trainable, frozen = jax.tree.map(lambda x: jnp.asarray(x, dtype), (ready[1], ready[2]))
+    out = program.evaluate(trainable, frozen, batch)
+    assert out.logits.dtype == dtype
+    return out
+
+
+@pytest.mark.parametrize("case", ["fix", "average"])
+def test_untrained(shared, recorded, pool, spec, dtype, case):
+    model = recipe(case).start(spec, pool)
+    np.testing.assert_allclose(model.settings["weights"], recorded[f"{case}/w"], rtol=1e-6)
+    out = outputs(shared, recorded, recipe(model.kind).restore(model, None), dtype)
+    assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("case", ["learned", "learned_with_target"])
+def test_learned(parity, shared, recorded, pool, spec, dtype, case):
+    if case == "learned_with_target":
+        spec = dataclasses.replace(spec, merging=Merging(include_target=True))
+    model = recipe("learned").start(spec, pool)
+    num_sources = len(model.settings["sources"])
+    np.testing.assert_allclose(model.params["trainable"]["weights"], 1 / num_sources)
+    state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
+    head = {"kernel": state["pred_head.weight"].T, "bias": state["pred_head.bias"]}
+    trainable = {"weights": recorded[f"{case}/w"].astype(np.float32), "pred_head": head}
+    ready = (LearnedMethod(model.architecture), trainable, model.params["frozen"])
+    out = outputs(shared, recorded, ready, dtype)
+    assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
+    assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
+
+
+def test_dynamic(parity, shared, recorded, pool, spec, dtype):
+    model = recipe("dynamic").start(spec, pool)
+    state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
+    linear = {
+        name: {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
+        for name in (
+            "pred_head",
+            "regulate_layer_emb.0",
+            "regulate_layer_prj.0",
+            "regulate_layer_prj.3",
+        )
+    }
+    trainable = {
+        "pred_head": linear["pred_head"],
+        "embedding": linear["regulate_layer_emb.0"],
+        "weights": {
+            "hidden": linear["regulate_layer_prj.0"],
+            "output": linear["regulate_layer_prj.3"],
+        },
+    }
+    method = DynamicMethod(model.architecture, len(spec.sources))
+    out = outputs(shared, recorded, (method, trainable, model.params["frozen"]), dtype)
+    assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
+    assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]
+
+
+def test_what_is_refused(pool, spec):
+    with pytest.raises(ValueError, match="none, ties, iso_c, iso_cts, not 'dare'"):
+        Merging(prepare="dare")
+    two = Merging(include_target=False, weights=(0.1, 0.2))
+    with pytest.raises(ValueError, match="expected 7, found 2"):
+        recipe("fix").start(dataclasses.replace(spec, merging=two), pool)
+    with pytest.raises(ValueError, match=r"32 outputs where loss.terms and bins ask for 1"):
+        recipe("zero_shot").start(dataclasses.replace(spec, num_outputs=1), pool)
+    with pytest.raises(ValueError, match=r"transfer.source is the target itself"):
+        recipe("fine_tune").start(dataclasses.replace(spec, transfer_source=TARGET), pool)
+    with pytest.raises(FileNotFoundError, match="no model of 'tcga_gbmlgg' for fold 3"):
+        recipe("learned").start(dataclasses.replace(spec, fold=3), pool)
+    with pytest.raises(ValueError, match="method is one of abmil, zero_shot"):
+        recipe("lora")
+    alone = dataclasses.replace(spec, sources=(TARGET,))
+    with pytest.raises(ValueError, match="no cohort is left to be joined"):
+        recipe("joint").start(alone, pool)
+    with pytest.raises(ValueError, match="no source model is left to merge"):
+        gather(alone, pool, False, "mil_encoder")
+
+
+def test_a_preparation_without_result_is_refused(pool, spec, monkeypatch):
+    def without_last(kind, target, sources):
+        return jax.tree.map(
+            lambda x: np.where(np.arange(len(x)) < len(x) - 1, x.T, np.nan).T, sources
+        )
+
+    monkeypatch.setattr(merging, "prepare", without_last)
+    asked = with_prepared(spec, "iso_cts")
+    name = source_names(asked, pool, False)[-1]
+    with pytest.raises(ValueError, match=f"iso_cts of the task vectors .* of {name} is not finite"):
+        gather(asked, pool, False, "mil_encoder")

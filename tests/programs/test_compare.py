@@ -1,0 +1,215 @@
+"""Comparisons: what is run, what is written, and what is said of it."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pictures
+import pools
+import pytest
+
+from steph_jax import compare, run_directory, train
+from steph_jax.evaluation import comparison, comparison_report, fold_results
+from steph_jax.evaluation.comparison import Difference
+from steph_jax.survival import metrics, significance
+from steph_jax.survival.significance import Interval
+
+METHODS, SEEDS = ("abmil", "average", "roupkt"), (1, 2)
+COMMAND = "python -m steph_jax.compare"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return pools.make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def config(world):
+    return pools.config(world)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures_of_runs(monkeypatch):
+    pictures.leave_out(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def compared(world, tmp_path_factory):
+    """A finished comparison: (its directory, what was found)."""
+    workdir = tmp_path_factory.mktemp("W")
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.leave_out(patch)
+        found = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
+    return workdir, found
+
+
+def test_the_table_of_the_contract(compared):
+    workdir, _ = compared
+    table = pd.read_csv(workdir / "compare.csv")
+    assert list(table) == ["method", "fold", "seed", "c_index"]
+    assert len(table) == len(METHODS) * len(SEEDS) * 2
+    for row in table.itertuples():
+        fold = workdir / f"{row.method}-seed_{row.seed}" / f"fold_{row.fold}"
+        written = json.loads((fold / "metrics.json").read_text())
+        assert row.c_index == pytest.approx(written["test"]["c_index"], abs=1e-8)
+        assert (written["method"], written["seed"]) == (row.method, row.seed)
+
+
+def test_numbers_follow_from_the_predictions(compared):
+    workdir, found = compared
+    table = pd.read_csv(workdir / "compare_table.csv").set_index("method")
+    folds = {}
+    for method in METHODS:
+        of_seeds = []
+        for seed in SEEDS:
+            directory = workdir / f"{method}-seed_{seed}"
+            tests = [pd.read_csv(directory / f"fold_{k}/predictions_test.csv") for k in (0, 1)]
+            of_seeds.append([metrics.concordance_index(p["t"], p["e"], p["risk"]) for p in tests])
+        folds[method] = np.mean(of_seeds, axis=0)
+        row = table.loc[method]
+        np.testing.assert_allclose(row[["fold_0", "fold_1"]].astype(float), folds[method])
+        assert row["mean"] == pytest.approx(np.mean(folds[method]))
+        assert row["sd"] == pytest.approx(np.std(folds[method], ddof=1))
+        assert row["seed_sd"] == pytest.approx(np.std(np.mean(of_seeds, axis=1), ddof=1), abs=1e-9)
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert found.differences.keys() == {"average", "roupkt"}
+    difference = folds["roupkt"] - folds["abmil"]
+    row = table.loc["roupkt"]
+    assert row["difference"] == pytest.approx(difference.mean())
+    split = fold_results.read_patients(workdir / "abmil-seed_1/fold_0")[1]
+    sizes = [len(split.train)] * 2, [len(split.test)] * 2
+    p = significance.corrected_t_test(difference, *sizes)
+    assert row["p"] == pytest.approx(p, rel=0.05)
+    assert row["difference_low"] <= row["difference_high"]
+    assert math.isnan(table.loc["abmil", "difference"])
+    assert table.loc["average", "trainable_parameters"] == 0
+    assert table.loc["average", "train_seconds_per_fold"] == 0
+    assert table.loc["average", "flops_per_slide"] == table.loc["abmil", "flops_per_slide"]
+    assert table.loc["roupkt", "flops_per_slide"] > 3.5 * table.loc["abmil", "flops_per_slide"]
+    assert (table["seconds_per_slide"] > 0).all()
+
+
+def test_the_pages_for_people(compared):
+    workdir, _ = compared
+    page = (workdir / "compare.md").read_text()
+    for text in (
+        f"    {COMMAND}",
+        "| method | fold 0 | fold 1 | mean | sd | sd of seeds | difference to abmil [95 %] | p |",
+        "- `roupkt`: ",
+        "These are 2 comparisons",
+        "mean of the seeds 1, 2",
+        "GFLOP and ms per slide: inference on a slide of N = ",
+    ):
+        assert text in page
+    tex = (workdir / "compare.tex").read_text()
+    (titles,) = [line for line in tex.splitlines() if line.startswith("method &")]
+    assert "[95 \\%]" in titles
+    assert all(
+        line.count(" & ") == titles.count(" & ") for line in tex.splitlines() if " & " in line
+    )
+    for picture in ("compare", "differences"):
+        assert (workdir / f"{picture}.png").stat().st_size > 10_000
+
+
+def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch):
+    workdir, first = compared
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("*/fold_*/*")}
+
+    def refuse(*given):
+        raise AssertionError("trained or measured again")
+
+    monkeypatch.setattr(train, "train", refuse)
+    monkeypatch.setattr(compare.cost, "seconds_per_slide", refuse)
+    fewer = compare.compare(config, ["roupkt"], [1], workdir, COMMAND)
+    assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/fold_*/*")} == before
+    assert fewer.differences == {}
+    page = (workdir / "compare.md").read_text()
+    assert "`abmil` is not among the methods, so differences to it are left out" in page
+    assert "difference to" not in page.split("## What the differences")[0]
+    again = compare.compare(config, METHODS, SEEDS, workdir, COMMAND)
+    assert again.intervals == first.intervals
+    with pytest.raises(ValueError, match=r"other settings; use them, or another --workdir"):
+        compare.compare(config | {"epochs": 2}, METHODS, SEEDS, workdir, COMMAND)
+
+
+def test_a_comparison_goes_on_where_it_was(compared, config, tmp_path):
+    workdir, first = compared
+    shutil.copytree(workdir, tmp_path / "W")
+    shutil.rmtree(tmp_path / "W/abmil-seed_2/fold_1")
+    kept = (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns
+    again = compare.compare(config, METHODS, SEEDS, tmp_path / "W", COMMAND)
+    assert (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns == kept
+    assert again.intervals == first.intervals
+
+
+def test_runs_that_were_tested_on_others_are_not_compared(compared, tmp_path):
+    workdir, _ = compared
+    shutil.copytree(workdir, tmp_path / "W")
+    path = tmp_path / "W/roupkt-seed_1/fold_1/predictions_test.csv"
+    predictions = pd.read_csv(path)
+    predictions.loc[0, "t"] += 1
+    predictions.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"roupkt-seed_1 were tested on other patients, .* fold 1"):
+        comparison.compare_runs(tmp_path / "W", "sim_a", METHODS, SEEDS, (0, 1))
+    predictions.drop(columns="risk").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"expected the columns patient_id, t, e, risk"):
+        comparison.compare_runs(tmp_path / "W", "sim_a", METHODS, SEEDS, (0, 1))
+
+
+def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
+    with pytest.raises(ValueError, match=r"method is one of abmil, .*; found 'stef'"):
+        compare.compare(config, ["abmil", "stef"], [1], tmp_path, COMMAND)
+    with pytest.raises(ValueError, match=r"each of them once; found --methods abmil,abmil"):
+        compare.compare(config, ["abmil", "abmil"], [1], tmp_path, COMMAND)
+    with pytest.raises(FileNotFoundError, match=r"no model of 'sim_b' for fold 1.*pool.save=true"):
+        compare.compare(config | {"dataset": "sim_b"}, ["abmil", "steph"], [1], tmp_path, COMMAND)
+    saving = config | {"pool": config["pool"] | {"save": True}}
+    absent = config | {"sources": ("sim_b", "sim_x")}
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"joint trains on .* sim_x too: .*sim_x_survival.csv.*--config.sources",
+    ):
+        compare.compare(absent, ["abmil", "joint"], [1], tmp_path, COMMAND)
+    with pytest.raises(ValueError, match=r"pool.save is for `steph_jax.train`"):
+        compare.compare(saving, ["abmil"], [1], tmp_path, COMMAND)
+    with pytest.raises(ValueError, match=r"--seeds are whole numbers, as 42,43; found 42,x"):
+        compare.whole_numbers(["42", "x"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mean", "interval", "p", "said"),
+    [
+        (0.02, (0.01, 0.03), 0.01, "better, beyond the noise of patients and of folds"),
+        (-0.02, (-0.03, -0.01), 0.01, "worse, beyond the noise"),
+        (0.02, (-0.01, 0.05), 0.4, "within the noise"),
+        (0.02, (-0.01, 0.05), 0.01, "within the noise: the folds agree"),
+        (0.02, (0.01, 0.03), 0.2, "within the noise of folds, though better"),
+        (0.02, (0.01, 0.03), math.nan, "better, as far as patients go"),
+        (0.02, (-0.01, 0.03), math.nan, "within the noise"),
+        (math.nan, (math.nan, math.nan), math.nan, "not known"),
+    ],
+)
+def test_what_is_said_of_a_difference(mean, interval, p, said):
+    text = comparison.verdict(Difference(mean, Interval(*interval), p, np.zeros(2)))
+    assert text.startswith(said)
+
+
+def test_folds_that_differ_alike_are_not_too_few():
+    alike = Difference(0.02, Interval(0.01, 0.03), math.nan, np.full(5, 0.02))
+    assert comparison.verdict(alike).endswith(
+        "all folds differ alike, so there is no test over them"
+    )
+    alone = alike._replace(folds=np.full(1, 0.02))
+    assert comparison.verdict(alone).endswith("there are too few folds for a test over them")
+
+
+def test_one_fold_one_seed_one_method(compared):
+    workdir, _ = compared
+    found = comparison.compare_runs(workdir, "sim_a", ["abmil"], [1], [0], resamples=50)
+    assert math.isnan(found.seed_sd("abmil"))
+    assert "sd of seeds" not in comparison_report.columns(found)
+    assert comparison_report.words(found) == ["There is no method beside `abmil`."]
+    assert run_directory.is_finished(workdir / "abmil-seed_1/fold_0")
