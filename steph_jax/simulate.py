@@ -1,6 +1,6 @@
 """Makes cohorts with a known truth: `python -m steph_jax.simulate OUT`.
 
-OUT has the layout of UNI2-h-DSS (SPEC 5), for datasets sim_a, sim_b, ...:
+OUT has the layout of UNI2-h-DSS, for datasets sim_a, sim_b, ...:
 OUT/{dataset}/{dataset}_survival.csv and splits_{0..4}.csv, OUT/features/{dataset}/{slide}.h5; and
 beside it the truth: OUT/truth.json and OUT/{dataset}/{dataset}_truth.csv.
 

@@ -34,7 +34,7 @@ _MEMBER_NAME = re.compile(r"abmil.*?-data_(?P<dataset>.+)-fold_(?P<fold>\d+)")
 
 @dataclasses.dataclass(frozen=True)
 class Unsaid:
-    """What files do not say of the models in them; the defaults are SPEC's.
+    """What files do not say of the models in them; the defaults are the paper's.
 
     Attributes:
         sources: names of a STEPH model's sources, in order; () for source_0, source_1, ...

@@ -65,7 +65,7 @@ def left_out(table: SurvivalTable) -> str:
 
 
 def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns: Columns) -> Cohort:
-    """Reads the table and the splits of a dataset (SPEC 5) and checks them against each other.
+    """Reads the table and the splits of a dataset and checks them against each other.
 
     Args:
         root: folder of datasets.

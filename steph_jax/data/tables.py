@@ -1,4 +1,4 @@
-"""Survival tables and splits on disk (SPEC 5).
+"""Survival tables and splits on disk (docs/method.md, section 6).
 
     {root}/{dataset}/{dataset}_survival.csv   one row per slide: patient, slide, time, event
     {root}/{dataset}/splits_{k}.csv           train, test and perhaps validation: patient ids
@@ -41,7 +41,7 @@ WHERE_TO_GET_DATA = (
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """How a table names and codes what SPEC 5 calls patient_id, pathology_id, t and e.
+    """Names and coding of the columns that UNI2-h-DSS calls patient_id, pathology_id, t and e.
 
     Attributes:
         patient: column of patient ids.
@@ -201,7 +201,7 @@ def read_slides(
 
     Args:
         path: a CSV file with one row per slide. Columns beyond the two needed are ignored.
-        columns: names of the columns; those of SPEC 5 if left out.
+        columns: names of the columns; those of UNI2-h-DSS if left out.
 
     Returns:
         slide ids by patient id, both sorted.
@@ -221,7 +221,7 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
 
     Args:
         path: the file. Columns beyond the four needed are ignored.
-        columns: names, unit and coding of the columns; those of SPEC 5 if left out.
+        columns: names, unit and coding of the columns; as in UNI2-h-DSS if left out.
 
     Returns:
         the patients, sorted by id, with times in days.

@@ -1,4 +1,5 @@
-"""The cancer-specific model: one ABMIL, every tensor trained (SPEC 1)."""
+"""The cancer-specific model: one ABMIL, every tensor trained (equations 1 to 5 of
+docs/method.md)."""
 
 import dataclasses
 import fcntl

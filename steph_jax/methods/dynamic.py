@@ -1,6 +1,6 @@
-"""`dynamic`: a hypernetwork weighs the task vectors of all sources for every slide (SPEC 2).
+"""`dynamic`: a hypernetwork weighs the task vectors of all sources for every slide.
 
-theta(X) = theta_0 + sum_s w_s(X) tau_s,   w from the hypernetwork of STEPH, without mixup
+theta(X) = theta_0 + sum_s w_s(X) tau_s,   w from the hypernetwork of STEPH (equations 10 and 15)
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""`fix` and `average`: task vectors summed with weights that nobody trains (SPEC 2).
+"""`fix` and `average`: task vectors summed with constant weights (equation 15 of docs/method.md).
 
     theta = theta_0 + sum_s w_s tau_s,   w_s = 0.3 (or as given), or 1 / S;   pred_head is theta_t's
 

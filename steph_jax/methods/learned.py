@@ -1,5 +1,5 @@
 """`learned`: one trained weight per source and a new head; `ties`, `iso_c` and `iso_cts` prepare
-the task vectors first (SPEC 2).
+the task vectors first (equations 15 to 22 of docs/method.md).
 
     theta = theta_0 + sum_s w_s tau_s,   w_s trained from 1 / S
 """

@@ -1,4 +1,4 @@
-"""What merging rules without mixup share: theta = theta_0 + sum_s w_s tau_s (SPEC 2).
+"""What merging rules without mixup share: theta = theta_0 + sum_s w_s tau_s.
 
 Only the encoder is merged. The target is one of the sources by default, and then last.
 """

@@ -1,4 +1,4 @@
-"""STEPH as a method: hypernetworks embed, their weights merge, a new head predicts (SPEC 2)."""
+"""STEPH as a method: hypernetworks embed, their weights merge, a new head predicts."""
 
 import dataclasses
 from typing import Any, cast

@@ -1,5 +1,7 @@
 """`steph_target`: STEPH that starts from the target's own model, encoder and head.
 
+Equation 14 of docs/method.md:
+
     theta(X) = theta_t + sum_{s in K} w_s [lambda_s tau_t + (1 - lambda_s) tau_s]
 
 Beyond the paper; all else is as in `steph`, and so is the stored model.

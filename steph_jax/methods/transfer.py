@@ -1,4 +1,4 @@
-"""`zero_shot` and `fine_tune`: one source's model, unchanged or trained on (SPEC 9).
+"""`zero_shot` and `fine_tune`: one source's model, unchanged or trained on.
 
 The source is `transfer.source`, or the one whose model has the best C-index on the target's
 training patients of the fold. A model that stays unchanged is read by its own loss and time bins,

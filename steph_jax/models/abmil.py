@@ -1,5 +1,7 @@
 """The base model: attention-based multiple-instance learning (ABMIL, Ilse et al. 2018).
 
+Equations 1 to 5 of docs/method.md:
+
     h_n    = relu(W_f x_n + b_f)
     a_n    = w_c . (drop(tanh(W_a h_n + b_a)) * drop(sigmoid(W_b h_n + b_b))) + b_c
     z      = sum_n softmax(a)_n h_n
@@ -117,7 +119,7 @@ class AttentionNet(nn.Module):
 
 
 class Abmil(nn.Module):
-    """ABMIL over one bag of patches; SPEC names the equations at the head of this module.
+    """ABMIL over one bag of patches; equations 1 to 5 of docs/method.md.
 
     Attributes:
         architecture: dimensions and variant.

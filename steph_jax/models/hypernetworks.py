@@ -1,5 +1,7 @@
 """The hypernetworks of STEPH: from a bag to a weight and a mixing ratio for every source.
 
+Equations 9 to 11 of docs/method.md:
+
     g      = mean_n relu(W_e x_n + b_e)
     w      = out(MLP_w(g)),  MLP = Linear relu dropout(0.25) Linear,  out = relu by default
     r      = relu(MLP_m(g)),  lambda = 1 / (1 + r)

@@ -1,4 +1,6 @@
-"""Preparing task vectors before they are merged: TIES, Iso-C and Iso-CTS (SPEC 2).
+"""Preparing task vectors before they are merged: TIES, Iso-C and Iso-CTS.
+
+Equations 16 to 22 of docs/method.md.
 
 Each source's task vector tau_s is paired with the target's, tau_t, and the result takes its place.
 A target that is one of the sources is paired with itself, as any other: matrices (with TIES, all

@@ -1,5 +1,7 @@
 """ROUPKT: a routed mixture of representations that frozen models transfer (arXiv 2508.13482).
 
+Equations 35 to 38 of docs/method.md:
+
     z_s    = the embedding of the slide by source s, frozen                         [E]
     q      = W_r z_r, with z_r the embedding of the slide by the router, an ABMIL   [S]
     p      = softmax(q)

@@ -1,10 +1,13 @@
 """STEPH: per bag, a sparse sum of mixed task vectors (arXiv 2603.10526).
 
+Equation 12 of docs/method.md:
+
     theta(X) = theta_0 + sum_{s in K} w_s [ lambda_s tau_t + (1 - lambda_s) tau_s ]
 
 w and lambda come from the hypernetworks, K are the k sources with the largest w. Written as
 coefficients over one stack of trees, theta(X) = [1, c_t, c] . [theta_0, tau_t, tau_1 .. tau_S] is
-one small product, whatever the sparsity. Only the encoder is merged by default; pred_head is new.
+one small product, whatever the sparsity (equation 13). Only the encoder is merged by default;
+pred_head is new.
 """
 
 import dataclasses
@@ -130,7 +133,7 @@ def select(weights: jax.Array, ratios: jax.Array, options: Options) -> SourceWei
 def coefficients(sources: SourceWeights, options: Options) -> jax.Array:
     """[1, c_t, c] of B bags, over the stack that `merge_stack` returns: [B, S + 2].
 
-    theta(X) (equation of the module) is `task_vectors.weighted_sum` of stack and coefficients.
+    theta(X) of equation 12 is `task_vectors.weighted_sum` of stack and coefficients.
 
     Args:
         sources: weights, ratios and selection of B bags.
@@ -147,7 +150,7 @@ def as_dict(options: Options) -> dict[str, Any]:
 
 
 def merge_regularizer(w: jax.Array, selected: jax.Array) -> jax.Array:
-    """merge = logsumexp(w)^2 + mean_{s in K} w_s per slide (SPEC 3).
+    """merge = logsumexp(w)^2 + mean_{s in K} w_s per slide (equation 25 of docs/method.md).
 
     Args:
         w: [..., S] weights as the hypernetwork gives them, before any clamp.
@@ -160,7 +163,7 @@ def merge_regularizer(w: jax.Array, selected: jax.Array) -> jax.Array:
 
 
 def mix_regularizer(mixing_ratio: jax.Array, selected: jax.Array) -> jax.Array:
-    """mix = mean_{s in K} lambda_s^2 per slide (SPEC 3).
+    """mix = mean_{s in K} lambda_s^2 per slide (equation 26 of docs/method.md).
 
     Args:
         mixing_ratio: [..., S] lambda.

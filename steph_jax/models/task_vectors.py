@@ -1,6 +1,6 @@
 """Task vectors: what fine-tuning added to a common starting point, and sums of them.
 
-tau = theta - theta_0 for parameters theta trained from theta_0 (Ilharco et al. 2023). All
+tau = theta - theta_0 for parameters theta trained from theta_0 (equation 8 of docs/method.md). All
 functions are pure tree operations. A *stack* of parameter trees is one tree whose leaves carry a
 leading axis; a merged model is then one small product of coefficients and stack, leaf by leaf.
 """

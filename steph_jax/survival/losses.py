@@ -1,4 +1,4 @@
-"""Losses of SPEC 3: pure functions of a model's outputs and the patients' labels.
+"""Losses (docs/method.md, section 3): pure functions of a model's outputs and the patients' labels.
 
 Losses that are a mean over patients return one number per patient and leave the mean to the caller
 (`mean`); the Cox and the ranking loss compare patients and return the value of the batch.
@@ -138,7 +138,7 @@ def nll(
     alpha: float = 0.5,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Negative log-likelihood of discrete-time hazards (SPEC 3; Zadeh & Schmid 2020).
+    """Negative log-likelihood of discrete-time hazards (equations 23 and 24 of docs/method.md).
 
         uncensored = -e     [log S_{y-1} + log hazard_y]      S_{-1} = 1
         censored   = -(1-e)  log S_y
@@ -171,7 +171,7 @@ def incidence_nll(
     alpha: float = 0.5,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Negative log-likelihood of incidences (SPEC 3).
+    """Negative log-likelihood of incidences (equation 28 of docs/method.md).
 
         uncensored = -e log p_y,  censored = -(1-e) log(1 - CIF_y)
 
@@ -202,7 +202,7 @@ def log_risk(output: jax.Array) -> jax.Array:
 def cox(
     output: jax.Array, time: jax.Array, event: jax.Array, *, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Negative partial log-likelihood of a Cox model (SPEC 3; ties as in Breslow 1972).
+    """Negative partial log-likelihood of a Cox model (equation 29 of docs/method.md).
 
         mean_i -e_i (x_i - log sum_{j: t_j >= t_i} exp x_j),   x = min(output, 10)
 
@@ -240,7 +240,7 @@ def earth_mover(
     scale: float = 10.0,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Squared earth mover's distance between predicted and seen incidence (SPEC 3).
+    """Squared earth mover's distance between predicted and seen incidence (equations 30 to 32).
 
         P = softmax(logits);  g = 1 at y, and for a censored patient at all later bins too
         target = softmax(s (2g - 1));  pred = softmax(e P + (1-e)((1-g) P + s g))
@@ -276,7 +276,7 @@ def earth_mover(
 def ranking(
     output: jax.Array, time: jax.Array, event: jax.Array, *, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Hinge loss over pairs of patients whose order is known (SPEC 3).
+    """Hinge loss over pairs of patients whose order is known (equation 33 of docs/method.md).
 
         mean over pairs with e_i = 1 and t_i < t_j of relu(1 + p_i - p_j)
 
@@ -309,7 +309,7 @@ def reconstruction(
     alpha: float = 0.5,
     mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Distance of a predicted time from the seen one (SPEC 3).
+    """Distance of a predicted time from the seen one (equation 34 of docs/method.md).
 
         o = e |p - t|,  c = (1-e) relu(1 - (p - t)),  (1 - alpha)(o + c) + alpha o
 

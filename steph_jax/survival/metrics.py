@@ -37,7 +37,7 @@ def _finite(values: ArrayLike, length: int, what: str) -> Floats:
 
 
 def concordance_index(time: ArrayLike, event: ArrayLike, risk: ArrayLike) -> float:
-    """Harrell's concordance index (SPEC 7).
+    """Harrell's concordance index (equation 40 of docs/method.md).
 
     A patient i with an event is comparable to every j with t_j > t_i, and to every censored j with
     t_j = t_i. The index is the share of comparable pairs with risk_i > risk_j; a pair whose risks

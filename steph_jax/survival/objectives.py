@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from steph_jax.survival import losses
 
 #: Times are given to losses in years: in days, `recon` would ask of a head that starts near 0 to
-#: reach thousands by steps of 1e-4. SPEC 3 names no unit; the margins of `rank` and `recon` are 1.
+#: reach thousands by steps of 1e-4. The margins of `rank` and `recon` are 1.
 DAYS_PER_UNIT = 365.25
 
 

@@ -46,7 +46,7 @@ class FoldRisks:
 
 
 def comparable_pairs(time: ArrayLike, event: ArrayLike) -> NDArray[np.bool_]:
-    """Which patients can be compared (SPEC 7): [P, P], True where i is known to have died first.
+    """Pairs of patients that can be compared: [P, P], True where i died before j (equation 40).
 
     i has an event, and j outlived t_i or was censored at it. A patient is never comparable to a
     copy of itself, so resampled patients need no matrix of their own.
@@ -142,7 +142,7 @@ def corrected_t_test(
         t = mean(d) / sqrt((1 / J + n_test / n_train) var(d)),   J - 1 degrees of freedom
 
     The folds share training patients, so their differences are not independent; n_test / n_train
-    in the variance corrects for it (Nadeau and Bengio 2003, Machine Learning 52:239).
+    in the variance corrects for it (Nadeau and Bengio 2003; equation 42 of docs/method.md).
 
     Args:
         differences: [J] difference between two methods on each fold.

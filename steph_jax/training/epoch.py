@@ -1,4 +1,4 @@
-"""One fold's training: AdamW, the schedule, and epochs that can be resumed (SPEC 4)."""
+"""One fold's training: AdamW, the schedule, and epochs that can be resumed."""
 
 import time
 from collections.abc import Callable, Iterator

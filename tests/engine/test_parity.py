@@ -1,4 +1,4 @@
-"""Our numbers against those that the published PyTorch program wrote down (SPEC, issue 2).
+"""Our numbers against those that the published PyTorch program recorded.
 
 Every comparison is relative to the largest entry of the array. In float32 all must agree to 1e-5,
 in float64 to 3e-6: what is left there is the rounding of the float32 record itself (the largest

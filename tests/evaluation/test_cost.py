@@ -1,4 +1,4 @@
-"""Operations per slide against formulas written out from the equations of SPEC 1, 2 and 9."""
+"""Operations per slide against formulas written out from the equations of docs/method.md."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""ABMIL and STEPH one bag at a time, as SPEC writes them: slow and obvious, for comparison."""
+"""ABMIL and STEPH one bag at a time, as docs/method.md writes them: slow, for comparison."""
 
 import jax
 import jax.numpy as jnp

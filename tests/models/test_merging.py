@@ -27,7 +27,7 @@ def each(tree):
     return {name: np.asarray(part["tensor"]) for name, part in tree.items()}
 
 
-# Slow twins: SPEC 2 line by line, on [outputs, inputs] in float64
+# Slow twins: equations 16 to 22 of docs/method.md line by line, on [outputs, inputs] in float64
 
 
 def slow_ties(target, source):

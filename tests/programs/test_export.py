@@ -137,7 +137,7 @@ def test_the_command_line(tmp_path):
 
 
 def published_class():
-    """An ABMIL with the modules, and so the names, of the published program (SPEC 6)."""
+    """An ABMIL with the modules, and so the names, of the published program."""
     from torch import nn
 
     class Attention(nn.Module):
@@ -191,7 +191,7 @@ def test_a_published_class_loads_what_we_write(tmp_path, ending):
 
 
 def published_steph():
-    """A STEPH model over three sources with the modules of the published program (SPEC 2, 6)."""
+    """A STEPH model over three sources with the modules of the published program."""
     import torch
     from torch import nn
 

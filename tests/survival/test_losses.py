@@ -94,7 +94,7 @@ def test_earth_mover_is_the_published(record, dtype):
     close(small, record["emd4_scale1"], 1e-5)
 
 
-# Slow formulas, written from SPEC 3 patient by patient
+# Slow formulas, written from section 3 of docs/method.md patient by patient
 
 
 def slow_nll(logits, y, e, alpha):

@@ -16,7 +16,7 @@ from steph_jax.survival.labels import survival_labels
 
 
 def slow_concordance_index(time, event, risk):
-    """SPEC 7, pair by pair."""
+    """Equation 40 of docs/method.md, pair by pair."""
     pairs = score = 0.0
     for i in range(len(time)):
         for j in range(len(time)):

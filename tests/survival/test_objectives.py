@@ -104,7 +104,7 @@ def outputs_of(home, theta, patients):
 
 
 def expected_curve(name, outputs, model):
-    """The survival curve by SPEC 3, from the outputs of a model; None where it gives none."""
+    """The survival curve by docs/method.md, from a model's outputs; None where it gives none."""
     if name in ("rank", "recon"):
         return None
     if name == "nll":
@@ -118,7 +118,7 @@ def expected_curve(name, outputs, model):
 
 
 def expected_risk(name, outputs, curve):
-    """The risk by SPEC 3, higher = worse."""
+    """The risk by docs/method.md, higher = worse."""
     if name in ("rank", "recon"):
         return -outputs[:, 0]
     return np.minimum(outputs[:, 0], 10) if name == "cox" else -curve.sum(axis=1)
