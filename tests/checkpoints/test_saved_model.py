@@ -95,23 +95,23 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 import released
-from steph_jax import checkpoints, torch_names
+from steph_jax.checkpoints import saved_model, torch_names
 rename = os.rename
 def rename_all_but_the_new_model(source, target):
     if str(target) == sys.argv[1]:
         os.kill(os.getpid(), signal.SIGKILL)
     rename(source, target)
 architecture, tree = torch_names.abmil_from_torch(released.abmil())
-model = checkpoints.SavedModel("abmil", architecture, {"new": True}, tree)
+model = saved_model.SavedModel("abmil", architecture, {"new": True}, tree)
 os.rename = rename_all_but_the_new_model
-checkpoints.save_model(sys.argv[1], model)
+saved_model.save_model(sys.argv[1], model)
 """
 
 
 def test_writer_killed_between_the_two_renames(tmp_path, model):
     saved_model.save_model(tmp_path / "m", model)
-    here = os.path.dirname(__file__)
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "m"), here]
+    helpers = os.path.dirname(released.__file__)
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "m"), helpers]
     killed = subprocess.run(command, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "m").exists()

@@ -24,8 +24,7 @@ from steph_jax.methods.registry import RECIPES
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import metrics
-from steph_jax.training import epoch as fitting
-from steph_jax.training import experiment
+from steph_jax.training import experiment, loop
 from steph_jax.training.config import as_dict
 
 COHORTS = Settings(cohorts=3, patients=20, patches=12, feature_dim=24, two_slides=0.3)
@@ -157,7 +156,7 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
         experiment.join_cohorts(strangers, own, ["sim_b", "sim_d"])
 
     seen = []
-    real = fitting.train_epoch
+    real = loop.train_epoch
 
     def train_epoch(*given):
         state, epoch = real(*given)
@@ -166,7 +165,7 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
         return state, epoch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "train_epoch", train_epoch)
+        patch.setattr(loop, "train_epoch", train_epoch)
         train.train(config, tmp_path / "run")
     allowed = {*own.folds[0].train.tolist(), *run.cohort.others.tolist()}
     assert set(seen) <= allowed

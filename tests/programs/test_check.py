@@ -483,7 +483,7 @@ def test_every_problem_of_features_is_found(broken):
 
 CRASHING = """
 import os, signal, sys
-from steph_jax.data import isolated_reader as reader
+from steph_jax.data.features import sandbox_worker as reader
 look_at = reader.look_at
 
 def dangerous(source, slide, values, profile):
@@ -551,7 +551,7 @@ def test_an_interrupt_ends_the_processes_that_read(tmp_path):
     script = tmp_path / "reader.py"
     script.write_text(
         "import os, pathlib, signal\n"
-        "from steph_jax.data import isolated_reader as reader\n"
+        "from steph_jax.data.features import sandbox_worker as reader\n"
         "def hang(source, slide, values, profile):\n"
         f"    (pathlib.Path({str(tmp_path)!r}) / f'{{os.getpid()}}.pid').touch()\n"
         "    signal.pause()\n"

@@ -46,8 +46,8 @@ def run(folder: pathlib.Path, out: pathlib.Path, **options: object) -> store_wri
 KILLED = textwrap.dedent(
     """
     import os, pathlib, random, signal, sys
-    from steph_jax.data import packing
-    from steph_jax.data.features import open_features
+    from steph_jax.data.features import store_writer
+    from steph_jax.data.features.open import open_features
 
     folder, out, rounds = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
 
@@ -79,7 +79,7 @@ KILLED = textwrap.dedent(
         for name in ("write", "pwrite", "fsync", "ftruncate", "rename", "unlink", "mkdir"):
             wrap(name)
         source = open_features(folder)
-        packing.pack(source, sorted(source.slide_ids), out, workers=2)
+        store_writer.pack(source, sorted(source.slide_ids), out, workers=2)
         os._exit(0)
 
     kills = 0
@@ -324,8 +324,8 @@ def test_mistakes_end_in_one_message(
 
 CRASHING = """
 import os, signal
-from steph_jax.data import isolated_reader
-from steph_jax.data.features import FeatureSource
+from steph_jax.data.features import sandbox_worker
+from steph_jax.data.features.source import FeatureSource
 read_rows = FeatureSource.read_rows
 
 def dangerous(self, slide, *rest, **more):
@@ -336,7 +336,7 @@ def dangerous(self, slide, *rest, **more):
     return read_rows(self, slide, *rest, **more)
 
 FeatureSource.read_rows = dangerous
-isolated_reader.main()
+sandbox_worker.main()
 """
 
 
