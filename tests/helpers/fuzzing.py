@@ -1,11 +1,13 @@
 """Gives mutated files to readers, and tells what came of it.
 
-    python tests/fuzzing.py SEED INPUTS FAILURES READER ...     a line of JSON for each reader
+    python tests/helpers/fuzzing.py SEED INPUTS FAILURES READER ...
 
-Two outcomes are allowed: a value, or our documented error, which names the file; with memory at
-most 10 times the file and 100 MB. Inputs are read in a forked process; where one ends it, the next
-process goes on with the next input. Only libhdf5 and LMDB may end it, or keep it for more than a
-minute. Inputs that came to something else are kept in the folder FAILURES.
+A line of JSON for each reader. Two outcomes are allowed: a value, or our documented error, which
+names the file; with memory at most 10 times the file and 100 MB. Inputs are read in a forked
+process; where one ends it, the next process goes on with the next input. Only libhdf5 and LMDB may
+end it, or keep it for more than a minute. Buffers of PyTorch files lie between pages that nobody
+may read (`guarded_memory`), so that a tensor which reaches beyond its storage ends the process too.
+Inputs that came to something else are kept in the folder FAILURES.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
-from readers import READERS
+from readers import READERS, STORAGES, Reader
 
 MEMORY_PER_BYTE, BASE_MEMORY = 10, 100e6
 #: Seconds that a file may take, and address space that its process may get.
@@ -50,6 +52,11 @@ class Result:
     peak: int
     size: int
     others: list[str]
+
+
+def made(reader: Reader, seeds: list[bytes], chance: random.Random) -> bytes:
+    """An input of a reader: made by it, or one of its sound files with changes."""
+    return reader.make(chance) if reader.make else mutated(seeds, chance)
 
 
 def mutated(seeds: list[bytes], chance: random.Random) -> bytes:
@@ -115,10 +122,11 @@ def fuzz(name: str, inputs: int, seed: int, failures: pathlib.Path) -> Result:
     reader = READERS[name]
     seeds = reader.seeds()
     result = Result(name, dict.fromkeys((VALUE, ERROR, ENDED, OTHER), 0), 0, 0, [])
-    with tempfile.TemporaryDirectory() as made:
-        folder = pathlib.Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
         for number, data in enumerate(seeds):
-            reader.read(reader.place(_new(folder / f"seed_{number}"), data))
+            with STORAGES.installed():
+                reader.read(reader.place(_new(folder / f"seed_{number}"), data))
         first = 0
         while first < inputs:
             last = min(inputs, first + PER_PROCESS)
@@ -128,7 +136,7 @@ def fuzz(name: str, inputs: int, seed: int, failures: pathlib.Path) -> Result:
                 result.size = max(result.size, outcome["size"])
                 if outcome["text"]:
                     result.others.append(f"input {first}: {outcome['text']}")
-                    data = mutated(seeds, _chance(name, seed, first))
+                    data = made(reader, seeds, _chance(name, seed, first))
                     reader.place(_new(failures / f"{name.replace(' ', '_')}-{first}"), data)
                 first += 1
     return result
@@ -157,7 +165,7 @@ def _in_a_process(
                 resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
                 warnings.simplefilter("error")
                 for number in range(first, last):
-                    data = mutated(seeds, _chance(name, seed, number))
+                    data = made(READERS[name], seeds, _chance(name, seed, number))
                     signal.alarm(SECONDS)
                     out.write(json.dumps(_outcome(name, data, folder / "input")) + "\n")
                     out.flush()
@@ -182,7 +190,8 @@ def _outcome(name: str, data: bytes, folder: pathlib.Path) -> dict:
     path = READERS[name].place(_new(folder), data)
     before, text = resident(), ""
     try:
-        READERS[name].read(path)
+        with STORAGES.installed():
+            READERS[name].read(path)
         outcome = VALUE
     except (ValueError, FileNotFoundError) as error:
         outcome, message = ERROR, str(error)

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import pickle
+import random
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from collections.abc import Callable
 import h5py
 import ml_dtypes
 import numpy as np
+from guarded_memory import GuardedStorages
+from rebuilds import random_rebuilds
 from torch_writer import View, pickled_tensor, stream_bytes, zip_bytes
 
 from steph_jax.data.features import store
 from steph_jax.data.features.open import open_features
 from steph_jax.data.tables import Columns, read_split, read_table
+from steph_jax.data.torch_format import reader as torch_reader
 
 N, D = 6, 8
 
@@ -30,15 +34,31 @@ class Reader:
         place: puts bytes into a new folder, as the reader expects them; returns what to read.
         read: gives a value or raises the documented error.
         native: the C library that may end the process, or never come back, if one may.
+        make: makes an input; by default one is a sound file with a few changes.
     """
 
     seeds: Callable[[], list[bytes]]
     place: Callable[[pathlib.Path, bytes], pathlib.Path]
     read: Callable[[pathlib.Path], object]
     native: str = ""
+    make: Callable[[random.Random], bytes] | None = None
 
 
 # What reads.
+
+
+#: Where the reader of PyTorch files has its buffers while files are mutated.
+STORAGES = GuardedStorages()
+
+
+def tensors_in_bounds(path: pathlib.Path) -> None:
+    """All entries of all tensors of a file, and that each of them lies in a buffer of the file."""
+    value = torch_reader.load(path)
+    assert isinstance(value, dict)
+    for tensor in value.values():
+        if isinstance(tensor, np.ndarray):
+            np.array(tensor)
+            assert STORAGES.hold(tensor), "a tensor beyond its storage"
 
 
 def features(path: pathlib.Path) -> None:
@@ -170,6 +190,10 @@ def tensors(write: Callable[[object], bytes]) -> list[bytes]:
     return [write(value) for value in values]
 
 
+def rebuilt_tensors() -> list[bytes]:
+    return [write({"1": View(rows(), (3, D), (D, 1), D)}) for write in (zip_bytes, stream_bytes)]
+
+
 def pickled() -> list[bytes]:
     arrays = [pickle.dumps(rows(), protocol) for protocol in (2, 4, 5)]
     return [*arrays, pickled_tensor(rows()[None]), pickle.dumps({"features": rows(np.float16)})]
@@ -281,6 +305,9 @@ READERS = {
     ".pt, zip": Reader(lambda: tensors(zip_bytes), in_file(".pt"), features),
     ".pt, legacy": Reader(lambda: tensors(stream_bytes), in_file(".pt"), features),
     ".pt, pickle": Reader(pickled, in_file(".pt"), features),
+    "tensors, bounds": Reader(
+        rebuilt_tensors, in_file(".pt"), tensors_in_bounds, make=random_rebuilds
+    ),
     ".npy": Reader(numpy_arrays, in_file(".npy"), features),
     ".npz": Reader(numpy_archives, in_file(".npz"), features),
     "LMDB values": Reader(lmdb_values, in_lmdb, features),

@@ -16,6 +16,7 @@ CLASSES = {
     "bfloat16": "BFloat16Storage",
     "int64": "LongStorage",
     "bool": "BoolStorage",
+    "uint8": "ByteStorage",
 }
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
@@ -67,7 +68,8 @@ class Writer:
             return {None: b"N", True: b"\x88", False: b"\x89"}[value]
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
-        data = int(value).to_bytes(9, "little", signed=True)
+        width = max(9, int(value).bit_length() // 8 + 1)
+        data = int(value).to_bytes(width, "little", signed=True)
         return b"\x8a" + bytes([len(data)]) + data
 
     def view(self, view: View) -> bytes:
@@ -83,10 +85,25 @@ class Writer:
         storage = self.storage(array.dtype.name, view.key or key, count)
         return self.tensor(storage, view.offset, tuple(shape), tuple(strides))
 
-    def storage(self, dtype: str, key: str, count: int) -> Raw:
+    def storage(
+        self, dtype: str, key: str, count: int, part: tuple[str, int, int] | None = None
+    ) -> Raw:
         cls = Raw(b"ctorch\n" + CLASSES[dtype].encode() + b"\n")
         identity = ("storage", cls, key, "cpu", count)
-        return Raw(self.dump((*identity, None) if self.layout == "stream" else identity) + b"Q")
+        return Raw(self.dump((*identity, part) if self.layout == "stream" else identity) + b"Q")
+
+    def storage_of(
+        self, array: np.ndarray, count: int | None = None, part: tuple[str, int, int] | None = None
+    ) -> Raw:
+        """The storage with the entries of `array`, which must outlive the writer."""
+        key = self.keys.setdefault(id(array), str(len(self.keys)))
+        flat = np.ascontiguousarray(array).reshape(-1)
+        self.storages[key] = flat
+        return self.storage(array.dtype.name, key, flat.size if count is None else count, part)
+
+    def stream(self, value: Any) -> bytes:
+        """`value` as the old stream."""
+        return _stream(self, value)
 
     def tensor(
         self, storage: bytes, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -102,7 +119,13 @@ class Writer:
 
 def zip_bytes(value: Any, extra: dict[str, bytes] | None = None, compress: bool = False) -> bytes:
     """`torch.save(value)` as a zip archive; `extra` members are added under their full names."""
-    writer = Writer()
+    return zip_bytes_of(Writer(), value, extra, compress)
+
+
+def zip_bytes_of(
+    writer: Writer, value: Any, extra: dict[str, bytes] | None = None, compress: bool = False
+) -> bytes:
+    """`zip_bytes` of a value that names storages of `writer`."""
     members = {"archive/data.pkl": b"\x80\x02" + writer.dump(value) + b"."}
     members["archive/byteorder"] = b"little"
     for key, storage in writer.storages.items():
@@ -131,15 +154,25 @@ def _stream(writer: Writer, value: Any) -> bytes:
     return MAGIC + b"\x80\x02M\xe9\x03." + system + pickled + keys + content
 
 
-def pickled_tensor(array: np.ndarray) -> bytes:
-    """`pickle.dumps(tensor)`, as the values of an LMDB are: the storage is a stream of its own."""
+def load_from_bytes(array: np.ndarray) -> Raw:
+    """A storage that carries its entries along, as a stream of its own."""
     writer = Writer("stream")
-    writer.storages["0"] = array.reshape(-1)
-    inner = _stream(writer, writer.storage(array.dtype.name, "0", array.size))
+    inner = writer.stream(writer.storage_of(array.reshape(-1)))
     data = b"B" + struct.pack("<I", len(inner)) + inner
-    storage = b"ctorch.storage\n_load_from_bytes\n" + data + b"\x85R"
+    return Raw(b"ctorch.storage\n_load_from_bytes\n" + data + b"\x85R")
+
+
+def pickled(writer: Writer, value: Any) -> bytes:
+    """A plain pickle of a value of tensors that carry their storages along."""
+    return b"\x80\x03" + writer.dump(value) + b"."
+
+
+def pickled_tensor(array: np.ndarray) -> bytes:
+    """`pickle.dumps(tensor)`, as the values of an LMDB are."""
+    writer = Writer("stream")
     strides = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
-    return b"\x80\x03" + writer.tensor(storage, 0, array.shape, strides) + b"."
+    tensor = writer.tensor(load_from_bytes(array), 0, array.shape, strides)
+    return pickled(writer, Raw(tensor))
 
 
 def save(path: Any, value: Any) -> Any:

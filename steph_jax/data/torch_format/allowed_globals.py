@@ -3,6 +3,9 @@
 The whole list is in `admitted`. The stand-ins never import or call what they stand for: tensors
 and arrays become NumPy arrays that view the bytes of the file, after every size, stride and offset
 has been checked against the bytes that are there.
+
+A tensor is a view of a `Storage`, and of nothing else: never of another tensor, whose size says
+nothing about the bytes below it (a stride of 0 makes a tensor of any size of one entry).
 """
 
 import math
@@ -14,11 +17,11 @@ import ml_dtypes
 import numpy as np
 
 from steph_jax.data.torch_format.placeholders import (
+    AllowedFunction,
     Budget,
-    Foreign,
-    Function,
     Malformed,
-    Pending,
+    Unbuilt,
+    UnknownGlobal,
     printable,
 )
 
@@ -61,7 +64,7 @@ _MAX_DIMENSIONS = 32
 StorageReader = Callable[[memoryview], object]
 
 
-class TypeName(Foreign):
+class TypeName(UnknownGlobal):
     """An admitted global that names a type of numbers; never called."""
 
     __slots__ = ("dtype",)
@@ -91,16 +94,53 @@ def from_bytes(raw: memoryview, dtype: np.dtype, swapped: bool, budget: Budget) 
     return np.frombuffer(raw, dtype)
 
 
-def storage_type(value: object) -> np.dtype | Foreign:
+class Storage(UnknownGlobal):
+    """Entries that tensors are views of: all of them, and only them, are bytes of the file.
+
+    One that is left over in a result belongs to no tensor, and counts as unknown there.
+
+    Args:
+        content: bytes, a multiple of the item size of `dtype`.
+        dtype: type of the entries.
+        swapped: the bytes are in the other byte order.
+        budget: charged when the entries must be copied.
+    """
+
+    __slots__ = ("_budget", "_content", "_swapped", "entries")
+
+    def __init__(self, content: memoryview, dtype: np.dtype, swapped: bool, budget: Budget) -> None:
+        super().__init__(f"a storage of {dtype}")
+        self._content = content
+        self._swapped = swapped
+        self._budget = budget
+        #: [n] array of native byte order.
+        self.entries: np.ndarray = from_bytes(content, dtype, swapped, budget)
+
+    def read_as(self, dtype: np.dtype) -> "Storage":
+        """The same bytes as entries of another type."""
+        if len(self._content) % dtype.itemsize:
+            raise Malformed(f"a storage of {len(self._content)} bytes for entries of {dtype}")
+        return Storage(self._content, dtype, self._swapped, self._budget)
+
+    def part(self, start: int, count: int) -> "Storage":
+        """`count` of its entries from `start` on, as a storage of its own."""
+        if min(start, count) < 0 or start + count > self.entries.size:
+            raise Malformed("a view that reaches beyond its storage")
+        size = self.entries.itemsize
+        content = self._content[start * size : (start + count) * size]
+        return Storage(content, self.entries.dtype, self._swapped, self._budget)
+
+
+def storage_type(value: object) -> np.dtype | UnknownGlobal:
     """The type of entries that a storage's class stands for, or the foreign class itself."""
     if isinstance(value, TypeName):
         return value.dtype
-    if isinstance(value, Foreign):
+    if isinstance(value, UnknownGlobal):
         return value
     raise Malformed("a storage whose class is no class")
 
 
-def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str, Foreign]:
+def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str, UnknownGlobal]:
     """Stand-ins by full name: every global that a pickle of tensors may use.
 
     Args:
@@ -119,11 +159,9 @@ def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str,
     def rebuild_tensor_of_type(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 7, 8, "a tensor")
         storage, offset, size, stride, _, _, type_name = arguments[:7]
-        if not isinstance(storage, np.ndarray) or not isinstance(type_name, TypeName):
-            raise Malformed("a tensor without storage or type")
-        if storage.nbytes % type_name.dtype.itemsize:
-            raise Malformed(f"a storage of {storage.nbytes} bytes for {type_name.name}")
-        return _strided(storage.view(type_name.dtype), offset, size, stride, budget)
+        if not isinstance(storage, Storage) or not isinstance(type_name, TypeName):
+            raise Malformed("a tensor without a storage or a type")
+        return _strided(storage.read_as(type_name.dtype), offset, size, stride, budget)
 
     def rebuild_parameter(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 3, 4, "a parameter")
@@ -131,7 +169,7 @@ def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str,
 
     def reconstruct_array(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 3, 3, "an array")
-        return Pending(lambda state: _array(state, budget))
+        return Unbuilt(lambda state: _array(state, budget))
 
     def array_from_buffer(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 4, 4, "an array")
@@ -179,7 +217,9 @@ def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str,
         "__builtin__.bytes": _empty_bytes,
         "builtins.bytes": _empty_bytes,
     }
-    table: dict[str, Foreign] = {name: Function(name, call) for name, call in functions.items()}
+    table: dict[str, UnknownGlobal] = {
+        name: AllowedFunction(name, call) for name, call in functions.items()
+    }
     for name, dtype in (*_STORAGES.items(), *_DTYPES.items()):
         table[name] = TypeName(name, dtype)
     return table
@@ -228,8 +268,10 @@ def _strided(
     storage: object, offset: object, size: object, stride: object, budget: Budget
 ) -> np.ndarray:
     """The view of a storage that a tensor is; its elements must lie within the storage."""
-    if not isinstance(storage, np.ndarray) or storage.ndim != 1:
-        raise Malformed("a tensor without a storage")
+    if not isinstance(storage, Storage):
+        found = "another tensor" if isinstance(storage, np.ndarray) else "something else"
+        raise Malformed(f"a tensor whose storage is {found}")
+    entries = storage.entries
     shape = _dimensions(size, "a shape")
     strides = _dimensions(stride, "strides")
     if len(shape) != len(strides):
@@ -237,20 +279,20 @@ def _strided(
     if not isinstance(offset, int) or offset < 0:
         raise Malformed("a tensor with a negative offset")
     count = math.prod(shape)
-    if math.prod(max(n, 1) for n in shape) * storage.itemsize >= 2**62:
+    if math.prod(max(n, 1) for n in shape) * entries.itemsize >= 2**62:
         raise Malformed(f"a tensor of shape {list(shape)}")
     if count == 0:
-        return np.zeros(shape, storage.dtype)
+        return np.zeros(shape, entries.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if last >= storage.size:
+    if last >= entries.size:
         raise Malformed(
             f"a tensor of shape {list(shape)}, which reaches entry {last} of a storage of "
-            f"{storage.size}"
+            f"{entries.size}"
         )
     # Views cost nothing here but may be copied by whoever gets them.
-    budget.charge(count * storage.itemsize)
+    budget.charge(count * entries.itemsize)
     return np.lib.stride_tricks.as_strided(
-        storage[offset:], shape, [step * storage.itemsize for step in strides], writeable=False
+        entries[offset:], shape, [step * entries.itemsize for step in strides], writeable=False
     )
 
 
@@ -264,7 +306,7 @@ def _dtype(arguments: tuple[object, ...]) -> object:
         known = np.dtype(code)
     else:
         shown = printable(code) if isinstance(code, str) else "?"
-        return Foreign(f"numpy.dtype of {shown}")
+        return UnknownGlobal(f"numpy.dtype of {shown}")
 
     def finish(state: object) -> object:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
@@ -272,7 +314,7 @@ def _dtype(arguments: tuple[object, ...]) -> object:
             raise Malformed("a numpy.dtype without a byte order")
         return known if known == _BFLOAT16 else np.dtype(order + known.str[1:])
 
-    return Pending(finish)
+    return Unbuilt(finish)
 
 
 def _array(state: object, budget: Budget) -> object:
@@ -280,8 +322,8 @@ def _array(state: object, budget: Budget) -> object:
     if not isinstance(state, tuple) or len(state) != 5:
         raise Malformed("an array without its state")
     _, shape, dtype, is_fortran, raw = state
-    if isinstance(dtype, Foreign):
-        return Foreign(dtype.name)
+    if isinstance(dtype, UnknownGlobal):
+        return UnknownGlobal(dtype.name)
     return _filled(raw, dtype, shape, is_fortran is True, budget)
 
 

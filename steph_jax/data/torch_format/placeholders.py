@@ -33,7 +33,7 @@ class Budget:
             )
 
 
-class Foreign:
+class UnknownGlobal:
     """Stands for a global that is not admitted, or for what calling it would have made."""
 
     __slots__ = ("name",)
@@ -45,7 +45,7 @@ class Foreign:
         return f"<{self.name}, not loaded>"
 
 
-class Function(Foreign):
+class AllowedFunction(UnknownGlobal):
     """An admitted global: `call` stands in for it, on the tuple of arguments.
 
     One that is left over in a result was never called, and counts as foreign there.
@@ -58,7 +58,7 @@ class Function(Foreign):
         self.call = call
 
 
-class Pending:
+class Unbuilt:
     """A value that is complete only once the pickle has given its state (BUILD)."""
 
     __slots__ = ("finish", "memo_keys")

@@ -7,11 +7,10 @@ Three layouts hold tensors in the field, and `load` tells them apart by their by
   the keys of its storages, then the storages;
 - a plain pickle, as in the values of an LMDB: each tensor carries its storage as such a stream.
 
-The pickles run on the machine of `steph_jax.data.pickles`, with the globals listed in
-`steph_jax.data.torch_globals`. Tensors and arrays become NumPy arrays, read-only views of the
-file's bytes where possible (bfloat16 by ml_dtypes). A global that is not listed becomes a
-`Foreign` and is never called; the caller decides whether it stands where it matters
-(`refuse_foreign`) or not (`foreign_names`).
+The pickles run on the machine of `unpickler`, with the globals listed in `allowed_globals`.
+Tensors and arrays become NumPy arrays, read-only views of the file's bytes where possible (bfloat16
+by ml_dtypes). A global that is not listed becomes an `UnknownGlobal` and is never called; the
+caller decides whether it stands where it matters (`refuse_foreign`) or not (`foreign_names`).
 """
 
 import mmap
@@ -23,9 +22,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from steph_jax.data.torch_format import allowed_globals, unpickler, zip_archive
-from steph_jax.data.torch_format.placeholders import Budget, Foreign, Malformed, printable
+from steph_jax.data.torch_format.placeholders import Budget, Malformed, UnknownGlobal, printable
 
-__all__ = ["Foreign", "TorchFileError", "foreign_names", "load", "loads", "refuse_foreign"]
+__all__ = ["TorchFileError", "UnknownGlobal", "foreign_names", "load", "loads", "refuse_foreign"]
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _STREAM_VERSION = 1001
@@ -58,7 +57,7 @@ def load(path: str | os.PathLike[str]) -> object:
     Returns:
         plain containers (dict, OrderedDict, list, tuple, set), numbers, text, read-only memoryviews
         for bytes, NumPy arrays of native byte order in place of tensors (read-only, not contiguous
-        where the tensor was not), and `Foreign` in place of anything else.
+        where the tensor was not), and `UnknownGlobal` in place of anything else.
 
     Raises:
         FileNotFoundError: no such file.
@@ -114,7 +113,9 @@ def loads(buffer: bytes | bytearray | memoryview | mmap.mmap, name: str) -> obje
 
 def foreign_names(value: object) -> list[str]:
     """Names of the globals that stand unresolved anywhere in a loaded value, in order."""
-    return list(dict.fromkeys(part.name for part in _parts(value) if isinstance(part, Foreign)))
+    return list(
+        dict.fromkeys(part.name for part in _parts(value) if isinstance(part, UnknownGlobal))
+    )
 
 
 def refuse_foreign(value: object, name: str) -> None:
@@ -145,7 +146,7 @@ def _parts(value: object) -> Iterator[object]:
             pending.extend(reversed(children))
 
 
-def _storage_id(value: object) -> tuple[np.dtype | Foreign, str, int, object]:
+def _storage_id(value: object) -> tuple[np.dtype | UnknownGlobal, str, int, object]:
     """Type, key, number of entries and view of a storage, from its persistent id."""
     if (
         not isinstance(value, tuple)
@@ -161,13 +162,13 @@ def _storage_id(value: object) -> tuple[np.dtype | Foreign, str, int, object]:
 
 def _storage(
     content: memoryview, key: str, dtype: np.dtype, count: int, swapped: bool, budget: Budget
-) -> np.ndarray:
+) -> allowed_globals.Storage:
     if len(content) != count * dtype.itemsize:
         raise Malformed(
             f"a storage {printable(key)} of {len(content)} bytes that claims {count} entries of "
             f"type {dtype}"
         )
-    return allowed_globals.from_bytes(content, dtype, swapped, budget)
+    return allowed_globals.Storage(content, dtype, swapped, budget)
 
 
 def _read_archive(data: memoryview) -> object:
@@ -188,8 +189,8 @@ def _read_archive(data: memoryview) -> object:
 
     def persistent(value: object) -> object:
         dtype, key, count, _ = _storage_id(value)
-        if isinstance(dtype, Foreign):
-            return Foreign(dtype.name)
+        if isinstance(dtype, UnknownGlobal):
+            return UnknownGlobal(dtype.name)
         content = members.get(f"{root}data/{key}")
         if content is None:
             raise Malformed(f"no member data/{printable(key)}, which a tensor needs")
@@ -237,10 +238,10 @@ def _read_stream(data: memoryview, budget: Budget, within: bool) -> object:
 
     def note_storage(value: object) -> object:
         dtype, key, _, _ = _storage_id(value)
-        if isinstance(dtype, Foreign):
+        if isinstance(dtype, UnknownGlobal):
             raise Malformed(f"a storage of type {dtype.name}")
         types[key] = dtype
-        return Foreign("a storage")
+        return UnknownGlobal("a storage")
 
     first = Budget(len(data))
     _, end = unpickler.run(
@@ -282,15 +283,15 @@ def _stream_storages(
     return contents, position
 
 
-def _part(storage: np.ndarray, view: object) -> np.ndarray:
+def _part(storage: allowed_globals.Storage, view: object) -> allowed_globals.Storage:
     """The part of a storage that a storage of the oldest files was: (key, offset, size)."""
     if view is None:
         return storage
     if (
         not isinstance(view, tuple)
         or len(view) != 3
-        or not all(isinstance(n, int) and n >= 0 for n in view[1:])
-        or view[1] + view[2] > storage.size
+        or not isinstance(view[1], int)
+        or not isinstance(view[2], int)
     ):
-        raise Malformed("a view that reaches beyond its storage")
-    return storage[view[1] : view[1] + view[2]]
+        raise Malformed("a view of a storage that is no place in it")
+    return storage.part(view[1], view[2])

@@ -5,8 +5,8 @@ its disposal; even with `find_class` locked down, its C code allocates whatever 
 says and recurses as deep as the file likes. This machine knows only the opcodes that PyTorch,
 NumPy and pickle protocols 2 to 5 write for tensors in plain containers. Lengths are checked
 against the bytes that are there, every allocation is charged to a `Budget`, and a global is
-looked up in a given table of stand-ins (`Function`); any other becomes an inert `Foreign`, which
-absorbs calls, state and items and is never called.
+looked up in a given table of stand-ins (`AllowedFunction`); any other becomes an inert
+`UnknownGlobal`, which absorbs calls, state and items and is never called.
 """
 
 import struct
@@ -14,11 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 from steph_jax.data.torch_format.placeholders import (
+    AllowedFunction,
     Budget,
-    Foreign,
-    Function,
     Malformed,
-    Pending,
+    Unbuilt,
+    UnknownGlobal,
     printable,
 )
 
@@ -28,12 +28,21 @@ MAX_DEPTH = 64
 MAX_VALUES = 5_000_000
 #: Bytes of an integer; the longest that PyTorch writes is the magic number of its old format.
 MAX_INT_BYTES = 16
+#: Characters of a key of a dict. Comparing equal keys takes time in proportion.
+MAX_KEY_LENGTH = 4096
+#: Integers from 0 up to this are cheap as keys, however many there are: too few of them share a
+#: place in a table of their number.
+SMALL_INT = 2**24
+#: Keys of a file that are neither text nor small integers. Python hashes numbers by a rule that
+#: everybody knows, so that a file may choose keys which all fall on one place; then each is
+#: compared with all that were before.
+MAX_OTHER_KEYS = 4096
 
 
 def run(
     data: memoryview,
     start: int,
-    admitted: Mapping[str, Foreign],
+    admitted: Mapping[str, UnknownGlobal],
     persistent: Callable[[object], object],
     budget: Budget,
 ) -> tuple[object, int]:
@@ -48,7 +57,7 @@ def run(
 
     Returns:
         the value (None, bool, int, float, str, memoryview for binary strings, tuple, list, dict,
-        OrderedDict, set, `Foreign`, and whatever the stand-ins make) and the offset after it.
+        OrderedDict, set, `UnknownGlobal`, and whatever the stand-ins make) and the offset after it.
 
     Raises:
         Malformed: anything that is not such a pickle; the globals that are not admitted are named.
@@ -79,7 +88,7 @@ def _check_plain(root: object) -> None:
     on_path = {id(root)}
     while path:
         value, remaining = path[-1]
-        if isinstance(value, Pending):
+        if isinstance(value, Unbuilt):
             raise Malformed("an array whose content is missing")
         if not remaining:
             path.pop()
@@ -91,7 +100,7 @@ def _check_plain(root: object) -> None:
                 raise Malformed(f"more than {MAX_VALUES} values, most of them repetitions")
             continue
         child = remaining.pop()
-        if not isinstance(child, (dict, list, tuple, set, Pending)):
+        if not isinstance(child, (dict, list, tuple, set, Unbuilt)):
             continue
         if id(child) in on_path:
             raise Malformed("a container that holds itself")
@@ -102,17 +111,11 @@ def _check_plain(root: object) -> None:
             path.append((child, _children(child)))
 
 
-def _checked_key(key: object) -> object:
-    """`key` if hashing it is safe and cheap: a scalar, or a short flat tuple of scalars."""
-    if key is None or isinstance(key, (str, int, float, Foreign)):
-        return key
-    if (
-        isinstance(key, tuple)
-        and len(key) <= 16
-        and all(part is None or isinstance(part, (str, int, float)) for part in key)
-    ):
-        return key
-    raise Malformed(f"a dict with a key of type {type(key).__name__}")
+def _is_scalar(key: object) -> bool:
+    """Whether `key` is None, a number or a text that is quickly hashed and compared."""
+    if isinstance(key, str):
+        return len(key) <= MAX_KEY_LENGTH
+    return key is None or isinstance(key, (int, float))
 
 
 class _Machine:
@@ -122,7 +125,7 @@ class _Machine:
         self,
         data: memoryview,
         start: int,
-        admitted: Mapping[str, Foreign],
+        admitted: Mapping[str, UnknownGlobal],
         persistent: Callable[[object], object],
         budget: Budget,
     ) -> None:
@@ -135,6 +138,7 @@ class _Machine:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.foreign: dict[str, None] = {}
+        self.other_keys = 0
 
     def run(self) -> object:
         while True:
@@ -209,8 +213,12 @@ class _Machine:
         self.push(tuple(reversed(items)))
 
     def memoize(self, key: int) -> None:
+        # Picklers number what they store; others could choose numbers that fall on one place of
+        # the table.
+        if key > self.position:
+            raise Malformed(f"a pickle that numbers a value {key} at byte {self.position}")
         value = self.top()
-        if isinstance(value, Pending):
+        if isinstance(value, Unbuilt):
             value.memo_keys.append(key)
         self.memo[key] = value
 
@@ -227,23 +235,23 @@ class _Machine:
         full_name = f"{module}.{name}"
         known = self.admitted.get(full_name)
         if known is None:
-            known = Foreign(printable(full_name))
+            known = UnknownGlobal(printable(full_name))
             self.foreign[known.name] = None
         self.push(known)
 
     def call(self) -> None:
         arguments = self.pop()
         function = self.pop()
-        if not isinstance(function, Foreign) or not isinstance(arguments, tuple):
+        if not isinstance(function, UnknownGlobal) or not isinstance(arguments, tuple):
             raise Malformed(f"a call of something that is no global at byte {self.position}")
         self.push(_called(function, arguments))
 
     def make_new(self) -> None:
         """NEWOBJ, NEWOBJ_EX: instances of classes, none of which are admitted."""
         made = self.pop()
-        if not isinstance(made, Foreign):
+        if not isinstance(made, UnknownGlobal):
             raise Malformed(f"an instance of something that is no class at byte {self.position}")
-        self.push(Foreign(made.name))
+        self.push(UnknownGlobal(made.name))
 
     def make_new_with_keywords(self) -> None:
         self.pop()
@@ -257,12 +265,12 @@ class _Machine:
     def build(self) -> None:
         state = self.pop()
         target = self.top()
-        if isinstance(target, Pending):
+        if isinstance(target, Unbuilt):
             value = target.finish(state)
             self.stack[-1] = value
             for key in target.memo_keys:
                 self.memo[key] = value
-        elif not isinstance(target, (Foreign, OrderedDict)):
+        elif not isinstance(target, (UnknownGlobal, OrderedDict)):
             # An OrderedDict's state is attributes (a state dict's `_metadata`): not needed.
             raise Malformed(f"state for a {type(target).__name__} at byte {self.position}")
 
@@ -278,9 +286,28 @@ class _Machine:
         self.budget.charge(64 * len(items))
         if isinstance(target, dict):
             for i in range(0, len(items), 2):
-                target[_checked_key(items[i])] = items[i + 1]
-        elif not isinstance(target, Foreign):
+                target[self.checked_key(items[i])] = items[i + 1]
+        elif not isinstance(target, UnknownGlobal):
             raise Malformed(f"items for a {type(target).__name__} at byte {self.position}")
+
+    def checked_key(self, key: object) -> object:
+        """`key` if hashing and comparing it is safe and cheap: see the limits of this module."""
+        if isinstance(key, str) and len(key) > MAX_KEY_LENGTH:
+            raise Malformed(f"a dict with a key of {len(key)} characters")
+        if isinstance(key, tuple):
+            is_cheap = len(key) <= 16 and all(map(_is_scalar, key))
+        else:
+            is_cheap = _is_scalar(key) or isinstance(key, UnknownGlobal)
+        if not is_cheap:
+            raise Malformed(f"a dict with a key of type {type(key).__name__}")
+        if not isinstance(key, str) and not (type(key) is int and 0 <= key < SMALL_INT):
+            self.other_keys += 1
+            if self.other_keys > MAX_OTHER_KEYS:
+                raise Malformed(
+                    f"more than {MAX_OTHER_KEYS} dict keys that are neither text nor integers "
+                    f"from 0 to {SMALL_INT - 1}"
+                )
+        return key
 
     def set_item(self) -> None:
         value = self.pop()
@@ -291,7 +318,7 @@ class _Machine:
         self.budget.charge(16 * len(items))
         if isinstance(target, list):
             target.extend(items)
-        elif not isinstance(target, Foreign):
+        elif not isinstance(target, UnknownGlobal):
             raise Malformed(f"items for a {type(target).__name__} at byte {self.position}")
 
     def add_items(self) -> None:
@@ -299,8 +326,8 @@ class _Machine:
         target = self.top()
         self.budget.charge(128 * len(items))
         if isinstance(target, set):
-            target.update(_checked_key(item) for item in items)
-        elif not isinstance(target, Foreign):
+            target.update(map(self.checked_key, items))
+        elif not isinstance(target, UnknownGlobal):
             raise Malformed(f"items for a {type(target).__name__} at byte {self.position}")
 
     def push_int(self, width: int) -> None:
@@ -326,13 +353,13 @@ def _decoded(view: memoryview) -> str:
         raise Malformed("text that is not UTF-8") from None
 
 
-def _called(function: Foreign, arguments: tuple[object, ...]) -> object:
+def _called(function: UnknownGlobal, arguments: tuple[object, ...]) -> object:
     """What `function(*arguments)` stands for; foreign if any of them is."""
-    if not isinstance(function, Function):
-        return Foreign(function.name)
+    if not isinstance(function, AllowedFunction):
+        return UnknownGlobal(function.name)
     for argument in arguments:
-        if type(argument) is Foreign:
-            return Foreign(argument.name)
+        if type(argument) is UnknownGlobal:
+            return UnknownGlobal(argument.name)
     return function.call(arguments)
 
 

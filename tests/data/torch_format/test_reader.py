@@ -14,8 +14,8 @@ import pytest
 import torch_writer
 from torch_writer import Raw, View, pickled_tensor, stream_bytes, zip_bytes
 
-from steph_jax.data.torch_format import placeholders, reader
-from steph_jax.data.torch_format.reader import Foreign, TorchFileError, loads
+from steph_jax.data.torch_format import placeholders, reader, unpickler
+from steph_jax.data.torch_format.reader import TorchFileError, UnknownGlobal, loads
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 LAYOUTS = {"zip": zip_bytes, "stream": stream_bytes}
@@ -172,7 +172,7 @@ def test_calls_are_absorbed_and_named(write, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     read = loads(write({"epoch": 1, "model": {"x": HOSTILE[name]}}), "f.pt")
     assert read["epoch"] == 1
-    assert isinstance(read["model"]["x"], Foreign)
+    assert isinstance(read["model"]["x"], UnknownGlobal)
     assert reader.foreign_names(read) == [name]
     with pytest.raises(TorchFileError, match=f"f.pt, model: .* found {name}, which was not called"):
         reader.refuse_foreign(read["model"], "f.pt, model")
@@ -340,6 +340,53 @@ def test_pickle_bombs_stay_within_bounds(bomb, monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 10 * len(data) + 100e6 / 20
+
+
+PRIME = 2**61 - 1  # Python's hash of an integer is its remainder
+
+
+COLLIDING = {
+    "integers": [i * PRIME for i in range(2, 2 + unpickler.MAX_OTHER_KEYS)],
+    "negative": [-i * PRIME for i in range(2, 2 + unpickler.MAX_OTHER_KEYS)],
+    "tuples": [
+        tuple(-1 - (i >> bit & 1) for bit in range(14)) for i in range(unpickler.MAX_OTHER_KEYS)
+    ],
+    "floats": [float(2**i) for i in range(10)] * (unpickler.MAX_OTHER_KEYS // 10 + 1),
+}
+
+
+def as_keys(keys: list) -> Raw:
+    """A dict with these keys, repetitions too."""
+    return Raw(b"}(" + b"".join(torch_writer.Writer().dump(key) + b"N" for key in keys) + b"u")
+
+
+@pytest.mark.parametrize("kind", COLLIDING)
+def test_keys_that_fall_on_one_place_are_few(kind, write):
+    """One more than is allowed is refused, however they are spread over dicts."""
+    keys = COLLIDING[kind]
+    parts = [as_keys(keys[:1000]), as_keys(keys[1000:])]
+    with pytest.raises(TorchFileError, match=r"more than 4096 dict keys that are neither text nor"):
+        loads(write({"a": parts, "b": {0.5: 1}}), "f.pt")
+
+
+def test_many_keys_that_are_text_or_small_integers(write):
+    value = {"state": dict.fromkeys(range(20_000)), "names": {f"p{i}": i for i in range(20_000)}}
+    value["by address"] = {140_234_000_000_000 + 64 * i: i for i in range(1000)}
+    assert loads(write(value), "f.pt") == value
+
+
+def test_long_keys_are_refused(write):
+    """Comparing equal keys takes time in proportion to their length."""
+    longest = "k" * unpickler.MAX_KEY_LENGTH
+    assert loads(write({longest: 1}), "f.pt") == {longest: 1}
+    for key in (longest + "k", (longest + "k", 1)):
+        with pytest.raises(TorchFileError, match="a dict with a key of"):
+            loads(write({key: 1}), "f.pt")
+
+
+def test_numbers_of_stored_values_are_those_of_picklers():
+    with pytest.raises(TorchFileError, match="numbers a value 1000000 at byte 8"):
+        loads(b"\x80\x02]r" + struct.pack("<I", 1_000_000) + b".", "f.pt")
 
 
 def test_views_of_one_storage_cannot_multiply_it():
