@@ -36,7 +36,7 @@ HOMES = {
     "h5py": ("data.",),
     "lmdb": ("data.features.lmdb_source",),
     "orbax": ("checkpoints.saved_model", "training.resume"),
-    "lifelines": ("survival.metrics",),
+    "lifelines": ("survival.",),
     "matplotlib": ("plots",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
