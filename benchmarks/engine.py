@@ -16,6 +16,7 @@ from workload import Sizes
 from steph_jax.data import batches
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import Groups
+from steph_jax.engine import loader
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.step import Program, device_mesh
 from steph_jax.evaluation import predictions
@@ -24,8 +25,8 @@ from steph_jax.methods.steph import StephMethod, freeze
 from steph_jax.models import steph, task_vectors
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.survival.objectives import Objective
-from steph_jax.training import config
 from steph_jax.training.epoch import adamw, initial_state, learning_rates, train_epoch
+from steph_jax.training.sections import Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +83,19 @@ class Engine:
         self.compilations = Compilations()
         self._num_patches = np.tile(workload.cohort(length, sizes), num_devices)
         size = num_devices * workload.batch_size(length, sizes)
-        kept = config.feature_dtype(dtype)
+        kept = Precision(dtype).features
         bags = [x.astype(kept, copy=False) for x in workload.features(self._num_patches, sizes)]
         self.labels = workload.labels(len(bags), sizes)
         self._size = size
         mesh = device_mesh(jax.local_devices()[:num_devices])
         self._device = mesh.devices.flat[0]
-        budget = config.patches_per_group(self._device.platform)
+        budget = loader.patches_per_group(self._device.platform)
         self.feed = Feed(
             MemoryBags.of(bags, sizes.feature_dim, kept),
             batches.choose_layout(self._num_patches, size, budget),
             mesh,
             size,
-            config.resident_bytes({"device_gb": -1}, self._device),
+            loader.resident_bytes(-1, self._device),
         )
         method = _method(sizes, dtype)
         self.program = Program(method, loss_function(Objective()), mesh, self.feed.num_slots)
@@ -222,5 +223,5 @@ def _method(sizes: Sizes, dtype: str) -> StephMethod:
         sizes.num_sources,
         steph.Options(top_k=sizes.top_k),
         *workload.PENALTIES,
-        config.compute_dtype(dtype),
+        Precision(dtype).operands,
     )

@@ -27,8 +27,7 @@ from steph_jax import files, run_directory
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, sweep
-from steph_jax.training.config import FREE
-from steph_jax.training.grid import with_values
+from steph_jax.training.config import FREE, Config
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -58,8 +57,9 @@ def main() -> int:
     tcga_rna.prepare(shared, out, given.cohorts)
     variants = {name: VARIANTS[name] for name in given.variants}
     for cohort in given.cohorts:
-        config = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
-        config["folds"] = [int(fold) for fold in given.folds]
+        record = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
+        record["folds"] = [int(fold) for fold in given.folds]
+        config = Config.from_dict(record)
         with run_directory.locked(out / cohort / "variants"):
             table = try_variants(config, variants, out / cohort / "variants")
         files.write_table(out / cohort / "variants.csv", table)
@@ -70,22 +70,22 @@ def main() -> int:
 
 
 def try_variants(
-    config: dict[str, Any], variants: Mapping[str, dict[str, Any]], place: pathlib.Path
+    config: Config, variants: Mapping[str, dict[str, Any]], place: pathlib.Path
 ) -> pd.DataFrame:
     """The C-index of every variant on the held-out patients of every inner fold."""
     cohort = experiment.read_cohort(config)
-    run = experiment.open_experiment(config, cohort, Pool(config["pool"]["root"]))
+    run = experiment.open_experiment(config, cohort, Pool(config.pool.root))
     rows = []
-    for fold in config["folds"]:
-        for number, cut in enumerate(sweep.inner_folds(cohort, fold, config["seed"])):
+    for fold in config.folds:
+        for number, cut in enumerate(sweep.inner_folds(cohort, fold, config.seed)):
             within = place / f"fold_{fold}" / f"inner_{number}"
             label = f"fold {fold}, inner fold {number}"
             pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
             for name, values in variants.items():
-                changed = experiment.configured(run, with_values(config, values))
+                changed = experiment.configured(run, config.with_values(values))
                 of_variant = within / name.replace(" ", "_")
                 of_variant.mkdir(parents=True, exist_ok=True)
-                run_directory.settle(of_variant, changed.config, FREE)
+                run_directory.settle(of_variant, changed.config.record, FREE)
                 c_index = sweep.held_out_c_index(
                     dataclasses.replace(changed, pool=pool),
                     fold,

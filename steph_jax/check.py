@@ -11,7 +11,6 @@ Features are read in child processes: a file that crashes its library, or never 
 like any other. Headers are read of all slides, values until `--seconds` are over.
 """
 
-import dataclasses
 import math
 import pathlib
 import random
@@ -30,11 +29,10 @@ from steph_jax.checks import devices, findings, folds, models, outcomes, reading
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import take
 from steph_jax.data.features import sandbox
-from steph_jax.data.tables import Columns, Split, SurvivalTable, table_path
+from steph_jax.data.tables import Split, SurvivalTable, table_path
 from steph_jax.messages import listed
-from steph_jax.methods.base import Recipe, Spec
-from steph_jax.methods.registry import RECIPES, recipe
-from steph_jax.training import config as settings
+from steph_jax.methods.base import Recipe
+from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
 from steph_jax.training.preflight import look_ahead
 
@@ -47,12 +45,11 @@ _TARGETS_SHARE = 0.8
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
-    config = settings.as_dict(given.config)
-    return run(config, given.json, given.out, given.seconds, given.slide_seconds)
+    return run(as_dict(given.config), given.json, given.out, given.seconds, given.slide_seconds)
 
 
 def run(
-    config: dict[str, Any],
+    record: dict[str, Any],
     json_file: str = "",
     out: str = "",
     seconds: float = SECONDS,
@@ -62,13 +59,14 @@ def run(
     try:
         if json_file:
             files.expect_folder(pathlib.Path(json_file))
-        found = check(config, seconds=seconds, slide_seconds=slide_seconds)
-        write(config["dataset"], found, json_file, out)
+        found = check(record, seconds=seconds, slide_seconds=slide_seconds)
+        dataset = str(record.get("dataset"))
+        write(dataset, found, json_file, out)
     except messages.USER_ERRORS as problem:
         print(f"error: {problem}", file=sys.stderr)
         return int(Status.ERROR)
     print("\n".join([*findings.report(found), *models.matrix(found)]))
-    print(summary(config["dataset"], found))
+    print(summary(dataset, found))
     cut = any(len(finding.items) > findings.MAX_SHOWN for finding in found)
     if cut and not (json_file or out):
         print("lists are cut; --json FILE or --out DIR writes them in full")
@@ -104,7 +102,7 @@ def write(dataset: str, found: list[Finding], json_file: str, out: str) -> None:
 
 
 def check(
-    config: dict[str, Any],
+    record: dict[str, Any],
     *,
     seconds: float = SECONDS,
     slide_seconds: float = sandbox.SLIDE_SECONDS,
@@ -112,15 +110,21 @@ def check(
     """All findings about a run.
 
     Args:
-        config: as `settings.as_dict` gives it.
+        record: the config as `config.as_dict` gives it.
         seconds: in which values of features are read, those of sources too, headers of all slides
             apart; 0 sets no limit.
         slide_seconds: that one slide may take before its file is taken to hang.
     """
     found = [devices.check_devices(devices.gpus_there())]
-    usable = check_settings(config, found)
-    columns = findings.attempt("settings", found, lambda: settings.columns(config["data"]))
-    table, splits = check_tables(config, columns or Columns(), found)
+    config, problems = read_config(record)
+    found += [findings.error("settings", problem) for problem in problems.values()]
+    if config is None:  # without a dataset and its data there is nothing to look at
+        return found
+    if not problems:
+        text = f"{config.method} on {config.dataset}, folds {listed(config.folds)}"
+        found.append(findings.ok("settings", text))
+    columns = config.data.table_columns
+    table, splits = check_tables(config, found)
     read, begun = None, time.monotonic()
     seconds = seconds or math.inf
     if table is not None:
@@ -130,42 +134,28 @@ def check(
         used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
         read = check_features(config, used, others, found, deadline, slide_seconds)
     left = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
-    spec = findings.attempt("settings", found, lambda: settings.spec(config, 0, 1))
-    if spec is not None:
-        sources = check_pool(config, spec, read, found)
-        root, method = pathlib.Path(config["data"]["root"]), RECIPES.get(config["method"])
-        look = folds.check_joined if method and method.joins else folds.check_leaks
-        found += look(root, config["dataset"], splits, sources, columns or Columns())
-        if read is not None:
-            deadline = time.monotonic() + left
-            found += check_encoders(config, sources, read, deadline, slide_seconds)
+    method = None if "method" in problems else config.recipe
+    sources = check_pool(config, method, read, found)
+    look = folds.check_joined if method and method.joins else folds.check_leaks
+    found += look(config.data.folder, config.dataset, splits, sources, columns)
+    if read is not None:
+        deadline = time.monotonic() + left
+        found += check_encoders(config, sources, read, deadline, slide_seconds)
     apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
     hindered = findings.worst([finding for finding in found if finding.check not in apart])
-    if usable and columns and hindered < Status.ERROR:
-        pool = Pool(config["pool"]["root"])
+    if not problems and hindered < Status.ERROR:
+        pool = Pool(config.pool.root)
         findings.attempt(
-            "start", found, lambda: look_ahead(config, read_cohort(config), pool, config["folds"])
+            "start", found, lambda: look_ahead(config, read_cohort(config), pool, config.folds)
         )
     return found
 
 
-def check_settings(config: dict[str, Any], found: list[Finding]) -> bool:
-    """Whether a run could use the settings."""
-    before = len(found)
-    findings.attempt("settings", found, lambda: settings.check(config))
-    findings.attempt("settings", found, lambda: recipe(config["method"]))
-    if len(found) > before:
-        return False
-    text = f"{config['method']} on {config['dataset']}, folds {listed(config['folds'])}"
-    found.append(findings.ok("settings", text))
-    return True
-
-
 def check_tables(
-    config: dict[str, Any], columns: Columns, found: list[Finding]
+    config: Config, found: list[Finding]
 ) -> tuple[SurvivalTable | None, dict[int, Split]]:
     """The table and the splits, as far as they can be read."""
-    root, dataset = pathlib.Path(config["data"]["root"]), config["dataset"]
+    root, dataset, columns = config.data.folder, config.dataset, config.data.table_columns
     table, problems = tables.check_table(table_path(root, dataset), columns)
     found += problems
     if table is not None:
@@ -173,14 +163,14 @@ def check_tables(
         if len(known):
             found += outcomes.check_times(known, columns)
             found += outcomes.check_events(known, columns)
-    numbers = list(config["folds"])
-    splits, problems = folds.check_splits(root, dataset, numbers, table, config["batch_size"])
+    numbers = list(config.folds)
+    splits, problems = folds.check_splits(root, dataset, numbers, table, config.batch_size)
     found += problems
     return table, splits
 
 
 def check_features(
-    config: dict[str, Any],
+    config: Config,
     table: SurvivalTable,
     others: Sequence[str],
     found: list[Finding],
@@ -197,17 +187,17 @@ def check_features(
         deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take.
     """
-    data = config["data"]
+    data = config.data
     wanted = [slide for of_patient in table.slides for slide in of_patient]
     random.Random(0).shuffle(wanted)  # where time is short, slides of all kinds are read
 
     def read_all() -> tuple[pathlib.Path, reading.Reading]:
-        location = settings.features_location(data, config["dataset"])
+        location = data.features_of(config.dataset)
         shown = sys.stderr.isatty()
         with tqdm(total=len(wanted), desc="features", unit="slide", disable=not shown) as bar:
             return location, reading.read(
                 location,
-                data["hdf5_dataset"],
+                data.hdf5_dataset,
                 wanted,
                 deadline=deadline,
                 slide_seconds=slide_seconds,
@@ -223,25 +213,25 @@ def check_features(
 
 
 def check_pool(
-    config: dict[str, Any], spec: Spec, read: reading.Reading | None, found: list[Finding]
+    config: Config, method: Recipe | None, read: reading.Reading | None, found: list[Finding]
 ) -> tuple[str, ...]:
     """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
-    pool, method = Pool(config["pool"]["root"]), RECIPES.get(config["method"])
+    pool = Pool(config.pool.root)
     dim = slides.feature_dim(read) if read is not None else None
     made_by = slides.encoder_name(read) if read is not None else ""
 
     def look(wanted: Sequence[str]) -> None:
         found.extend(models.check_pool(pool, tuple(wanted), dim, feature_encoder=made_by))
 
-    if method is None:  # `check_settings` has said so
+    if method is None:  # which is a finding of its own
         findings.attempt("pool", found, lambda: look(()))
         return ()
-    needed = findings.attempt("pool", found, lambda: needed_of_pool(method, spec, config, pool))
+    needed = findings.attempt("pool", found, lambda: needed_of_pool(method, config, pool))
     if needed is None:
         return ()
     members, joined = needed
     if not members and not pool.has_null():
-        wanted_dim = spec.architecture.feature_dim
+        wanted_dim = config.model.feature_dim
         if dim not in (None, wanted_dim):
             text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
             advice = f"set --config.model.feature_dim={dim}"
@@ -251,24 +241,24 @@ def check_pool(
         wanted = list(dict.fromkeys(member_name(*member) for member in members))
         findings.attempt("pool", found, lambda: look(wanted))
     sources = dict.fromkeys([*(name for name, _ in members), *joined])
-    return tuple(name for name in sources if name != config["dataset"])
+    return tuple(name for name in sources if name != config.dataset)
 
 
 def needed_of_pool(
-    method: Recipe, spec: Spec, config: dict[str, Any], pool: Pool
+    method: Recipe, config: Config, pool: Pool
 ) -> tuple[list[tuple[str, int]], Sequence[str]]:
     """(dataset, fold) of the members that the folds of a run read, and the cohorts they join.
 
     Raises:
         ValueError, FileNotFoundError: `Recipe.members` or `Recipe.joins` did.
     """
-    folds_of = [dataclasses.replace(spec, fold=fold) for fold in config["folds"]]
-    members = [member for fold in folds_of for member in method.members(fold, pool)]
-    return members, method.joins(spec, pool) if method.joins else ()
+    specs = [config.fold_spec(fold, num_outputs=1) for fold in config.folds]
+    members = [member for spec in specs for member in method.members(spec, pool)]
+    return members, method.joins(specs[0], pool) if method.joins else ()
 
 
 def check_encoders(
-    config: dict[str, Any],
+    config: Config,
     sources: tuple[str, ...],
     read: reading.Reading,
     deadline: float,
@@ -283,20 +273,20 @@ def check_encoders(
         deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take.
     """
-    data, target = config["data"], config["dataset"]
+    data, target = config.data, config.dataset
     found: list[Finding] = []
-    ours = settings.features_location(data, target)
+    ours = data.features_of(target)
     compared: list[str] = []
     in_part: list[str] = []
     for source in sources:
-        location = settings.features_location(data, source)
+        location = data.features_of(source)
         if location == ours or not location.exists():
             continue
 
         def first_slides(location: pathlib.Path = location) -> reading.Reading:
             return reading.read(
                 location,
-                data["hdf5_dataset"],
+                data.hdf5_dataset,
                 None,
                 deadline=deadline,
                 slide_seconds=slide_seconds,

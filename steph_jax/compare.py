@@ -31,30 +31,20 @@ from steph_jax import run_directory as runs
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.bags import LazyBags
-from steph_jax.data.features.open import open_features
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, run_directory
-from steph_jax.methods.registry import recipe
 from steph_jax.training import experiment, preflight
-from steph_jax.training.config import (
-    FREE,
-    as_dict,
-    check,
-    compute_dtype,
-    feature_dtype,
-    features_location,
-    patches_per_group,
-)
+from steph_jax.training.config import FREE, Config, as_dict
 
 
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
-    config = as_dict(given.config)
-    seeds = whole_numbers(given.seeds) if given.seeds else [config["seed"]]
+    record = as_dict(given.config)
+    seeds = whole_numbers(given.seeds) if given.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
-    compare(config, given.methods, seeds, pathlib.Path(given.workdir), command)
+    compare(record, given.methods, seeds, pathlib.Path(given.workdir), command)
     return 0
 
 
@@ -71,7 +61,7 @@ def whole_numbers(seeds: Sequence[str]) -> list[int]:
 
 
 def compare(
-    config: dict[str, Any],
+    record: dict[str, Any],
     methods: Sequence[str],
     seeds: Sequence[int],
     workdir: pathlib.Path,
@@ -81,7 +71,7 @@ def compare(
     """Runs what is missing of some methods and writes the comparison.
 
     Args:
-        config: as `settings.as_dict` gives it; its method and seed are not used.
+        record: the config as `config.as_dict` gives it; its method and seed are not used.
         methods: values of `config.method`.
         seeds: every method is run with each.
         workdir: where the runs are kept.
@@ -91,18 +81,17 @@ def compare(
     Raises:
         ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used.
     """
-    asked = {
-        (method, seed): config | {"method": method, "seed": seed}
-        for method in methods
-        for seed in seeds
-    }
-    if not asked or len(asked) < len(methods) * len(seeds):
+    runs_asked = [(method, seed) for method in methods for seed in seeds]
+    if not runs_asked or len(set(runs_asked)) < len(runs_asked):
         raise ValueError(
             "expected methods and seeds, each of them once; found --methods "
             f"{','.join(methods)} --seeds {','.join(map(str, seeds))}"
         )
-    for method in methods:
-        recipe(method)
+    config = Config.from_dict(record)
+    asked = {
+        (method, seed): config.with_values({"method": method, "seed": seed})
+        for method, seed in runs_asked
+    }
     missing = {
         (method, seed): run
         for (method, seed), run in asked.items()
@@ -111,9 +100,9 @@ def compare(
     check_methods(missing)
     for (method, seed), run in missing.items():
         logging.info("%s, seed %d", method, seed)
-        train.train(run, run_directory(workdir, method, seed))
+        train.train(run.record, run_directory(workdir, method, seed))
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
-    found = comparison.compare_runs(workdir, config["dataset"], methods, seeds, config["folds"])
+    found = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
     out = workdir if tables is None else tables
     out.mkdir(parents=True, exist_ok=True)
     comparison_report.write(out, found, costs, command)
@@ -121,22 +110,22 @@ def compare(
     return found
 
 
-def is_finished(directory: pathlib.Path, config: dict[str, Any]) -> bool:
+def is_finished(directory: pathlib.Path, config: Config) -> bool:
     """Whether a run has finished all folds of its config.
 
     Raises:
         ValueError: the run in this directory has other settings.
     """
-    folds = [runs.fold_directory(directory, fold) for fold in config["folds"]]
+    folds = [runs.fold_directory(directory, fold) for fold in config.folds]
     # A run that was ended before its summary is given the chance to write it.
     summarized = (directory / "summary.json").is_file()
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
-    runs.settle(directory, config, FREE)
+    runs.settle(directory, config.record, FREE)
     return True
 
 
-def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
+def check_methods(asked: dict[tuple[str, int], Config]) -> None:
     """Finds out before the first training whether each of the runs can be started.
 
     Raises:
@@ -145,8 +134,7 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
     """
     checked: set[str] = set()
     for (method, _), config in asked.items():
-        check(config)
-        if config["pool"]["save"]:
+        if config.pool.save:
             raise ValueError(
                 "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
                 "no method depends on those run before it; make the pool first"
@@ -155,53 +143,45 @@ def check_methods(asked: dict[tuple[str, int], dict[str, Any]]) -> None:
             continue
         checked.add(method)
         cohort = experiment.read_cohort(config)
-        pool = Pool(pathlib.Path(config["pool"]["root"]))
-        preflight.look_ahead(config, cohort, pool, config["folds"])
+        pool = Pool(config.pool.root)
+        preflight.look_ahead(config, cohort, pool, config.folds)
 
 
-def inference_cost(
-    config: dict[str, Any], workdir: pathlib.Path, method: str, seed: int
-) -> dict[str, Any]:
+def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int) -> dict[str, Any]:
     """Operations and seconds per slide of a method's first model, measured once per device.
 
     The slide has as many patches as the median test patient of the fold.
     """
     directory = run_directory(workdir, method, seed)
-    fold = runs.fold_directory(directory, config["folds"][0])
+    fold = runs.fold_directory(directory, config.folds[0])
     kept = directory / "inference.json"
     mesh = device_mesh()
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    measured = {"device": device, "jax": jax.__version__, "batch_size": config["batch_size"]}
+    measured = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
     if kept.is_file():
         known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         if all(known.get(name) == value for name, value in measured.items()):
             return known
     model = saved_model.load_model(fold / "model")
     num_patches = median_patches(config, fold)
-    dtype = compute_dtype(config["compute_dtype"])
-    budget = patches_per_group(mesh.devices.flat[0].platform)
+    dtype = config.precision.operands
     logging.info("%s: measuring inference", method)
     found = measured | {
         "num_patches": num_patches,
         "flops_per_slide": cost.flops_per_slide(model, num_patches),
-        "seconds_per_slide": cost.seconds_per_slide(
-            model, num_patches, config["batch_size"], budget, mesh, dtype
-        ),
+        "seconds_per_slide": cost.seconds_per_slide(model, num_patches, config.batch_size, dtype),
     }
     files.write_json(kept, found)
     return found
 
 
-def median_patches(config: dict[str, Any], fold: pathlib.Path) -> int:
+def median_patches(config: Config, fold: pathlib.Path) -> int:
     """The median number of patches of the test patients of a finished fold."""
     table, split = fold_results.read_patients(fold)
-    data = config["data"]
-    source = open_features(
-        features_location(data, config["dataset"]), dataset_name=data["hdf5_dataset"]
-    )
+    source = experiment.open_source(config, config.dataset)
     slides = [table.slides[i] for i in split.test]
-    dtype = feature_dtype(config["compute_dtype"])
-    return max(1, int(np.median(LazyBags(source, slides, dtype).num_patches)))
+    bags = LazyBags(source, slides, config.precision.features)
+    return max(1, int(np.median(bags.num_patches)))
 
 
 if __name__ == "__main__":

@@ -13,79 +13,65 @@ from absl import flags
 from steph_jax import cli, run_directory
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import stored_objective
-from steph_jax.data.batches import choose_layout
 from steph_jax.data.cache import open_bags
 from steph_jax.data.features.open import open_features
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import device_mesh, program_of
+from steph_jax.engine.step import program_of
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods.registry import recipe
 from steph_jax.survival.time_bins import TimeBins
-from steph_jax.training.config import (
-    compute_dtype,
-    feature_dtype,
-    features_location,
-    patches_per_group,
-    resident_bytes,
-)
+from steph_jax.training.config import Config, stored_config
 
 
 def main() -> int:
     """The entry point."""
     workdir = pathlib.Path(flags.FLAGS.workdir)
-    config = run_directory.load(workdir)
+    config = stored_config(workdir)
     with run_directory.locked(workdir):
-        directories = {
-            fold: run_directory.fold_directory(workdir, fold) for fold in config["folds"]
-        }
+        directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
         done = [f for f, at in directories.items() if run_directory.training_record(at).is_file()]
         if not done:
             raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
         for fold in done:
             evaluate_fold(directories[fold], config, flags.FLAGS.features)
-        run_summary.write(workdir, config | {"folds": done})
+        run_summary.write(workdir, config.dataset, config.method, config.seed, done)
     return 0
 
 
-def evaluate_fold(directory: pathlib.Path, config: dict, features_at: str | None = None) -> None:
+def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | None = None) -> None:
     """Evaluates the model of one fold on its training and test patients.
 
     Args:
         directory: of the fold.
-        config: settings of the run.
+        config: of the run.
         features_at: where the features are, if not where training found them.
     """
     numbers = fold_results.read_training(directory)
     model = saved_model.load_model(directory / "model")
     table, split = fold_results.read_patients(directory)
-    data = config["data"]
-    location = features_at or features_location(data, config["dataset"])
     source = open_features(
-        location,
-        dataset_name=data["hdf5_dataset"],
+        features_at or config.data.features_of(config.dataset),
+        dataset_name=config.data.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
     bags = open_bags(
         source,
         table.patients,
         table.slides,
-        feature_dtype(config["compute_dtype"]),
-        data["cache_gb"],
-        config["batch_size"],
+        config.precision.features,
+        config.data.cache_gb,
+        config.batch_size,
     )
     objective = stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
     method = recipe(model.kind)
-    dtype = compute_dtype(config["compute_dtype"])
-    mesh = device_mesh()
-    size = config["batch_size"]
-    layout = choose_layout(bags.num_patches, size, patches_per_group(mesh.devices.flat[0].platform))
-    feed = Feed(bags, layout, mesh, size, resident_bytes(data, mesh.devices.flat[0]))
+    dtype = config.precision.operands
+    feed = Feed.open(bags, config.batch_size, config.data.device_gb)
     represent = Representations(feed, dtype)
     labels = evaluator.cohort_labels(table, bins) | method.patient_inputs(model, represent)
     ready = method.restore(model, dtype)
-    program = program_of(ready.method, None, mesh, feed.num_slots)
+    program = program_of(ready.method, None, feed.mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
     evaluate = evaluator.Evaluator(program, frozen, feed, labels, table, objective)
     parts = {

@@ -37,7 +37,7 @@ from steph_jax.data.features.open import open_features
 from steph_jax.data.features.sandbox import IsolatedSource
 from steph_jax.data.features.source import FeatureSource, own_id
 from steph_jax.data.features.store import DTYPES, StoreSource
-from steph_jax.training.config import as_dict, columns, features_location
+from steph_jax.training.config import Config, as_dict
 
 #: Seconds that one slide may take before its file is taken to hang; drives may be slow.
 SLIDE_SECONDS = 300.0
@@ -64,9 +64,9 @@ def main() -> int:
     if given.config is not None and given.features is not None:
         raise ValueError("--config and --features both say what to pack; give one of them")
     if given.config is not None:
-        config = as_dict(given.config)
+        config = Config.from_dict(as_dict(given.config))
         location, slides = of_config(config)
-        origin = _isolated(location, config["data"]["hdf5_dataset"])
+        origin = _isolated(location, config.data.hdf5_dataset)
     elif given.features is not None:
         origin, slides = _isolated(given.features, given.hdf5_dataset), None
     elif given.verify:
@@ -80,12 +80,11 @@ def main() -> int:
         return status or (verify(out, source, given.workers) if given.verify else 0)
 
 
-def of_config(config: dict[str, Any]) -> tuple[pathlib.Path, Collection[str]]:
+def of_config(config: Config) -> tuple[pathlib.Path, Collection[str]]:
     """Where the features of a config's dataset are, and the slides of its survival table."""
-    data, dataset = config["data"], config["dataset"]
-    root = pathlib.Path(data["root"])
-    slides_of = tables.read_slides(tables.table_path(root, dataset), columns(data))
-    location = features_location(data, dataset)
+    table = tables.table_path(config.data.folder, config.dataset)
+    slides_of = tables.read_slides(table, config.data.table_columns)
+    location = config.data.features_of(config.dataset)
     return location, [slide for slides in slides_of.values() for slide in slides]
 
 

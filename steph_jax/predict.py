@@ -25,17 +25,17 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
 from steph_jax.data.bags import LazyBags
-from steph_jax.data.batches import choose_layout
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import Columns
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import Program
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions
 from steph_jax.methods.registry import recipe
-from steph_jax.training import config
+from steph_jax.training.config import MOST_PATIENTS_A_STEP
+from steph_jax.training.sections import Precision
 
 
 def main(more_files: Sequence[str]) -> int:
@@ -96,7 +96,8 @@ def predict(
         FileNotFoundError: slides without features; lists them.
         ValueError: features that cannot be used.
     """
-    bags = LazyBags(source, list(slides_of.values()), config.feature_dtype(dtype))
+    precision = Precision(dtype)
+    bags = LazyBags(source, list(slides_of.values()), precision.features)
     patients = list(slides_of)
     filled = np.flatnonzero(bags.num_patches)
     empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
@@ -107,14 +108,11 @@ def predict(
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
     method = recipe(model.kind)
-    ready = method.restore(model, config.compute_dtype(dtype))
+    ready = method.restore(model, precision.operands)
     objective = saved_model.stored_objective(model)
-    mesh = device_mesh()
-    budget = config.patches_per_group(mesh.devices.flat[0].platform)
-    layout = choose_layout(bags.num_patches, batch_size, budget)
-    feed = Feed(bags, layout, mesh, batch_size)
-    program = Program(ready.method, None, mesh, feed.num_slots)
-    represent = Representations(feed, config.compute_dtype(dtype))
+    feed = Feed.open(bags, batch_size)
+    program = Program(ready.method, None, feed.mesh, feed.num_slots)
+    represent = Representations(feed, precision.operands)
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
@@ -143,7 +141,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", None, "CSV to write.")
     flags.DEFINE_string("merge_weights", None, "CSV of weights per source (STEPH).")
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files.")
-    flags.DEFINE_integer("batch_size", 16, "Patients at a time.", lower_bound=1)
+    flags.DEFINE_integer(
+        "batch_size", 16, "Patients at a time.", lower_bound=1, upper_bound=MOST_PATIENTS_A_STEP
+    )
     flags.DEFINE_enum(
         "compute_dtype", "float32", ["float32", "bfloat16"], "Operands of products over patches."
     )

@@ -38,8 +38,7 @@ from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.training import experiment, preflight, sweep
 from steph_jax.training import history as epoch_rows
-from steph_jax.training.config import FREE, as_dict, check
-from steph_jax.training.early_stopping import Selection
+from steph_jax.training.config import FREE, Config, as_dict
 from steph_jax.training.experiment import Experiment
 from steph_jax.training.grid import Grid, parse
 from steph_jax.training.restarts import train_split
@@ -55,7 +54,7 @@ def main() -> int:
 
 
 def train(
-    config: dict[str, Any],
+    record: dict[str, Any],
     workdir: pathlib.Path,
     sweeps: Sequence[str] = (),
     profile: bool = False,
@@ -63,7 +62,7 @@ def train(
     """Runs all folds of a config that are not finished; returns the summary.
 
     Args:
-        config: as `settings.as_dict` gives it.
+        record: the config as `config.as_dict` gives it.
         workdir: where the run keeps its files.
         sweeps: settings whose values each fold selects, as `grid.parse` reads them.
         profile: whether a trace of one epoch is left in `workdir`/profile.
@@ -71,16 +70,16 @@ def train(
     Raises:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
     """
-    check(config)
-    pool = Pool(pathlib.Path(config["pool"]["root"]))
+    config = Config.from_dict(record)
+    pool = Pool(config.pool.root)
     cohort = experiment.read_cohort(config)
-    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config["folds"]}
+    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
     unfinished = {f: path for f, path in directories.items() if not run_directory.is_finished(path)}
     grid = parse(sweeps, config)
     # Before the features are read: a pool that lacks a model is known at once.
     model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with run_directory.locked(workdir):
-        stored = config | grid.record()
+        stored = record | grid.record()
         run_directory.settled(workdir, stored, FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
@@ -88,18 +87,24 @@ def train(
         run_directory.settle(workdir, stored, FREE)
         if run is not None and model is not None:
             if grows_pool(config):
-                abmil.add_null(pool, model.architecture, config["seed"])
+                abmil.add_null(pool, model.architecture, config.seed)
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
             for fold, directory in unfinished.items():
                 directory.mkdir(exist_ok=True)
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
-        return run_summary.write(workdir, config | {"folds": run_directory.finished_folds(workdir)})
+        return run_summary.write(
+            workdir,
+            config.dataset,
+            config.method,
+            config.seed,
+            run_directory.finished_folds(workdir),
+        )
 
 
 def look_ahead(
-    config: dict[str, Any], cohort: Cohort, pool: Pool, grid: Grid, folds: Sequence[int]
+    config: Config, cohort: Cohort, pool: Pool, grid: Grid, folds: Sequence[int]
 ) -> SavedModel:
     """The untrained model of the first of some folds, after a look at what the run needs of others.
 
@@ -109,14 +114,14 @@ def look_ahead(
     model = preflight.look_ahead(config, cohort, pool, folds)
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
-    read = preflight.members(config, cohort, pool, config["folds"][0])
+    read = preflight.members(config, cohort, pool, config.folds[0])
     preflight.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
     sweep.check(grid, config, cohort, pool)
     return model
 
 
 def expect_room(
-    config: dict[str, Any],
+    config: Config,
     cohort: Cohort,
     pool: Pool,
     first: Architecture,
@@ -137,18 +142,18 @@ def expect_room(
     bins = {fold: experiment.fold_spec(config, cohort, fold).num_outputs for fold in folds}
     for fold, number in bins.items():
         of_fold = dataclasses.replace(first, num_bins=number)
-        pool.expect_room(member_name(config["dataset"], fold), of_fold)
+        pool.expect_room(member_name(config.dataset, fold), of_fold)
     if len(set(bins.values())) > 1:
         found = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
         raise ValueError(
             f"models of a pool share all dimensions, but with bins.kind = "
-            f"{config['bins']['kind']!r} folds of {config['dataset']} have other numbers of "
+            f"{config.bins.kind!r} folds of {config.dataset} have other numbers of "
             f"outputs: {found}; use --config.bins.kind=quantile, or --config.pool.save=false"
         )
 
 
 def open_run(
-    config: dict[str, Any], cohort: Cohort, pool: Pool, model: SavedModel, workdir: pathlib.Path
+    config: Config, cohort: Cohort, pool: Pool, model: SavedModel, workdir: pathlib.Path
 ) -> Experiment:
     """The experiment, whose features are open and were looked at.
 
@@ -157,16 +162,16 @@ def open_run(
     """
     run = experiment.open_experiment(config, cohort, pool)
     preflight.expect_features_of(model, run)
-    if config["data"]["check_values"]:
+    if config.data.check_values:
         preflight.check_values(run, workdir / "values.sha256")
     if grows_pool(config):  # now, when a file that cannot be read costs no training
         run = dataclasses.replace(run, encoder=experiment.encoder(config, cohort.table))
     return run
 
 
-def grows_pool(config: dict[str, Any]) -> bool:
+def grows_pool(config: Config) -> bool:
     """Whether the models of a run become members of the pool."""
-    return config["method"] == "abmil" and config["pool"]["save"]
+    return config.method == "abmil" and config.pool.save
 
 
 def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chosen) -> None:
@@ -202,11 +207,11 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
     noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
     numbers = (
         {
-            "method": config["method"],
-            "dataset": config["dataset"],
+            "method": config.method,
+            "dataset": config.dataset,
             "fold": fold,
-            "seed": config["seed"],
-            "best_epoch": Selection(**config["validation"]).best_epoch(history),
+            "seed": config.seed,
+            "best_epoch": config.validation.best_epoch(history),
             "trainable_parameters": count,
         }
         | epoch_rows.numbers(history, trained.dead_seconds)

@@ -31,7 +31,7 @@ from steph_jax.methods.abmil import apply_head
 from steph_jax.models import task_vectors
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, preflight
-from steph_jax.training.config import as_dict, check, features_location
+from steph_jax.training.config import Config, as_dict
 
 
 def main() -> int:
@@ -40,11 +40,11 @@ def main() -> int:
     return 0
 
 
-def transfer(config: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
+def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     """Evaluates every source on every target and writes what came out.
 
     Args:
-        config: as `settings.as_dict` gives it.
+        record: the config as `config.as_dict` gives it.
         workdir: where the tables and the picture go.
 
     Returns:
@@ -54,13 +54,15 @@ def transfer(config: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used; no source
             or no target at all.
     """
-    check(config)
-    pool = Pool(pathlib.Path(config["pool"]["root"]))
+    config = Config.from_dict(record)
+    pool = Pool(config.pool.root)
     names = cohort_names(config, pool)
     sources = {name: pool.member(name, 0) for name in with_model(pool, names)}
     targets = with_data(config, names)
     rows = [
-        row for target in targets for row in on_target(config | {"dataset": target}, pool, sources)
+        row
+        for target in targets
+        for row in on_target(config.with_values({"dataset": target}), pool, sources)
     ]
     table = pd.DataFrame(rows, columns=["source", "target", "fold", "c_index"])
     cosines = cosine_table(pool, sources)
@@ -70,16 +72,16 @@ def transfer(config: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
         workdir / "task_vector_cosines.csv", cosines.rename_axis(None, axis=1).reset_index()
     )
     means = mean_matrix(table, list(sources), targets)
-    draw(means, cosines, len(config["folds"]), workdir)
-    print(f"\nMean C-index on the test patients of each target, {len(config['folds'])} folds\n")
+    draw(means, cosines, len(config.folds), workdir)
+    print(f"\nMean C-index on the test patients of each target, {len(config.folds)} folds\n")
     print(means.to_string(float_format=lambda x: f"{x:.4f}", na_rep="n/a"))
     print(f"\nwritten to {workdir}")
     return table
 
 
-def cohort_names(config: dict[str, Any], pool: Pool) -> list[str]:
+def cohort_names(config: Config, pool: Pool) -> list[str]:
     """`sources`, or all datasets of the pool, and the dataset; each once."""
-    return list(dict.fromkeys([*(config["sources"] or pool.datasets()), config["dataset"]]))
+    return list(dict.fromkeys([*(config.sources or pool.datasets()), config.dataset]))
 
 
 def with_model(pool: Pool, names: Sequence[str]) -> list[str]:
@@ -97,7 +99,7 @@ def with_model(pool: Pool, names: Sequence[str]) -> list[str]:
     return found
 
 
-def with_data(config: dict[str, Any], names: Sequence[str]) -> list[str]:
+def with_data(config: Config, names: Sequence[str]) -> list[str]:
     """The cohorts that have data here; a line on the log for each of the others.
 
     Raises:
@@ -105,11 +107,11 @@ def with_data(config: dict[str, Any], names: Sequence[str]) -> list[str]:
     """
     found = []
     for name in names:
-        root = config["data"]["root"]
+        root = config.data.root
         needed = (
             table_path(root, name),
-            *(split_path(root, name, fold) for fold in config["folds"]),
-            features_location(config["data"], name),
+            *(split_path(root, name, fold) for fold in config.folds),
+            config.data.features_of(name),
         )
         lacking = [path for path in needed if not path.exists()]
         if lacking:
@@ -118,20 +120,20 @@ def with_data(config: dict[str, Any], names: Sequence[str]) -> list[str]:
             found.append(name)
     if not found:
         raise FileNotFoundError(
-            f"none of {listed(names)} has a table under data.root = {config['data']['root']!r} and "
-            f"features at data.features = {config['data']['features']!r}"
+            f"none of {listed(names)} has a table under data.root = {config.data.root!r} and "
+            f"features at data.features = {config.data.features!r}"
         )
     return found
 
 
 def on_target(
-    config: dict[str, Any], pool: Pool, sources: Mapping[str, SavedModel]
+    config: Config, pool: Pool, sources: Mapping[str, SavedModel]
 ) -> list[tuple[str, str, int, float]]:
     """(source, target, fold, C-index) of all sources on the test patients of `config.dataset`.
 
     All models see the patients in one pass.
     """
-    target = config["dataset"]
+    target = config.dataset
     cohort = experiment.read_cohort(config)
     preflight.warn_of_leaks(config, cohort, sources)
     models: dict[tuple[str, int], SavedModel] = {

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs import default
-from steph_jax.training.config import as_dict, check
+from steph_jax.training.config import Config, as_dict
 
 HERE = pathlib.Path(__file__).resolve().parents[1] / "configs"
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__")
@@ -29,7 +29,7 @@ def changed(found: dict, expected: dict, within: str = "") -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_valid_and_differs_in_what_its_name_says(name):
     config = as_dict(importlib.import_module(f"configs.{name}").get_config())
-    check(config)
+    assert Config.from_dict(config).record == config
     if name not in ("demo", "testing"):
         expected = as_dict(default.get_config())
         assert changed(config, expected) <= OWN.get(name, {"dataset"})

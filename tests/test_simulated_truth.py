@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from steph_jax import plots
-from steph_jax.training.config import check, spec
+from steph_jax.training.config import Config
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from scripts import simulated_truth
@@ -33,21 +33,21 @@ TINY = Study(
 )
 
 
-def stand_in(config: dict[str, Any], workdir: pathlib.Path) -> None:
+def stand_in(record: dict[str, Any], workdir: pathlib.Path) -> None:
     """Leaves what training leaves, as far as the study reads it."""
-    check(config)
+    config = Config.from_dict(record)
     rng = np.random.default_rng(0)
-    dataset, root = config["dataset"], pathlib.Path(config["data"]["root"])
+    dataset, root = config.dataset, config.data.folder
     table = pd.read_csv(root / dataset / f"{dataset}_survival.csv").drop_duplicates("patient_id")
-    for fold in config["folds"]:
-        assert spec(config, fold, 32).steph.top_k == 1
+    for fold in config.folds:
+        assert record["steph"]["top_k"] == 1
         tested = pd.read_csv(root / dataset / f"splits_{fold}.csv")["test"].dropna()
         rows = table.set_index("patient_id").loc[tested, ["t", "e"]].reset_index(names="patient_id")
         directory = workdir / f"fold_{fold}"
         directory.mkdir(parents=True)
         risk = rng.normal(size=len(rows))
         rows.assign(risk=risk).to_csv(directory / "predictions_test.csv", index=False)
-        if config["method"] == "steph":
+        if config.method == "steph":
             weights = rows[["patient_id"]].merge(
                 pd.DataFrame({"source": ["sim_b", "sim_c"], "weight": [0.1, 0.3]}), how="cross"
             )

@@ -26,15 +26,39 @@ from steph_jax.data.batches import (
     Layout,
     Pieces,
     bags_for,
+    choose_layout,
     make_batch,
     read_pieces,
     slots_for,
 )
 from steph_jax.engine.device_cache import ResidentPatches, nbytes
+from steph_jax.engine.step import device_mesh
 
 #: The most that the groups of a batch of an evaluation may take on the devices, in bytes. A larger
 #: batch is read again for every pass over it, so that a slide may be longer than memory.
 HELD_BYTES = 1 << 30
+
+
+def patches_per_group(platform: str) -> int:
+    """Patches that one compiled call takes at most: enough to keep the device busy."""
+    return 4096 if platform == "cpu" else 65536
+
+
+def resident_bytes(device_gb: float, device: jax.Device) -> int:
+    """What features may take on a device, from the setting `data.device_gb`.
+
+    Raises:
+        ValueError: for less than -1.
+    """
+    if device_gb >= 0:
+        return int(device_gb * 1e9)
+    if device_gb != -1:
+        raise ValueError(
+            f"data.device_gb is 0 or more, or -1 for half of the device; found {device_gb}"
+        )
+    if device.platform == "cpu":
+        return 0
+    return int((device.memory_stats() or {}).get("bytes_limit", 0)) // 2
 
 
 class Feed:
@@ -59,6 +83,21 @@ class Feed:
         self._resident = None
         if nbytes(bags) <= resident_bytes:
             self._resident = ResidentPatches(bags, layout, mesh)
+
+    @classmethod
+    def open(cls, bags: Bags, batch_size: int, device_gb: float = 0.0) -> "Feed":
+        """Batches of some bags on all local devices, in groups of the sizes that suit them.
+
+        Args:
+            bags: where the patches are.
+            batch_size: bags of a training batch.
+            device_gb: 10^9 bytes that patches may take on each device; -1 for half of a GPU's.
+        """
+        mesh = device_mesh()
+        device = mesh.devices.flat[0]
+        budget = patches_per_group(device.platform)
+        layout = choose_layout(bags.num_patches, batch_size, budget)
+        return cls(bags, layout, mesh, batch_size, resident_bytes(device_gb, device))
 
     @property
     def num_bags(self) -> int:

@@ -24,11 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
-from jax.sharding import Mesh
 
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import JoinedBags, MemoryBags
-from steph_jax.data.batches import choose_layout
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.method import Embedded, Pooled
@@ -137,8 +135,6 @@ def seconds_per_slide(
     model: SavedModel,
     num_patches: int,
     batch_size: int,
-    patches_per_group: int,
-    mesh: Mesh,
     compute_dtype: Any = None,
 ) -> float:
     """Wall time per slide, from features in memory to logits on the host, compiled before.
@@ -150,8 +146,6 @@ def seconds_per_slide(
         model: of any kind.
         num_patches: N of every slide.
         batch_size: slides in the batch.
-        patches_per_group: size of a group at most (`data.batches`).
-        mesh: devices that share the batch.
         compute_dtype: of products over patches; None for float32.
     """
     size = model.architecture.feature_dim
@@ -159,11 +153,10 @@ def seconds_per_slide(
     features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
     slide = MemoryBags.of([features.astype(dtype)], size, dtype)
     bags = JoinedBags([slide] * batch_size)
-    layout = choose_layout(bags.num_patches, batch_size, patches_per_group)
-    feed = Feed(bags, layout, mesh, batch_size)
+    feed = Feed.open(bags, batch_size)
     method = recipe(model.kind)
     ready = method.restore(model, compute_dtype)
-    program = program_of(ready.method, None, mesh, feed.num_slots)
+    program = program_of(ready.method, None, feed.mesh, feed.num_slots)
     trainable, frozen = program.replicate((ready.trainable, ready.frozen))
 
     def once() -> float:

@@ -14,17 +14,27 @@ from steph_jax.messages import setting_values
 from steph_jax.survival import metrics
 
 
-def write(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Writes, draws and prints the C-index over the folds of a run."""
-    directories = [run_directory.fold_directory(workdir, fold) for fold in config["folds"]]
+def write(
+    workdir: pathlib.Path, dataset: str, method: str, seed: int, folds: Sequence[int]
+) -> dict[str, Any]:
+    """Writes, draws and prints the C-index over the folds of a run.
+
+    Args:
+        workdir: of the run.
+        dataset: the target.
+        method: value of `config.method`.
+        seed: of the run.
+        folds: numbers of the finished ones.
+    """
+    directories = [run_directory.fold_directory(workdir, fold) for fold in folds]
     found = [fold_results.read_metrics(directory) for directory in directories]
     values = [_or_nan(of["test"]["c_index"]) for of in found]
     mean, sd = metrics.mean_sd(values)
     summary = {
-        "method": config["method"],
-        "dataset": config["dataset"],
-        "seed": config["seed"],
-        "fold_numbers": list(config["folds"]),
+        "method": method,
+        "dataset": dataset,
+        "seed": seed,
+        "fold_numbers": list(folds),
         "c_index": {"folds": values, "mean": mean, "sd": sd},
     }
     # What a sweep selected for each fold (`sweep`).
@@ -32,26 +42,26 @@ def write(workdir: pathlib.Path, config: dict[str, Any]) -> dict[str, Any]:
     if any(selected):
         summary["selected"] = selected
     files.write_json(workdir / "summary.json", summary)
-    title = f"{config['dataset']}, {config['method']}"
-    shown = {config["method"]: values}
+    title = f"{dataset}, {method}"
+    shown = {method: values}
     if all(of.get("target_only") for of in found):
         alone = [_or_nan(of["target_only"]["c_index"]) for of in found]
         shown = {"target-only ABMIL": alone} | shown
-    plots.folds(shown, workdir / "c_index.png", title, config["folds"])
-    plot_mean_weights(workdir, config["folds"], title)
+    plots.folds(shown, workdir / "c_index.png", title, folds)
+    plot_mean_weights(workdir, folds, title)
     histories = [pd.read_csv(directory / "history.csv") for directory in directories]
     if all(len(history) for history in histories):
-        curves = [of.assign(fold=k) for k, of in zip(config["folds"], histories, strict=True)]
+        curves = [of.assign(fold=k) for k, of in zip(folds, histories, strict=True)]
         plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
     tables = [
         pd.read_csv(directory / "predictions_test.csv", dtype={"risk": np.float32}).assign(
             fold=fold, cut=of["risk_cut"]
         )
-        for fold, directory, of in zip(config["folds"], directories, found, strict=True)
+        for fold, directory, of in zip(folds, directories, found, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
     print(f"\n{title}: test C-index")
-    for fold, value, swept in zip(config["folds"], values, selected, strict=True):
+    for fold, value, swept in zip(folds, values, selected, strict=True):
         print(f"  fold {fold}  {value:.4f}  {setting_values(swept)}".rstrip())
     print(f"  mean    {mean:.4f}   sd {sd:.4f}\nwritten to {workdir}")
     return summary

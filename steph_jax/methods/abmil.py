@@ -12,7 +12,7 @@ from absl import logging
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
-from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.layers import Linear
@@ -103,13 +103,13 @@ def _say_what_is_unused(used: Architecture, configured: Architecture) -> None:
         )
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[object], pool: Pool) -> SavedModel:
     """The untrained model: theta_0, with a head of the right size."""
     null = null_model(pool, spec.architecture, spec.seed)
     return with_outputs(null, spec)
 
 
-def with_outputs(model: SavedModel, spec: Spec, keep_head: bool = True) -> SavedModel:
+def with_outputs(model: SavedModel, spec: FoldSpec[object], keep_head: bool = True) -> SavedModel:
     """An ABMIL model for a target and fold; a head of another size than asked for is a new one.
 
     Args:

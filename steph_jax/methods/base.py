@@ -7,43 +7,27 @@ was stored: `Recipe.restore` turns it into a `phases.Method` with its parameters
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Method
-from steph_jax.models import roupkt, steph
 from steph_jax.models.abmil import Architecture, Params
-from steph_jax.models.merging import KINDS
 
 
 @dataclasses.dataclass(frozen=True)
-class Merging:
-    """What the merging rules share; the section `merging` of a config.
+class NoOptions:
+    """The options of a method that has none."""
 
-    Attributes:
-        prepare: what is done to the task vectors before they are merged, by any rule: one of
-            `preparation.KINDS`.
-        include_target: whether the target is one of the sources (STEPH has an option of its own).
-        weights: w per source for "fix", in the order of the sources; () for 0.3 each.
-    """
 
-    prepare: str = "none"
-    include_target: bool = True
-    weights: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
-        kinds = KINDS
-        if self.prepare not in kinds:
-            raise ValueError(f"merging.prepare is one of {', '.join(kinds)}, not {self.prepare!r}")
+OptionsT_co = TypeVar("OptionsT_co", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """What a run asks of its method.
+class FoldSpec(Generic[OptionsT_co]):
+    """What a run asks of its method for one fold.
 
     Attributes:
         dataset: the target.
@@ -54,12 +38,7 @@ class Spec:
         output: what they mean, the name of an `objectives.Output`.
         bins: the time bins of the run, as `TimeBins.to_json` gives them; None before it has any.
         sources: names of the datasets whose fold-0 models are merged, in order.
-        steph: options of STEPH.
-        merge_weight: of the merge regularizer.
-        mix_weight: of the mix regularizer.
-        merging: of the merging rules.
-        roupkt: options of ROUPKT.
-        transfer_source: the model that zero_shot and fine_tune start from; "" to choose it.
+        options: of the method, an instance of its `options_type`.
     """
 
     dataset: str
@@ -70,12 +49,7 @@ class Spec:
     output: str
     bins: dict[str, Any] | None
     sources: tuple[str, ...]
-    steph: steph.Options
-    merge_weight: float
-    mix_weight: float
-    merging: Merging
-    roupkt: roupkt.Options
-    transfer_source: str
+    options: OptionsT_co
 
 
 class Ready(NamedTuple):
@@ -99,6 +73,11 @@ class Recipe:
     Attributes:
         name: value of `config.method`. The `SavedModel.kind` of what it makes is the name of the
             recipe that restores it: the same, unless the method differs in how a fold starts only.
+        options_type: of `FoldSpec.options`: a frozen dataclass with a field for each section of the
+            config that the method reads. The field has the section's name, its type is a dataclass
+            of the settings in it, with a default for each, and checks their values; so the setting
+            `steph.top_k` of a config is `spec.options.steph.top_k`. Methods may share sections. A
+            config without the section has the defaults.
         start: (what is asked, the pool) -> the untrained model of a fold. It is called before
             anything else is read, so that a pool that lacks a model is known at once.
         restore: (a stored model, dtype of products over patches) -> the model ready to run.
@@ -110,19 +89,23 @@ class Recipe:
         choose: `start` for a method that looks at the training patients first.
         dies: of a model about to be trained: whether nothing but its weights of sources tells it
             from an untrained encoder, and they cannot rise again once all of them are 0.
+        raise_weights: (what is asked, a number) -> the same with weights of sources that start at
+            that number or higher, for a restart of a model whose weights collapsed.
         inputs: (a stored model, what represents patients) -> arrays [n, ...] of all patients, which
             reach `Method.head` by their names among the labels.
     """
 
     name: str
-    start: Callable[[Spec, Pool], SavedModel]
+    start: Callable[[FoldSpec[Any], Pool], SavedModel]
     restore: Callable[[SavedModel, Any], Ready]
     store: Callable[[SavedModel, Params], SavedModel]
+    options_type: type = NoOptions
     trains: bool = True
-    members: Callable[[Spec, Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
-    joins: Callable[[Spec, Pool], Sequence[str]] | None = None
-    choose: Callable[[Spec, Pool, Represent, TrainingCIndex], SavedModel] | None = None
+    members: Callable[[FoldSpec[Any], Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
+    joins: Callable[[FoldSpec[Any], Pool], Sequence[str]] | None = None
+    choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
     dies: Callable[[SavedModel], bool] = lambda model: False
+    raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 
     def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:

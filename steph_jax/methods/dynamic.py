@@ -14,11 +14,29 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized
-from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy, with_trainable
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy, with_trainable
+from steph_jax.methods.sources import MergeRegularizer, Merging
+from steph_jax.methods.steph import raise_weights
 from steph_jax.models import hypernetworks, task_vectors
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.hypernetworks import Hypernetworks
+from steph_jax.models.steph import Options as StephOptions
 from steph_jax.models.steph import merge_regularizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `dynamic` (see `Recipe.options_type`).
+
+    Attributes:
+        merging: the target among the sources, and how task vectors are prepared.
+        steph: its hypernetwork is STEPH's; `weight_output` and `initial_weight` are read.
+        loss: weight of the merge regularizer.
+    """
+
+    merging: Merging = dataclasses.field(default_factory=Merging)
+    steph: StephOptions = dataclasses.field(default_factory=StephOptions)
+    loss: MergeRegularizer = dataclasses.field(default_factory=MergeRegularizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,23 +98,23 @@ class DynamicMethod:
         return unpenalized(apply_head(trainable["pred_head"], bags.z))
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """A hypernetwork and a head of torch's default start over the models of the pool."""
-    gathered = sources.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    gathered = sources.gather(spec, pool, spec.options.merging.include_target, "mil_encoder")
     num_sources = len(gathered.sources)
     architecture = gathered.null.architecture
-    weight_output = spec.steph.weight_output
+    weight_output = spec.options.steph.weight_output
     trainable = hypernetworks.init(
         jax.random.key(spec.seed),
         architecture.feature_dim,
         num_sources,
         weight_output,
         mixing="",
-        initial_weight=spec.steph.initial_weight,
+        initial_weight=spec.options.steph.initial_weight,
     )
     trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
     settings = sources.settings_of(spec, gathered) | {
-        "merge_weight": spec.merge_weight,
+        "merge_weight": spec.options.loss.merge_weight,
         "weight_output": weight_output,
     }
     params = {
@@ -124,4 +142,13 @@ def dies(model: SavedModel) -> bool:
     return bool(model.settings["weight_output"] == "relu")
 
 
-RECIPE = Recipe("dynamic", start, restore, with_trainable, members=sources.members, dies=dies)
+RECIPE = Recipe(
+    "dynamic",
+    start,
+    restore,
+    with_trainable,
+    Options,
+    members=sources.members,
+    dies=dies,
+    raise_weights=raise_weights,
+)

@@ -6,6 +6,7 @@ The result is one ABMIL model, and is stored as such; its outputs mean what thet
 the loss of the run.
 """
 
+import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ import numpy as np
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil
-from steph_jax.methods.base import Recipe, Spec, as_numpy
+from steph_jax.methods.base import FoldSpec, Recipe, as_numpy
 from steph_jax.methods.sources import (
+    Merging,
     coefficients,
     encoder_stack,
     gather,
@@ -28,13 +30,20 @@ from steph_jax.models import task_vectors
 DEFAULT_WEIGHT = 0.3
 
 
-def given_weights(spec: Spec, num_sources: int) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `fix` and `average` (see `Recipe.options_type`)."""
+
+    merging: Merging = dataclasses.field(default_factory=Merging)
+
+
+def given_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
     """w [S] of the config.
 
     Raises:
         ValueError: their number is not that of the sources.
     """
-    weights = spec.merging.weights or (DEFAULT_WEIGHT,) * num_sources
+    weights = spec.options.merging.weights or (DEFAULT_WEIGHT,) * num_sources
     if len(weights) != num_sources:
         raise ValueError(
             f"merging.weights gives one weight per source, the target included: expected "
@@ -43,14 +52,14 @@ def given_weights(spec: Spec, num_sources: int) -> np.ndarray:
     return np.asarray(weights, np.float32)
 
 
-def equal_weights(spec: Spec, num_sources: int) -> np.ndarray:
+def equal_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
     """1 / S each."""
     return np.full(num_sources, 1 / num_sources, np.float32)
 
 
-def start(spec: Spec, pool: Pool, equal: bool) -> SavedModel:
+def start(spec: FoldSpec[Options], pool: Pool, equal: bool) -> SavedModel:
     """The merged model, which is final."""
-    gathered = gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    gathered = gather(spec, pool, spec.options.merging.include_target, "mil_encoder")
     outputs = own_outputs(spec, gathered.target, "target's model")
     weigh = equal_weights if equal else given_weights
     weights = weigh(spec, len(gathered.sources))
@@ -66,6 +75,7 @@ def _recipe(name: str, equal: bool) -> Recipe:
         partial(start, equal=equal),
         abmil.restore,
         abmil.RECIPE.store,
+        Options,
         trains=False,
         members=members,
     )

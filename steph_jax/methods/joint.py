@@ -9,10 +9,10 @@ import dataclasses
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, sources
-from steph_jax.methods.base import Spec, with_settings
+from steph_jax.methods.base import FoldSpec, with_settings
 
 
-def cohorts(spec: Spec, pool: Pool) -> tuple[str, ...]:
+def cohorts(spec: FoldSpec[object], pool: Pool) -> tuple[str, ...]:
     """The cohorts that are joined to the target's: `sources`, or all others of the pool.
 
     Raises:
@@ -27,7 +27,7 @@ def cohorts(spec: Spec, pool: Pool) -> tuple[str, ...]:
     return names
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[object], pool: Pool) -> SavedModel:
     """theta_0, with the names of the cohorts on record."""
     return with_settings(abmil.start(spec, pool), cohorts=list(cohorts(spec, pool)))
 

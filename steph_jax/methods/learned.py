@@ -15,10 +15,19 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Merged
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import AbmilMethod, new_head
-from steph_jax.methods.base import Ready, Recipe, Spec, with_trainable
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, with_trainable
+from steph_jax.methods.sources import MergeRegularizer, Merging
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Params
 from steph_jax.models.steph import merge_regularizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `learned`, `ties`, `iso_c` and `iso_cts` (see `Recipe.options_type`)."""
+
+    merging: Merging = dataclasses.field(default_factory=Merging)
+    loss: MergeRegularizer = dataclasses.field(default_factory=MergeRegularizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +53,18 @@ class LearnedMethod(AbmilMethod):
         return Merged(encoder, {}, self.merge_weight * regularizer, record)
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """Equal weights and a new head over the models of the pool."""
-    gathered = sources.gather(spec, pool, spec.merging.include_target, "mil_encoder")
+    gathered = sources.gather(spec, pool, spec.options.merging.include_target, "mil_encoder")
     num_sources = len(gathered.sources)
     architecture = gathered.null.architecture
     trainable = {
         "weights": np.full(num_sources, 1 / num_sources, np.float32),
         "pred_head": new_head(spec.seed + 1, architecture, spec.num_outputs),
     }
-    settings = sources.settings_of(spec, gathered) | {"merge_weight": spec.merge_weight}
+    settings = sources.settings_of(spec, gathered) | {
+        "merge_weight": spec.options.loss.merge_weight
+    }
     params = {"trainable": trainable, "frozen": {"stack": sources.encoder_stack(gathered)}}
     return SavedModel("learned", architecture, settings, params)
 
@@ -67,19 +78,23 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
 def _after(prepare: str) -> Recipe:
     """`learned` after a preparation, under the name of that."""
 
-    def start_prepared(spec: Spec, pool: Pool) -> SavedModel:
-        if spec.merging.prepare not in ("none", prepare):
+    def start_prepared(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
+        merging = spec.options.merging
+        if merging.prepare not in ("none", prepare):
             raise ValueError(
                 f"method {prepare} prepares the task vectors in its own way, and merging.prepare "
-                f"asks for {spec.merging.prepare}; use --config.method=learned with that, or "
+                f"asks for {merging.prepare}; use --config.method=learned with that, or "
                 "--config.merging.prepare=none"
             )
-        return start(sources.with_prepared(spec, prepare), pool)
+        options = dataclasses.replace(
+            spec.options, merging=dataclasses.replace(merging, prepare=prepare)
+        )
+        return start(dataclasses.replace(spec, options=options), pool)
 
     return dataclasses.replace(RECIPE, name=prepare, start=start_prepared)
 
 
-RECIPE = Recipe("learned", start, restore, with_trainable, members=sources.members)
+RECIPE = Recipe("learned", start, restore, with_trainable, Options, members=sources.members)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")

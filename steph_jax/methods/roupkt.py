@@ -15,14 +15,22 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods.abmil import AbmilMethod, apply_head
-from steph_jax.methods.base import Ready, Recipe, Represent, Spec, as_numpy, with_trainable
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, Represent, as_numpy, with_trainable
 from steph_jax.methods.sources import members, source_models, source_names
 from steph_jax.models import roupkt, task_vectors
 from steph_jax.models.abmil import Params
 from steph_jax.models.layers import matmul
+from steph_jax.models.roupkt import Options as RoupktOptions
 
 #: Name of the representations z [n, S, E] among the labels of a batch.
 REPRESENTATIONS = "representations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `roupkt` (see `Recipe.options_type`)."""
+
+    roupkt: RoupktOptions = dataclasses.field(default_factory=RoupktOptions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +62,12 @@ class RoupktMethod(AbmilMethod):
         return Headed(apply_head(trainable["pred_head"], mixed), penalty, record)
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """A router, experts and a head of torch's default start, over the models of the pool.
 
     The frozen tree of the stored model holds "sources", the encoders with leaves [S, ...].
     """
-    options = spec.roupkt
+    options = spec.options.roupkt
     null = pool.null()
     target = pool.member(spec.dataset, spec.fold)
     sources = source_names(spec, pool, options.include_target)
@@ -96,4 +104,4 @@ def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 
 
-RECIPE = Recipe("roupkt", start, restore, with_trainable, members=members, inputs=inputs)
+RECIPE = Recipe("roupkt", start, restore, with_trainable, Options, members=members, inputs=inputs)

@@ -4,7 +4,8 @@ Only the encoder is merged. The target is one of the sources by default, and the
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+import math
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,72 @@ import numpy as np
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.methods.base import Spec, as_numpy
+from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.models import merging, task_vectors
 from steph_jax.models.abmil import Params
 from steph_jax.survival import objectives
+
+
+@dataclasses.dataclass(frozen=True)
+class Merging:
+    """What the merging rules share; the section `merging` of a config.
+
+    Attributes:
+        prepare: what is done to the task vectors before they are merged, by any rule: one of
+            `merging.KINDS`.
+        include_target: whether the target is one of the sources (STEPH has an option of its own).
+        weights: w per source for "fix", in the order of the sources; () for 0.3 each.
+    """
+
+    prepare: str = "none"
+    include_target: bool = True
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.prepare not in merging.KINDS:
+            kinds = ", ".join(merging.KINDS)
+            raise ValueError(f"merging.prepare is one of {kinds}, not {self.prepare!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeRegularizer:
+    """What the section `loss` of a config says of the merge regularizer.
+
+    Attributes:
+        merge_weight: of the merge regularizer in the loss.
+    """
+
+    merge_weight: float = 0.005
+
+    def __post_init__(self) -> None:
+        _expect_weight("loss.merge_weight", self.merge_weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularizers(MergeRegularizer):
+    """What the section `loss` of a config says of both regularizers.
+
+    Attributes:
+        mix_weight: of the mix regularizer in the loss.
+    """
+
+    mix_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _expect_weight("loss.mix_weight", self.mix_weight)
+
+
+def _expect_weight(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is a number 0 or more; found {value}")
+
+
+class HasMerging(Protocol):
+    """Options with the section `merging`."""
+
+    @property
+    def merging(self) -> Merging: ...
 
 
 class Gathered(NamedTuple):
@@ -35,21 +98,21 @@ class Gathered(NamedTuple):
     task_vectors: Params
 
 
-def source_names(spec: Spec, pool: Pool, include_target: bool) -> tuple[str, ...]:
+def source_names(spec: FoldSpec[object], pool: Pool, include_target: bool) -> tuple[str, ...]:
     """Those asked for, or all of the pool; the target last, or not among them."""
     named = spec.sources or pool.datasets()
     others = tuple(name for name in named if name != spec.dataset)
     return (*others, spec.dataset) if include_target else others
 
 
-def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
+def members(spec: FoldSpec[object], pool: Pool) -> tuple[tuple[str, int], ...]:
     """The models that are merged (see `Recipe.members`): the target's of the fold, the sources'."""
     sources = source_names(spec, pool, include_target=False)
     return ((spec.dataset, spec.fold), *((name, 0) for name in sources))
 
 
 def source_models(
-    spec: Spec, pool: Pool, sources: tuple[str, ...], target: SavedModel
+    spec: FoldSpec[object], pool: Pool, sources: tuple[str, ...], target: SavedModel
 ) -> list[SavedModel]:
     """The models of the sources: of fold 0, but for the target's, which is the one of this fold.
 
@@ -58,7 +121,7 @@ def source_models(
     return [target if name == spec.dataset else pool.member(name, 0) for name in sources]
 
 
-def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathered:
+def gather(spec: FoldSpec[HasMerging], pool: Pool, include_target: bool, merged: str) -> Gathered:
     """Null model, target and (prepared) task vectors of the sources, from the pool.
 
     Args:
@@ -84,10 +147,10 @@ def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathere
         for model in source_models(spec, pool, sources, target)
     ]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *vectors)
-    if spec.merging.prepare != "none":
+    if spec.options.merging.prepare != "none":
         tau_t = task_vectors.task_vector(target.params, null.params)
         prepared = merging.prepare(
-            spec.merging.prepare,
+            spec.options.merging.prepare,
             task_vectors.parts_of(tau_t, merged),
             task_vectors.parts_of(stacked, merged),
         )
@@ -96,14 +159,14 @@ def gather(spec: Spec, pool: Pool, include_target: bool, merged: str) -> Gathere
     return Gathered(null, target, sources, stacked)
 
 
-def _check_prepared(spec: Spec, prepared: Params, sources: tuple[str, ...]) -> None:
+def _check_prepared(spec: FoldSpec[HasMerging], prepared: Params, sources: tuple[str, ...]) -> None:
     """Raises ValueError where a preparation has no result in finite numbers."""
     for number, name in enumerate(sources):
         if not all(np.isfinite(np.asarray(x)[number]).all() for x in jax.tree.leaves(prepared)):
             raise ValueError(
-                f"{spec.dataset}, fold {spec.fold}: {spec.merging.prepare} of the task vectors of "
-                f"the target and of {name} is not finite; leave {name} out of `sources`, or use "
-                "another preparation"
+                f"{spec.dataset}, fold {spec.fold}: {spec.options.merging.prepare} of the task "
+                f"vectors of the target and of {name} is not finite; leave {name} out of "
+                "`sources`, or use another preparation"
             )
 
 
@@ -122,22 +185,17 @@ def coefficients(weights: jax.Array) -> jax.Array:
     return jnp.concatenate([one, weights], axis=-1)
 
 
-def with_prepared(spec: Spec, kind: str) -> Spec:
-    """What is asked, with task vectors prepared in some way."""
-    return dataclasses.replace(spec, merging=dataclasses.replace(spec.merging, prepare=kind))
-
-
-def settings_of(spec: Spec, gathered: Gathered) -> dict[str, Any]:
+def settings_of(spec: FoldSpec[HasMerging], gathered: Gathered) -> dict[str, Any]:
     """What a stored model says of how it was merged."""
     return {
         "dataset": spec.dataset,
         "fold": spec.fold,
         "sources": list(gathered.sources),
-        "prepare": spec.merging.prepare,
+        "prepare": spec.options.merging.prepare,
     }
 
 
-def own_outputs(spec: Spec, model: SavedModel, name: str) -> dict[str, Any]:
+def own_outputs(spec: FoldSpec[object], model: SavedModel, name: str) -> dict[str, Any]:
     """Settings of a model that keeps the head of another one, and with it what its outputs mean.
 
     Args:

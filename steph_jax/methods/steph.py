@@ -9,12 +9,28 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
-from steph_jax.methods.base import Ready, Recipe, Spec, as_numpy, with_trainable
-from steph_jax.methods.sources import gather, members, output_of
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy, with_trainable
+from steph_jax.methods.sources import Merging, Regularizers, gather, members, output_of
 from steph_jax.models import hypernetworks, steph, task_vectors
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.hypernetworks import Hypernetworks
+from steph_jax.models.steph import Options as StephOptions
 from steph_jax.models.steph import merge_regularizer, mix_regularizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `steph` and `steph_target` (see `Recipe.options_type`).
+
+    Attributes:
+        steph: options of STEPH.
+        merging: how task vectors are prepared; the rest of the section is for other rules.
+        loss: weights of the regularizers.
+    """
+
+    steph: StephOptions = dataclasses.field(default_factory=StephOptions)
+    merging: Merging = dataclasses.field(default_factory=Merging)
+    loss: Regularizers = dataclasses.field(default_factory=Regularizers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +147,14 @@ def freeze(models: Params, options: steph.Options) -> Params:
     }
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """Hypernetworks and a head of torch's default start, over the models of the pool.
 
     Raises:
         FileNotFoundError: the pool lacks a model; says how to make it.
         ValueError: options that do not fit the sources, or a head that does not fit the loss.
     """
-    options = spec.steph
+    options = spec.options.steph
     gathered = gather(spec, pool, options.include_target, options.merged)
     options.check_sources(len(gathered.sources))
     architecture, sources = gathered.null.architecture, gathered.sources
@@ -170,10 +186,10 @@ def start(spec: Spec, pool: Pool) -> SavedModel:
         "dataset": spec.dataset,
         "fold": spec.fold,
         "sources": list(sources),
-        "prepare": spec.merging.prepare,
+        "prepare": spec.options.merging.prepare,
         "options": steph.as_dict(options),
-        "merge_weight": spec.merge_weight,
-        "mix_weight": spec.mix_weight,
+        "merge_weight": spec.options.loss.merge_weight,
+        "mix_weight": spec.options.loss.mix_weight,
         "target_output": output,
     }
     params = {"trainable": as_numpy(trainable), "frozen": frozen}
@@ -186,7 +202,7 @@ _OTHER_HEAD = (
 )
 
 
-def _check_head(spec: Spec, target: SavedModel, output: str) -> None:
+def _check_head(spec: FoldSpec[Options], target: SavedModel, output: str) -> None:
     """Raises ValueError where a head of the pool's models is used, but means something else."""
     found = (target.architecture.num_bins, output)
     if found != (spec.num_outputs, spec.output):
@@ -231,4 +247,20 @@ def dies(model: SavedModel) -> bool:
     )
 
 
-RECIPE = Recipe("steph", start, restore, with_trainable, members=members, dies=dies)
+def raise_weights(spec: FoldSpec[Any], least: float) -> FoldSpec[Any]:
+    """The same with a `steph.initial_weight` of at least that (see `Recipe.raise_weights`)."""
+    section = spec.options.steph
+    raised = dataclasses.replace(section, initial_weight=max(section.initial_weight, least))
+    return dataclasses.replace(spec, options=dataclasses.replace(spec.options, steph=raised))
+
+
+RECIPE = Recipe(
+    "steph",
+    start,
+    restore,
+    with_trainable,
+    Options,
+    members=members,
+    dies=dies,
+    raise_weights=raise_weights,
+)

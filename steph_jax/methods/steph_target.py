@@ -12,23 +12,24 @@ import dataclasses
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import steph
-from steph_jax.methods.base import Spec
+from steph_jax.methods.base import FoldSpec
 
 
-def start(spec: Spec, pool: Pool) -> SavedModel:
+def start(spec: FoldSpec[steph.Options], pool: Pool) -> SavedModel:
     """STEPH with base and head of the target.
 
     Raises:
         ValueError: a head that stays as it is is asked for; and as `steph.start` does.
     """
-    if spec.steph.retrained != "pred_head":
+    if spec.options.steph.retrained != "pred_head":
         raise ValueError(
             "method steph_target trains the target's pred_head on; for a head that stays as it is "
-            f"(steph.retrained={spec.steph.retrained}) use --config.method=steph "
+            f"(steph.retrained={spec.options.steph.retrained}) use --config.method=steph "
             "--config.steph.base=target"
         )
-    options = dataclasses.replace(spec.steph, base="target", head_init="target")
-    return steph.start(dataclasses.replace(spec, steph=options), pool)
+    section = dataclasses.replace(spec.options.steph, base="target", head_init="target")
+    options = dataclasses.replace(spec.options, steph=section)
+    return steph.start(dataclasses.replace(spec, options=options), pool)
 
 
 RECIPE = dataclasses.replace(steph.RECIPE, name="steph_target", start=start)

@@ -16,21 +16,39 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, sources
 from steph_jax.methods.abmil import apply_head, with_outputs
-from steph_jax.methods.base import Recipe, Represent, Spec, TrainingCIndex, with_settings
+from steph_jax.methods.base import FoldSpec, Recipe, Represent, TrainingCIndex, with_settings
 
 
-def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """The section `transfer` of a config.
+
+    Attributes:
+        source: dataset whose model is transferred; "" for the best on the training patients.
+    """
+
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of `zero_shot` and `fine_tune` (see `Recipe.options_type`)."""
+
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
+
+
+def members(spec: FoldSpec[Options], pool: Pool) -> tuple[tuple[str, int], ...]:
     """The models that may be transferred (see `Recipe.members`): of the sources, of fold 0.
 
     Raises:
         ValueError: no source is left, or the one asked for is the target.
     """
-    if spec.transfer_source == spec.dataset:
+    if spec.options.transfer.source == spec.dataset:
         raise ValueError(
             f"transfer.source is the target itself, {spec.dataset}, whose fold-0 model has seen "
             "test patients of other folds; name another dataset, or use --config.method=abmil"
         )
-    asked = (spec.transfer_source,) if spec.transfer_source else ()
+    asked = (spec.options.transfer.source,) if spec.options.transfer.source else ()
     names = asked or sources.source_names(spec, pool, include_target=False)
     if not names:
         raise ValueError(
@@ -40,7 +58,7 @@ def members(spec: Spec, pool: Pool) -> tuple[tuple[str, int], ...]:
     return tuple((name, 0) for name in names)
 
 
-def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
+def candidates(spec: FoldSpec[Options], pool: Pool) -> dict[str, SavedModel]:
     """`members`, by name.
 
     Raises:
@@ -50,7 +68,7 @@ def candidates(spec: Spec, pool: Pool) -> dict[str, SavedModel]:
     return {name: pool.member(name, fold) for name, fold in members(spec, pool)}
 
 
-def unchanged(spec: Spec, pool: Pool) -> SavedModel:
+def unchanged(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """The first candidate's model as it is."""
     models = candidates(spec, pool)
     outputs = {
@@ -61,7 +79,7 @@ def unchanged(spec: Spec, pool: Pool) -> SavedModel:
     return dataclasses.replace(model, settings=settings)
 
 
-def to_be_trained(spec: Spec, pool: Pool) -> SavedModel:
+def to_be_trained(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """The first candidate's model, with a new head where the loss asks for other outputs."""
     name, model = next(iter(candidates(spec, pool).items()))
     is_alike = sources.output_of(model) == spec.output
@@ -85,12 +103,16 @@ def best_source(
     return best, scores
 
 
-def _recipe(name: str, start: Callable[[Spec, Pool], SavedModel], trains: bool) -> Recipe:
-    def choose(spec: Spec, pool: Pool, represent: Represent, c_index: TrainingCIndex) -> SavedModel:
-        if spec.transfer_source:
+def _recipe(
+    name: str, start: Callable[[FoldSpec[Options], Pool], SavedModel], trains: bool
+) -> Recipe:
+    def choose(
+        spec: FoldSpec[Options], pool: Pool, represent: Represent, c_index: TrainingCIndex
+    ) -> SavedModel:
+        if spec.options.transfer.source:
             return start(spec, pool)
         best, scores = best_source(candidates(spec, pool), represent, c_index)
-        model = start(dataclasses.replace(spec, transfer_source=best), pool)
+        model = start(dataclasses.replace(spec, options=Options(Transfer(best))), pool)
         return with_settings(model, source_train_c_index=scores)
 
     return Recipe(
@@ -98,6 +120,7 @@ def _recipe(name: str, start: Callable[[Spec, Pool], SavedModel], trains: bool) 
         start,
         abmil.restore,
         abmil.RECIPE.store,
+        Options,
         trains=trains,
         members=members,
         choose=choose,

@@ -1,169 +1,358 @@
-"""From a config to the typed settings that the rest of the package takes."""
+"""The config of a run, typed: built once, from what a config file or a stored config.json holds.
 
-import json
+An attribute has the name that its setting has in the config: `config.data.cache_gb`. The settings
+of a method are in sections that belong to it (`methods.base.Recipe.options_type`), and are
+`config.options`.
+"""
+
+import copy
+import dataclasses
 import math
 import pathlib
+import typing
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
-from steph_jax.data.tables import Columns
-from steph_jax.methods.base import Merging, Spec
-from steph_jax.models import roupkt, steph
+from steph_jax import run_directory
+from steph_jax.methods import registry
+from steph_jax.methods.base import FoldSpec, Recipe
 from steph_jax.models.abmil import Architecture
-from steph_jax.survival.objectives import objective
-from steph_jax.survival.time_bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
+from steph_jax.survival.objectives import Objective
+from steph_jax.survival.time_bins import TimeBins
+from steph_jax.training import typed_values
 from steph_jax.training.early_stopping import Selection
+from steph_jax.training.sections import (
+    Bins,
+    ColumnNames,
+    Data,
+    PoolSection,
+    Precision,
+    expect_within,
+)
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
 FREE = ("folds", "data.cache_gb", "data.device_gb", "data.check_values")
+#: More than this is a mistake, and would end in a machine without memory or a run without end.
+MOST_EPOCHS = 100_000
+MOST_PATIENTS_A_STEP = 65_536
+MOST_DIMENSIONS = 65_536
+MOST_LAYERS = 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Config:
+    """A run; configs/default.py says what each setting means.
+
+    Attributes:
+        record: the settings as JSON, as they are stored.
+        options: of `method`, an instance of its `options_type`.
+        Others: as in the config.
+
+    Raises:
+        ValueError: for values that no run can use, before anything is read.
+    """
+
+    record: dict[str, Any]
+    dataset: str
+    method: str
+    options: Any
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seed: int = 42
+    sources: tuple[str, ...] = ()
+    epochs: int = 20
+    batch_size: int = 16
+    learning_rate: float = 1e-4
+    warmup_epochs: int = 1
+    weight_decay: float = 1e-5
+    eval_every: int = 1
+    compute_dtype: str = "float32"
+    data: Data = dataclasses.field(default_factory=Data)
+    bins: Bins = dataclasses.field(default_factory=Bins)
+    pool: PoolSection = dataclasses.field(default_factory=PoolSection)
+    model: Architecture = dataclasses.field(default_factory=Architecture)
+    validation: Selection = dataclasses.field(default_factory=Selection)
+    loss: Objective = dataclasses.field(default_factory=Objective)
+
+    def __post_init__(self) -> None:
+        for name in _VALUE_CHECKS:
+            check_value(name, getattr(self, name))
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Config":
+        """The config that a file gives (`as_dict`).
+
+        Raises:
+            ValueError: a setting that is missing, unknown, or has a type or value that no run can
+                use; the message names the first of them.
+        """
+        return _whole(*read_config(record))
+
+    @classmethod
+    def from_stored(cls, record: Mapping[str, Any], path: pathlib.Path) -> "Config":
+        """The config of a run that an earlier version may have stored.
+
+        Settings that it did not have take their defaults, those that are no more are not read.
+
+        Args:
+            record: what its config.json holds.
+            path: of the file, for messages.
+
+        Raises:
+            ValueError: as `from_dict` does; the message names the file.
+        """
+        try:
+            return _whole(*read_config(record, stored=True))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What `method` names."""
+        return registry.recipe(self.method)
+
+    @property
+    def precision(self) -> Precision:
+        """What `compute_dtype` names."""
+        return Precision(self.compute_dtype)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its name with dots, options of the method that have defaults too."""
+        options = dataclasses.asdict(self.options)
+        return run_directory.flatten(as_plain(options)) | run_directory.flatten(self.record)
+
+    def with_values(self, values: Mapping[str, Any]) -> "Config":
+        """The config with other values of some settings, by their names with dots.
+
+        Raises:
+            ValueError: as `from_dict` does.
+        """
+        changed = copy.deepcopy(self.record)
+        for name, value in values.items():
+            *within, last = name.split(".")
+            place = changed
+            for section in within:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return Config.from_dict(changed)
+
+    def fold_spec(self, fold: int, num_outputs: int, bins: TimeBins | None = None) -> FoldSpec[Any]:
+        """What a fold asks of its method."""
+        return FoldSpec(
+            dataset=self.dataset,
+            fold=fold,
+            seed=self.seed,
+            architecture=dataclasses.replace(self.model, num_bins=num_outputs),
+            num_outputs=num_outputs,
+            output=self.loss.output.name,
+            bins=None if bins is None else bins.to_json(),
+            sources=self.sources,
+            options=self.options,
+        )
 
 
 def as_dict(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON would give it back (tuples become lists)."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def columns(data: dict[str, Any]) -> Columns:
-    """How the survival table is to be read, from the section `data`."""
-    named = ("time_unit", "event_coding", "unlabeled")
-    return Columns(**data["columns"], **{name: data[name] for name in named})
-
-
-def features_location(data: dict[str, Any], dataset: str) -> pathlib.Path:
-    """Where the features of a dataset are: `data.features` with {dataset} and {root} filled in.
+    """What the `get_config` of a config file made, as JSON would give it back (tuples are lists).
 
     Raises:
-        ValueError: for another name in braces.
+        ValueError: it is no ConfigDict, or holds what JSON cannot.
     """
-    try:
-        return pathlib.Path(data["features"].format(dataset=dataset, root=data["root"]))
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
+    if not isinstance(config, ConfigDict):
         raise ValueError(
-            f"data.features may hold {{dataset}} and {{root}}; found {data['features']!r} ({error})"
-        ) from None
-
-
-def time_bins(bins: dict[str, Any], time: np.ndarray, event: np.ndarray) -> TimeBins:
-    """The time bins of a fold, from the section `bins` and the fold's training patients."""
-    kind = bins["kind"]
-    if kind == "uniform":
-        return uniform_bins(bins["number"], bins["width_days"])
-    if kind == "quantile":
-        return quantile_bins(time, event, bins["number"])
-    if kind == "sqrt_events":
-        return sqrt_event_bins(time, event)
-    raise ValueError(f"bins.kind is one of uniform, quantile, sqrt_events; found {kind!r}")
-
-
-def compute_dtype(name: str) -> Any:
-    """dtype of the operands of products over patches; None for float32.
-
-    Raises:
-        ValueError: for another name.
-    """
-    if name == "float32":
-        return None
-    if name == "bfloat16":
-        return jnp.bfloat16
-    raise ValueError(f"compute_dtype is float32 or bfloat16; found {name!r}")
-
-
-def feature_dtype(name: str) -> np.dtype:
-    """dtype that features are kept in for a `compute_dtype`."""
-    return np.dtype(np.float32 if compute_dtype(name) is None else jnp.bfloat16)
-
-
-def patches_per_group(platform: str) -> int:
-    """Patches that one compiled call takes at most: enough to keep the device busy."""
-    return 4096 if platform == "cpu" else 65536
-
-
-def resident_bytes(data: dict[str, Any], device: jax.Device) -> int:
-    """What features may take on a device, from the section `data`.
-
-    Raises:
-        ValueError: for less than -1.
-    """
-    gigabytes = data["device_gb"]
-    if gigabytes >= 0:
-        return int(gigabytes * 1e9)
-    if gigabytes != -1:
-        raise ValueError(
-            f"data.device_gb is 0 or more, or -1 for half of the device; found {gigabytes}"
+            "get_config of a config file returns an ml_collections.ConfigDict; found "
+            f"{type(config).__name__}"
         )
-    if device.platform == "cpu":
-        return 0
-    return int((device.memory_stats() or {}).get("bytes_limit", 0)) // 2
+    plain: dict[str, Any] = as_plain(config.to_dict())
+    return plain
 
 
-def spec(
-    settings: dict[str, Any], fold: int, num_outputs: int, bins: TimeBins | None = None
-) -> Spec:
-    """What a fold asks of its method."""
-    architecture = Architecture(**settings["model"], num_bins=num_outputs)
-    return Spec(
-        dataset=settings["dataset"],
-        fold=fold,
-        seed=settings["seed"],
-        architecture=architecture,
-        num_outputs=num_outputs,
-        output=objective(settings["loss"]).output.name,
-        bins=None if bins is None else bins.to_json(),
-        sources=tuple(settings["sources"]),
-        steph=steph.Options(**settings["steph"]),
-        merge_weight=float(settings["loss"]["merge_weight"]),
-        mix_weight=float(settings["loss"]["mix_weight"]),
-        merging=Merging(**settings["merging"]),
-        roupkt=roupkt.Options(**settings["roupkt"]),
-        transfer_source=settings["transfer"]["source"],
+def as_plain(value: Any, path: str = "") -> Any:
+    """A value of a config as JSON would give it back.
+
+    Raises:
+        ValueError: it is none of a config's types.
+    """
+    if isinstance(value, Mapping):
+        return {
+            str(name): as_plain(item, f"{path}.{name}" if path else str(name))
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [as_plain(item, path) for item in value]
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    raise ValueError(
+        f"{path}: expected text, a number, True or False, or several of them in brackets; found "
+        f"{value!r} of type {type(value).__name__}"
     )
 
 
-def check(settings: dict[str, Any]) -> None:
-    """Raises ValueError for values that no run can use, before anything is read."""
-    for name in ("epochs", "batch_size", "eval_every"):
-        value = settings[name]
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is a whole number, 1 or more; found {value!r}")
-    if settings["warmup_epochs"] < 0:
-        raise ValueError(f"warmup_epochs is 0 or more; found {settings['warmup_epochs']}")
-    if not 0 <= settings["seed"] < 2**63:
-        raise ValueError(f"seed is 0 or more, below 2^63; found {settings['seed']}")
-    positive = {"learning_rate": settings["learning_rate"]}
-    weights = {f"loss.{name}": settings["loss"][name] for name in ("merge_weight", "mix_weight")}
-    for name, value in (positive | weights | {"weight_decay": settings["weight_decay"]}).items():
-        if not 0 <= value < math.inf or (name in positive and not value):
-            least = "above 0" if name in positive else "0 or more"
-            raise ValueError(f"{name} is a number {least}; found {value}")
-    sources = settings["sources"]
-    if not all(isinstance(name, str) and name and "," not in name for name in sources):
+def stored_config(workdir: pathlib.Path) -> Config:
+    """The config of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: as `run_directory.load` and `Config.from_stored` do.
+    """
+    return Config.from_stored(run_directory.load(workdir), workdir / run_directory.SETTINGS)
+
+
+def _whole(config: Config | None, problems: Mapping[str, str]) -> Config:
+    """A config without problems; a ValueError for the first of them."""
+    for problem in problems.values():
+        raise ValueError(problem)
+    assert config is not None
+    return config
+
+
+#: Settings without which a stored config says too little of its run.
+_NEEDED = ("dataset", "method", "folds", "seed", "data")
+
+
+def read_config(
+    record: Mapping[str, Any], *, stored: bool = False
+) -> tuple[Config | None, dict[str, str]]:
+    """A config and all that is wrong with it.
+
+    Args:
+        record: the settings as JSON.
+        stored: whether a run has stored them: what is missing has its default, what is unknown is
+            not read.
+
+    Returns:
+        the config, with defaults in the place of what is wrong; None where that is the dataset or
+        the section `data`. And a message for each setting or section that is wrong, by its name.
+    """
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    hints = typing.get_type_hints(Config)
+    for field in dataclasses.fields(Config):
+        name = field.name
+        if name in ("record", "options") or (stored and name not in {*record, *_NEEDED}):
+            continue
+        try:
+            if name not in record:
+                raise typed_values.missing(hints[name], name, field.default)
+            without = ("num_bins",) if name == "model" else ()
+            values[name] = typed_values.convert(
+                hints[name], record[name], name, fill=stored, without=without
+            )
+            check_value(name, values[name])
+        except ValueError as error:
+            problems[name] = str(error)
+            values.pop(name, None)
+    options: dict[str, Any] = {}
+    for name, recipe in registry.RECIPES.items():
+        options[name] = recipe.options_type()
+        try:
+            options[name] = read_options(recipe, record, fill=stored)
+        except ValueError as error:
+            if str(error) not in problems.values():
+                problems[f"options of {name}"] = str(error)
+    try:
+        if not stored:
+            refuse_unknown(record)
+    except ValueError as error:
+        problems["unknown"] = str(error)
+    if "dataset" not in values or "data" not in values:
+        return None, problems
+    values = {"method": "steph"} | values
+    return Config(record=dict(record), options=options[values["method"]], **values), problems
+
+
+def read_options(recipe: Recipe, record: Mapping[str, Any], *, fill: bool = False) -> Any:
+    """The options of a method, from the sections of a config; defaults where it has none of them.
+
+    Raises:
+        ValueError: a setting that is missing, or of another type or value than expected.
+    """
+    values = {
+        name: typed_values.read(kind, record[name], name, fill=fill)
+        for name, kind in _option_sections(recipe).items()
+        if name in record
+    }
+    return recipe.options_type(**values)
+
+
+def refuse_unknown(record: Mapping[str, Any]) -> None:
+    """Raises ValueError for a setting that neither `Config` nor any method reads."""
+    known = {
+        name: typed_values.names_of(kind)
+        for name, kind in typing.get_type_hints(Config).items()
+        if name not in ("record", "options")
+    }
+    known["model"].discard("num_bins")
+    for recipe in registry.RECIPES.values():
+        for name, kind in _option_sections(recipe).items():
+            known.setdefault(name, set()).update(typed_values.names_of(kind))
+    typed_values.refuse_unknown(record, known)
+    if isinstance(record.get("data"), Mapping):
+        names = typed_values.names_of(ColumnNames)
+        typed_values.refuse_unknown(record["data"].get("columns"), names, "data.columns")
+    for name, settings in known.items():
+        if settings:
+            typed_values.refuse_unknown(record.get(name), settings, name)
+
+
+def _option_sections(recipe: Recipe) -> dict[str, Any]:
+    """The sections of a config that a method reads: name -> dataclass."""
+    return typing.get_type_hints(recipe.options_type)
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises ValueError for a value that no run can use."""
+    if name in _VALUE_CHECKS:
+        _VALUE_CHECKS[name](name, value)
+
+
+def _expect_name(name: str, value: str) -> None:
+    if not value or not value.isprintable():
+        raise ValueError(f"{name} is the name of a folder of data.root; found {value!r}")
+
+
+def _expect_rate(name: str, value: float) -> None:
+    least = "above 0" if name == "learning_rate" else "0 or more"
+    if not 0 <= value < math.inf or (name == "learning_rate" and not value):
+        raise ValueError(f"{name} is a number {least}; found {value}")
+
+
+def _expect_sources(name: str, value: tuple[str, ...]) -> None:
+    if not all(source and source.isprintable() and "," not in source for source in value):
         raise ValueError(
             "sources are names of datasets, as --config.sources=\"('tcga_blca','tcga_kirc')\"; "
-            f"found {sources!r}"
+            f"found {list(value)!r}"
         )
-    for name in ("steph.fixed_mixing", "merging.weights"):
-        section, field = name.split(".")
-        given = settings[section][field]
-        if not all(isinstance(x, int | float) and math.isfinite(x) for x in given):
-            raise ValueError(f'{name} are numbers, one a source, as "(0.1, 0.5)"; found {given!r}')
-    for name, lowest in (("cache_gb", 0.0), ("device_gb", -1.0)):
-        value = settings["data"][name]
-        if not lowest <= value < math.inf:
-            raise ValueError(f"data.{name} is a number, {lowest:g} or more; found {value}")
-    if len(set(sources)) < len(sources):
-        raise ValueError(f"a source is named twice: {sources}")
-    folds = settings["folds"]
-    if not folds or any(type(f) is not int or f < 0 for f in folds):
-        raise ValueError(f"folds are numbers of splits files, as (0, 1); found {folds!r}")
-    if len(set(folds)) < len(folds):
-        raise ValueError(f"a fold is named twice: {folds}")
-    compute_dtype(settings["compute_dtype"])
-    objective(settings["loss"])
-    steph.Options(**settings["steph"])
-    Merging(**settings["merging"])
-    roupkt.Options(**settings["roupkt"])
-    Selection(**settings["validation"])
+    if len(set(value)) < len(value):
+        raise ValueError(f"a source is named twice: {list(value)}")
+
+
+def _expect_folds(name: str, value: tuple[int, ...]) -> None:
+    if not value or any(fold < 0 for fold in value):
+        raise ValueError(f"folds are numbers of splits files, as (0, 1); found {list(value)!r}")
+    if len(set(value)) < len(value):
+        raise ValueError(f"a fold is named twice: {list(value)}")
+
+
+def _expect_model(name: str, value: Architecture) -> None:
+    for field in ("feature_dim", "embed_dim", "attention_dim"):
+        expect_within(f"model.{field}", getattr(value, field), 0, MOST_DIMENSIONS)
+    expect_within("model.num_layers", value.num_layers, 1, MOST_LAYERS)
+
+
+#: What values a setting may have, beside its type.
+_VALUE_CHECKS: dict[str, Any] = {
+    "dataset": _expect_name,
+    "method": lambda name, value: registry.recipe(value),
+    "folds": _expect_folds,
+    "seed": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
+    "sources": _expect_sources,
+    "epochs": lambda name, value: expect_within(name, value, 1, MOST_EPOCHS),
+    "batch_size": lambda name, value: expect_within(name, value, 1, MOST_PATIENTS_A_STEP),
+    "learning_rate": _expect_rate,
+    "warmup_epochs": lambda name, value: expect_within(name, value, 0, MOST_EPOCHS),
+    "weight_decay": _expect_rate,
+    "eval_every": lambda name, value: expect_within(name, value, 1, 2**63 - 1),
+    "compute_dtype": lambda name, value: Precision(value),
+    "model": _expect_model,
+}

@@ -1,7 +1,6 @@
 """Settings and the values that a sweep tries: `--sweep 'loss.merge_weight=0.005,0.05'`."""
 
 import ast
-import copy
 import dataclasses
 import difflib
 import itertools
@@ -10,8 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from steph_jax import run_directory
 from steph_jax.messages import listed
+from steph_jax.training.config import Config
 
 #: Settings that say on what and how a run works rather than what is fitted; and such sections.
 NOT_SWEPT = ("dataset", "method", "folds", "seed", "compute_dtype", "eval_every")
@@ -46,7 +45,7 @@ class Grid:
         return {"sweep": texts} if texts else {}
 
 
-def parse(texts: Sequence[str], config: dict[str, Any]) -> Grid:
+def parse(texts: Sequence[str], config: Config) -> Grid:
     """The grid that flags ask for.
 
     Args:
@@ -57,7 +56,7 @@ def parse(texts: Sequence[str], config: dict[str, Any]) -> Grid:
         ValueError: another form, an unknown setting (lists near names), one that cannot be swept
             or is named twice, a value of the wrong type, or fewer than two values.
     """
-    known = run_directory.flatten(config)
+    known = config.settings
     swept: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, given = (part.strip() for part in text.partition("="))
@@ -117,15 +116,3 @@ def _typed(name: str, text: str, like: Any) -> Any:
     raise ValueError(
         f"--sweep: {name} is {_KINDS[type(like)]}, {like!r} in the config; found {text!r}"
     )
-
-
-def with_values(config: dict[str, Any], point: Point) -> dict[str, Any]:
-    """The config with other values of some of its settings."""
-    changed = copy.deepcopy(config)
-    for name, value in point.items():
-        *sections, last = name.split(".")
-        place = changed
-        for section in sections:
-            place = place[section]
-        place[last] = value
-    return changed

@@ -23,9 +23,8 @@ from steph_jax.evaluation import evaluator
 from steph_jax.methods.base import Recipe
 from steph_jax.models.abmil import Params
 from steph_jax.survival.time_bins import TimeBins
-from steph_jax.training import config as settings
 from steph_jax.training import resume
-from steph_jax.training.early_stopping import Selection
+from steph_jax.training.config import Config
 from steph_jax.training.epoch import (
     Epoch,
     Kept,
@@ -111,7 +110,7 @@ def train_model(run: Experiment, task: Task) -> Trained:
     config, table, model = run.config, run.cohort.table, task.model
     objective = saved_model.stored_objective(model)
     bins = TimeBins.from_json(model.settings["bins"])
-    ready = task.method.restore(model, settings.compute_dtype(config["compute_dtype"]))
+    ready = task.method.restore(model, config.precision.operands)
     labels = evaluator.cohort_labels(table, bins) | task.method.patient_inputs(model, run.represent)
     loss = evaluator.loss_function(objective)
     program = program_of(ready.method, loss, run.feed.mesh, run.feed.num_slots)
@@ -142,31 +141,29 @@ def fit(
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
     config, program, feed = run.config, evaluate.program, evaluate.feed
-    steps, last = len(task.patients) // config["batch_size"], config["epochs"]
-    schedule = learning_rates(
-        config["learning_rate"], config["warmup_epochs"] * steps, last * steps
-    )
-    optimizer = adamw(schedule, config["weight_decay"])
-    selection = Selection(**config["validation"])
+    steps, last = len(task.patients) // config.batch_size, config.epochs
+    schedule = learning_rates(config.learning_rate, config.warmup_epochs * steps, last * steps)
+    optimizer = adamw(schedule, config.weight_decay)
+    selection = config.validation
     state = program.replicate(initial_state(trainable, optimizer))
     kept = Kept(state, copied(trainable) if selection.is_on else ())
     start = _fingerprint(task, evaluate)
-    key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
-    orders = [
-        list(batches.epoch_order(task.patients, config["batch_size"], config["seed"], epoch))
-        for epoch in range(last)
-    ]
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+
+    def order_of(epoch: int) -> list[list[int]]:
+        return list(batches.epoch_order(task.patients, config.batch_size, config.seed, epoch))
+
     with contextlib.closing(resume.EpochStore(task.directory / "checkpoints")) as store:
         begun, (state, best), history = store.restore(kept, start)
         if begun:
             _end_if_dead(task, history)
             logging.info("%s: going on after epoch %d", task.label, begun)
-        for epoch, order in enumerate(orders[begun:], begun):
+        for epoch in range(begun, last):
             if selection.is_over(history):
                 logging.info("%s: no better epoch in the last %d", task.label, selection.patience)
                 break
             watched = _watched(config, task.split, epoch)
-            following = orders[epoch + 1] if epoch + 1 < last else []
+            order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
             feed.expect([*chain(*order), *chain(*watched.values()), *chain(*following)])
             named = f"{task.label} epoch {epoch + 1}/{last}"
             # The first epoch of a process compiles; the second shows what the others are like.
@@ -181,7 +178,7 @@ def fit(
                     epoch * steps,
                     partial(bar, total=steps, label=named),
                 )
-            _expect_finite(passed, named, config["learning_rate"])
+            _expect_finite(passed, named, config.learning_rate)
             row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
             row |= row_of(passed, evaluate, task.model.settings.get("sources", []))
             for part, rows in watched.items():
@@ -210,11 +207,11 @@ def _fingerprint(task: Task, evaluate: evaluator.Evaluator) -> str:
     )
 
 
-def _watched(config: dict[str, Any], split: Fold, epoch: int) -> dict[str, np.ndarray]:
+def _watched(config: Config, split: Fold, epoch: int) -> dict[str, np.ndarray]:
     """The patients that a model is evaluated on after an epoch (from 0), by part of the split."""
-    due = (epoch + 1) % config["eval_every"] == 0 or epoch + 1 == config["epochs"]
+    due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
     watched = {"test": split.test} if due and len(split.test) else {}
-    if Selection(**config["validation"]).is_on:
+    if config.validation.is_on:
         watched["validation"] = split.validation
     return watched
 

@@ -4,7 +4,6 @@ import math
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -15,15 +14,12 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
 from steph_jax.data.cohort import Cohort
-from steph_jax.data.features.open import open_features
 from steph_jax.data.leaks import find_leaks
 from steph_jax.data.tables import read_table, split_path, table_path
 from steph_jax.messages import listed
-from steph_jax.methods.registry import recipe
 from steph_jax.survival import metrics
-from steph_jax.training import config as settings
-from steph_jax.training.early_stopping import Selection
-from steph_jax.training.experiment import Experiment, fold_spec, joined_names
+from steph_jax.training.config import Config
+from steph_jax.training.experiment import Experiment, fold_spec, joined_names, open_source
 
 
 def expect_features_of(model: SavedModel, run: Experiment) -> None:
@@ -38,7 +34,7 @@ def expect_features_of(model: SavedModel, run: Experiment) -> None:
         what = "model.feature_dim says"
         advice = f"set --config.model.feature_dim={found}"
     raise ValueError(
-        f"features of {run.config['dataset']} have D = {found}, {what} D = {expected}; {advice}"
+        f"features of {run.config.dataset} have D = {found}, {what} D = {expected}; {advice}"
     )
 
 
@@ -79,9 +75,7 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
     files.write_text(marker, found)
 
 
-def look_ahead(
-    config: dict[str, Any], cohort: Cohort, pool: Pool, folds: Sequence[int]
-) -> SavedModel:
+def look_ahead(config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int]) -> SavedModel:
     """The untrained model of the first of some folds, after a look at what all of them need.
 
     It shows before features are read whether folds can be started. Preparing task vectors may take
@@ -96,21 +90,19 @@ def look_ahead(
     first, *others = folds
     for member in {member for fold in others for member in members(config, cohort, pool, fold)}:
         pool.member(*member)
-    return recipe(config["method"]).start(fold_spec(config, cohort, first), pool)
+    return config.recipe.start(fold_spec(config, cohort, first), pool)
 
 
-def members(
-    config: dict[str, Any], cohort: Cohort, pool: Pool, fold: int
-) -> Sequence[tuple[str, int]]:
+def members(config: Config, cohort: Cohort, pool: Pool, fold: int) -> Sequence[tuple[str, int]]:
     """(dataset, fold) of the models of the pool that a fold of a run reads."""
-    return recipe(config["method"]).members(fold_spec(config, cohort, fold), pool)
+    return config.recipe.members(fold_spec(config, cohort, fold), pool)
 
 
-def warn_of_leaks(config: dict[str, Any], cohort: Cohort, sources: Iterable[str]) -> None:
+def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> None:
     """Says on the log which test patients models of sources were, or may have been, fitted on."""
     patients = cohort.table.patients
     test = {fold: [patients[i] for i in split.test] for fold, split in cohort.folds.items()}
-    root, columns = pathlib.Path(config["data"]["root"]), settings.columns(config["data"])
+    root, columns = config.data.folder, config.data.table_columns
     search = find_leaks(root, cohort.dataset, test, tuple(sources), columns)
     for problem in search.unreadable:
         logging.warning("%s; patients cannot be compared", problem)
@@ -118,47 +110,46 @@ def warn_of_leaks(config: dict[str, Any], cohort: Cohort, sources: Iterable[str]
         logging.warning("%s: %s; %s", leak.message, listed(leak.patients), leak.advice)
 
 
-def check_parts(config: dict[str, Any], cohort: Cohort) -> None:
+def check_parts(config: Config, cohort: Cohort) -> None:
     """Raises ValueError for folds with too few training patients, or none to validate on."""
     for fold, split in cohort.folds.items():
-        size = config["batch_size"]
+        size = config.batch_size
         if len(split.train) < size:
             raise ValueError(
-                f"fold {fold} of {config['dataset']} has {len(split.train)} training patients, "
+                f"fold {fold} of {config.dataset} has {len(split.train)} training patients, "
                 f"fewer than one batch of {size}; lower --config.batch_size"
             )
-        if Selection(**config["validation"]).is_on and not len(split.validation):
-            path = split_path(pathlib.Path(config["data"]["root"]), config["dataset"], fold)
+        if config.validation.is_on and not len(split.validation):
+            path = split_path(config.data.folder, config.dataset, fold)
             raise ValueError(
                 f"{path}: expected a column `validation`, for validation.select = "
-                f"{config['validation']['select']!r}, found no patients there; add some, or use "
+                f"{config.validation.select!r}, found no patients there; add some, or use "
                 "--config.validation.select=none"
             )
-        if config["validation"]["select"] == "c_index":
+        if config.validation.select == "c_index":
             time, event = cohort.table.time[split.validation], cohort.table.event[split.validation]
             if math.isnan(metrics.concordance_index(time, event, np.zeros(len(time)))):
                 raise ValueError(
-                    f"fold {fold} of {config['dataset']}: no two of its {len(time)} validation "
+                    f"fold {fold} of {config.dataset}: no two of its {len(time)} validation "
                     f"patients ({event.sum():g} with an event) can be compared, so no epoch has a "
                     "C-index; select by --config.validation.select=loss"
                 )
 
 
-def check_joined(config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
+def check_joined(config: Config, cohort: Cohort, pool: Pool) -> None:
     """Looks for the tables and features of other cohorts that a method trains on, if it does.
 
     Raises:
         FileNotFoundError, ValueError: one that is missing or cannot be used.
     """
-    data = config["data"]
-    columns = settings.columns(data)
+    root, columns = config.data.folder, config.data.table_columns
     for name in joined_names(config, cohort, pool):
         try:
-            read_table(table_path(pathlib.Path(data["root"]), name), columns)
-            open_features(settings.features_location(data, name), dataset_name=data["hdf5_dataset"])
+            read_table(table_path(root, name), columns)
+            open_source(config, name)
         except (OSError, ValueError) as error:
             kind = FileNotFoundError if isinstance(error, OSError) else ValueError
             raise kind(
-                f"method {config['method']} trains on the patients of {name} too: {error}; "
+                f"method {config.method} trains on the patients of {name} too: {error}; "
                 "--config.sources names the cohorts to be joined, all others of the pool by default"
             ) from error

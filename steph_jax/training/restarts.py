@@ -87,10 +87,7 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
     spec = fold_spec(run.config, run.cohort, fold, split)
     spec = dataclasses.replace(spec, seed=spec.seed + restart * _RESTART_STRIDE)
     if restart >= _RAISED_RESTART:
-        raised = max(spec.steph.initial_weight, _RAISED_WEIGHT)
-        spec = dataclasses.replace(
-            spec, steph=dataclasses.replace(spec.steph, initial_weight=raised)
-        )
+        spec = run.method.raise_weights(spec, _RAISED_WEIGHT)
     model = run.method.start(spec, run.pool)
     expect_features_of(model, run)
     if run.method.choose is not None:
@@ -103,7 +100,6 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
 
         model = run.method.choose(spec, run.pool, run.represent, c_index)
     bins = time_bins(run.config, run.cohort, split)
-    objective = objectives.objective(run.config["loss"])
     return with_defaults(
-        model, bins=bins.to_json(), objective=objectives.objective_record(objective)
+        model, bins=bins.to_json(), objective=objectives.objective_record(run.config.loss)
     )

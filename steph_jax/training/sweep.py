@@ -35,13 +35,12 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.folds import make_folds
 from steph_jax.methods import abmil
-from steph_jax.methods.registry import recipe
 from steph_jax.survival import metrics, objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
-from steph_jax.training import config as settings
 from steph_jax.training import resume
+from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, configured, fold_spec, time_bins
-from steph_jax.training.grid import Grid, Point, with_values
+from steph_jax.training.grid import Grid, Point
 from steph_jax.training.loop import DivergedError, Task, train_model
 from steph_jax.training.preflight import check_parts, members
 from steph_jax.training.restarts import train_split
@@ -99,7 +98,7 @@ class InnerPool(Pool):
         return self._refit(model) if dataset == self._dataset else model
 
 
-def check(grid: Grid, config: dict[str, Any], cohort: Cohort, pool: Pool) -> None:
+def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
     """Sees to it that every value can be used, before anything is read or trained.
 
     Raises:
@@ -108,28 +107,27 @@ def check(grid: Grid, config: dict[str, Any], cohort: Cohort, pool: Pool) -> Non
     """
     if not grid.values:
         return
-    method = recipe(config["method"])
+    method = config.recipe
     if method.joins is not None and "sources" in grid.values:
         raise ValueError(
-            f"--sweep: the cohorts of {config['method']} are read once for a run, so `sources` "
+            f"--sweep: the cohorts of {config.method} are read once for a run, so `sources` "
             "cannot be swept with it; use a run for each"
         )
-    inner = {fold: inner_folds(cohort, fold, config["seed"]) for fold in cohort.folds}
+    inner = {fold: inner_folds(cohort, fold, config.seed) for fold in cohort.folds}
     for point in grid.points():
-        changed = with_values(config, point)
-        settings.check(changed)
+        changed = config.with_values(point)
         check_parts(changed, cohort)
         for fold, cuts in inner.items():
             for cut in cuts:
                 time_bins(changed, cohort, cut.split)
-                if len(cut.split.train) < changed["batch_size"]:
+                if len(cut.split.train) < changed.batch_size:
                     raise ValueError(
                         f"--sweep: an inner fold of fold {fold} leaves {len(cut.split.train)} "
-                        f"training patients, fewer than one batch of {changed['batch_size']}; "
+                        f"training patients, fewer than one batch of {changed.batch_size}; "
                         "lower --config.batch_size"
                     )
         # Starting a fold reads the pool; one fold stands for all of them.
-        fold = config["folds"][0]
+        fold = config.folds[0]
         method.start(fold_spec(changed, cohort, fold), pool)
 
 
@@ -186,7 +184,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
     config, points = run.config, grid.points()
     if not grid.values:
         return Chosen({}, math.nan)
-    inner = inner_folds(run.cohort, fold, config["seed"])
+    inner = inner_folds(run.cohort, fold, config.seed)
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
     tried = [with_point(run, point) for point in points]
@@ -219,7 +217,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
     ]
     files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
     shown = {messages.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
-    title = f"{config['dataset']}, {config['method']}, fold {fold}: sweep over inner folds"
+    title = f"{config.dataset}, {config.method}, fold {fold}: sweep over inner folds"
     plots.folds(shown, directory / "sweep.png", title, patients="held-out training patients")
     logging.info(
         "fold %d: mean C-index over the inner folds %s; goes on with %s",
@@ -232,7 +230,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
 
 def with_point(run: Experiment, point: Point) -> Experiment:
     """The experiment with other values of some settings."""
-    return configured(run, with_values(run.config, point))
+    return configured(run, run.config.with_values(point))
 
 
 def _settle(
@@ -293,7 +291,7 @@ def refitted_pool(
             shutil.rmtree(states)
         return saved_model.load_model(path)
 
-    return InnerPool(run.pool.root, run.config["dataset"], refit)
+    return InnerPool(run.pool.root, run.config.dataset, refit)
 
 
 def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
@@ -312,11 +310,11 @@ def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
         if objective.output.num_outputs(bins.num_bins) != found:
             bins = uniform_bins(found)
     if bins.kind != "uniform":
-        section = run.config["bins"] | {"kind": bins.kind, "number": bins.num_bins}
+        section = dataclasses.replace(run.config.bins, kind=bins.kind, number=bins.num_bins)
         time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]
-        bins = settings.time_bins(section, time, event)
+        bins = section.cut(time, event)
     num_outputs = objective.output.num_outputs(bins.num_bins)
-    spec = settings.spec(run.config, run.config["folds"][0], num_outputs, bins)
+    spec = run.config.fold_spec(run.config.folds[0], num_outputs, bins)
     record = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
     return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=record)
 

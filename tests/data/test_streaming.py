@@ -21,6 +21,7 @@ from steph_jax.data.cache import CachedBags
 from steph_jax.data.features import store_writer
 from steph_jax.data.features.open import open_features
 from steph_jax.training import epoch, experiment, loop, preflight, resume
+from steph_jax.training.config import Config
 
 #: Far below the 40 KB that the patients of sim_a take: a bag or two stay, the others are streamed.
 TINY_GB = 1e-5
@@ -175,7 +176,8 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
     shutil.copytree(home / "data" / "features" / "sim_a", tmp_path / "features")
     config = config_of(home, TINY_GB, "abmil")
     config["data"]["features"] = str(tmp_path / "features")
-    cohort, pool, read = experiment.read_cohort(config), Pool(home / "pool"), []
+    typed, pool, read = Config.from_dict(config), Pool(home / "pool"), []
+    cohort = experiment.read_cohort(typed)
     real = finite_check.bad_slides
 
     def looked(bags, progress):
@@ -185,8 +187,8 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
     monkeypatch.setattr(finite_check, "bad_slides", looked)
 
     def check(**data: Any) -> int:
-        of = config | {"data": config["data"] | data}
-        run = experiment.open_experiment(of, cohort, pool)
+        changed = typed.with_values({f"data.{name}": value for name, value in data.items()})
+        run = experiment.open_experiment(changed, cohort, pool)
         preflight.check_values(run, tmp_path / "marker")
         return len(read)
 
@@ -203,8 +205,8 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
 
 def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
     """`data.cache_gb` of configs/default.py, at both sides of the bound."""
-    config = pools.config(home)
-    assert config["data"]["cache_gb"] == 0
+    config = Config.from_dict(pools.config(home))
+    assert config.data.cache_gb == 0
     cohort = experiment.read_cohort(config)
     monkeypatch.setattr(cache, "machine_memory", lambda: 10**9)
     bags = experiment.read_bags(config, "sim_a", cohort.table)

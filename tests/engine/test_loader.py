@@ -12,7 +12,6 @@ from steph_jax.engine import device_cache
 from steph_jax.engine import loader as feeding
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.step import device_mesh
-from steph_jax.training import config
 
 DIM = 8
 LAYOUT = Layout(((2, 16), (3, 5)))
@@ -134,8 +133,7 @@ def test_a_consumer_that_stops_early_ends_the_thread():
 
 @pytest.mark.parametrize(("gigabytes", "expected"), [(-1.0, 0), (0.0, 0), (2.5, 2_500_000_000)])
 def test_the_budget_on_a_cpu(gigabytes, expected):
-    data = default.get_config().data.to_dict() | {"device_gb": gigabytes}
-    assert config.resident_bytes(data, jax.devices()[0]) == expected
+    assert feeding.resident_bytes(gigabytes, jax.devices()[0]) == expected
 
 
 def test_half_of_a_gpu_is_the_default_budget():
@@ -145,10 +143,10 @@ def test_half_of_a_gpu_is_the_default_budget():
         def memory_stats(self):
             return {"bytes_limit": 60 << 30}
 
-    data = default.get_config().data.to_dict()
-    assert config.resident_bytes(data, Gpu()) == 30 << 30
+    default_gb = default.get_config().data.device_gb
+    assert feeding.resident_bytes(default_gb, Gpu()) == 30 << 30
 
 
 def test_a_negative_budget_is_refused():
     with pytest.raises(ValueError, match=r"data.device_gb is 0 or more, or -1 .*; found -3"):
-        config.resident_bytes({"device_gb": -3}, jax.devices()[0])
+        feeding.resident_bytes(-3, jax.devices()[0])

@@ -5,12 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from specs import EveryOption, with_options
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import cost
-from steph_jax.methods.base import Merging, Spec, as_numpy
+from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.methods.registry import recipe
 from steph_jax.models import abmil, roupkt, steph
 from steph_jax.models.abmil import Architecture
@@ -21,7 +21,7 @@ ARCHITECTURE = Architecture(D, E, A, T)
 ENCODER = N * (2 * D * E + 2 * 2 * E * A + 2 * A + 2 * E)
 ABMIL = ENCODER + 2 * E * T
 PARAMETERS = D * E + E + 2 * (E * A + A) + A + 1
-SPEC = Spec(
+SPEC = FoldSpec(
     dataset="own",
     fold=0,
     seed=0,
@@ -30,12 +30,7 @@ SPEC = Spec(
     output="hazard",
     bins=None,
     sources=(),
-    steph=steph.Options(top_k=2),
-    merge_weight=0.005,
-    mix_weight=0.05,
-    merging=Merging(),
-    roupkt=roupkt.Options(top_k=2),
-    transfer_source="",
+    options=EveryOption(steph=steph.Options(top_k=2), roupkt=roupkt.Options(top_k=2)),
 )
 
 
@@ -85,7 +80,7 @@ def test_operations_are_those_of_the_equations(pool, method, expected):
     ],
 )
 def test_options_of_steph_cost_what_they_say(pool, options, expected):
-    spec = dataclasses.replace(SPEC, steph=steph.Options(top_k=2, **options))
+    spec = with_options(SPEC, steph=steph.Options(top_k=2, **options))
     assert cost.flops_per_slide(recipe("steph").start(spec, pool), N) == expected
 
 
@@ -104,6 +99,6 @@ def test_variants_of_abmil_cost_what_they_say(pooling, per_patch):
 @pytest.mark.parametrize("method", ["abmil", "steph", "roupkt"])
 def test_every_kind_of_model_can_be_timed(pool, method):
     model = recipe(method).start(SPEC, pool)
-    seconds = cost.seconds_per_slide(model, N, 3, 64, device_mesh())
+    seconds = cost.seconds_per_slide(model, N, 3)
     assert np.isfinite(seconds)
     assert seconds > 0

@@ -11,7 +11,7 @@ import pictures
 import pytest
 
 from configs import testing
-from steph_jax import evaluate, predict, run_directory, simulate, train
+from steph_jax import evaluate, predict, simulate, train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
@@ -25,7 +25,7 @@ from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, loop
-from steph_jax.training.config import as_dict
+from steph_jax.training.config import Config, as_dict, stored_config
 
 COHORTS = Settings(cohorts=3, patients=20, patches=12, feature_dim=24, two_slides=0.3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -96,7 +96,7 @@ def test_a_fold_of_every_method(config, world, tmp_path, method):
 
     # The fold's directory and the features are all that evaluation and prediction need.
     before = (fold / "predictions_test.csv").read_text()
-    evaluate.evaluate_fold(fold, run_directory.load(tmp_path))
+    evaluate.evaluate_fold(fold, stored_config(tmp_path))
     assert (fold / "predictions_test.csv").read_text() == before
     assert read_json(fold / "metrics.json") == written
     source = open_features(world / "data/features/sim_a")
@@ -142,13 +142,14 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
     pd.concat([read["sim_c"], read["sim_b"][twice]]).to_csv(tables["sim_c"], index=False)
     config["method"], config["data"]["root"] = "joint", str(data)
     config["data"]["features"] = str(data / "features/{dataset}")
-    own = experiment.read_cohort(config)
-    run = experiment.open_experiment(config, own, Pool(world / "pool"))
+    typed = Config.from_dict(config)
+    own = experiment.read_cohort(typed)
+    run = experiment.open_experiment(typed, own, Pool(world / "pool"))
     added = [run.cohort.table.patients[row] for row in run.cohort.others]
     expected = [*read["sim_b"]["patient_id"].unique(), *read["sim_c"]["patient_id"].unique()]
     assert sorted(added) == sorted(expected)
     np.testing.assert_array_equal(run.cohort.folds[0].train, own.folds[0].train)
-    strangers = dict(config, sources=("sim_b", "sim_d"))
+    strangers = typed.with_values({"sources": ["sim_b", "sim_d"]})
     shutil.copytree(data / "sim_b", data / "sim_d")
     tables["sim_b"].rename(data / "sim_d" / "sim_d_survival.csv")
     read["sim_b"].to_csv(tables["sim_b"], index=False)

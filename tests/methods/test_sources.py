@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import reference_bags
 from reference_bags import NUM_PATHWAYS, difference
+from specs import EveryOption, with_options
 
 from steph_jax.checkpoints import torch_names
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.batches import Layout, make_batch
 from steph_jax.engine.step import Program, device_mesh
-from steph_jax.methods.base import Merging, Spec
+from steph_jax.methods.base import FoldSpec
 from steph_jax.methods.dynamic import DynamicMethod
 from steph_jax.methods.learned import LearnedMethod
 from steph_jax.methods.registry import recipe
-from steph_jax.methods.sources import gather, source_names, with_prepared
-from steph_jax.models import merging, roupkt, steph
+from steph_jax.methods.sources import Merging, gather, source_names
+from steph_jax.methods.transfer import Transfer
+from steph_jax.models import merging
 from steph_jax.models.abmil import Architecture
 
 TARGET = "tcga_gbmlgg"
@@ -45,7 +47,7 @@ def pool(parity, recorded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def spec(recorded):
     """Fold 0 of the target, its own model not among the sources."""
-    return Spec(
+    return FoldSpec(
         dataset=TARGET,
         fold=0,
         seed=0,
@@ -54,12 +56,7 @@ def spec(recorded):
         output="hazard",
         bins=None,
         sources=tuple(map(str, recorded["sources"])),
-        steph=steph.Options(),
-        merge_weight=0.005,
-        mix_weight=0.05,
-        merging=Merging(include_target=False),
-        roupkt=roupkt.Options(),
-        transfer_source="",
+        options=EveryOption(merging=Merging(include_target=False)),
     )
 
 
@@ -95,7 +92,7 @@ def test_untrained(shared, recorded, pool, spec, dtype, case):
 @pytest.mark.parametrize("case", ["learned", "learned_with_target"])
 def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     if case == "learned_with_target":
-        spec = dataclasses.replace(spec, merging=Merging(include_target=True))
+        spec = with_options(spec, merging=Merging(include_target=True))
     model = recipe("learned").start(spec, pool)
     num_sources = len(model.settings["sources"])
     np.testing.assert_allclose(model.params["trainable"]["weights"], 1 / num_sources)
@@ -139,11 +136,11 @@ def test_what_is_refused(pool, spec):
         Merging(prepare="dare")
     two = Merging(include_target=False, weights=(0.1, 0.2))
     with pytest.raises(ValueError, match="expected 7, found 2"):
-        recipe("fix").start(dataclasses.replace(spec, merging=two), pool)
+        recipe("fix").start(with_options(spec, merging=two), pool)
     with pytest.raises(ValueError, match=r"32 outputs where loss.terms and bins ask for 1"):
         recipe("zero_shot").start(dataclasses.replace(spec, num_outputs=1), pool)
     with pytest.raises(ValueError, match=r"transfer.source is the target itself"):
-        recipe("fine_tune").start(dataclasses.replace(spec, transfer_source=TARGET), pool)
+        recipe("fine_tune").start(with_options(spec, transfer=Transfer(TARGET)), pool)
     with pytest.raises(FileNotFoundError, match="no model of 'tcga_gbmlgg' for fold 3"):
         recipe("learned").start(dataclasses.replace(spec, fold=3), pool)
     with pytest.raises(ValueError, match="method is one of abmil, zero_shot"):
@@ -162,7 +159,7 @@ def test_a_preparation_without_result_is_refused(pool, spec, monkeypatch):
         )
 
     monkeypatch.setattr(merging, "prepare", without_last)
-    asked = with_prepared(spec, "iso_cts")
+    asked = with_options(spec, merging=Merging("iso_cts", include_target=False))
     name = source_names(asked, pool, False)[-1]
     with pytest.raises(ValueError, match=f"iso_cts of the task vectors .* of {name} is not finite"):
         gather(asked, pool, False, "mil_encoder")

@@ -34,7 +34,7 @@ from steph_jax.data.tables import (
 from steph_jax.methods.base import as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
-from steph_jax.training import config as settings
+from steph_jax.training.config import Config, as_dict
 
 SMALL = Settings(cohorts=2, patients=40, patches=12, feature_dim=24, two_slides=0.2, seed=3)
 DIMS = Architecture(feature_dim=24, embed_dim=16, attention_dim=8, num_bins=32)
@@ -73,7 +73,7 @@ def config_of(root, **more):
     config.data.features = str(root / "data" / "features" / "{dataset}")
     config.pool.root = str(root / "pool")
     config.update(more)
-    return settings.as_dict(config)
+    return as_dict(config)
 
 
 def having(found, text):
@@ -782,10 +782,9 @@ def test_reports_align_and_cut():
     ],
 )
 def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
-    config = config_of(whole) | {"method": method} | more
+    config = Config.from_dict(config_of(whole) | {"method": method} | more)
     found = []
-    spec = settings.spec(config, 0, 1)
-    sources = check.check_pool(config, spec, None, found)
+    sources = check.check_pool(config, config.recipe, None, found)
     lacking = [f for f in found if f.status == Status.ERROR]
     assert [set(finding.items) for finding in lacking] == ([set(absent)] if absent else [])
     named = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}

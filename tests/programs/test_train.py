@@ -23,6 +23,7 @@ from steph_jax.data.features.open import open_features
 from steph_jax.evaluation import fold_results
 from steph_jax.survival import metrics
 from steph_jax.training import epoch, experiment, loop, resume
+from steph_jax.training.config import Config
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,13 @@ def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypa
         train.train(config, tmp_path / "w")
     assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
     assert not (tmp_path / "pool").exists()
-    cohort, pool = experiment.read_cohort(config), Pool(tmp_path / "pool")
-    run = experiment.open_experiment(config, cohort, pool)
+    typed = Config.from_dict(config)
+    cohort, pool = experiment.read_cohort(typed), Pool(tmp_path / "pool")
+    run = experiment.open_experiment(typed, cohort, pool)
     run = dataclasses.replace(run, encoder="uni", profile=tmp_path / "trace")
-    other = experiment.configured(run, config | {"batch_size": 2})
+    other = experiment.configured(run, typed.with_values({"batch_size": 2}))
     assert (other.encoder, other.profile) == ("uni", tmp_path / "trace")
-    assert other.config["batch_size"] == 2
+    assert other.config.batch_size == 2
 
 
 @pytest.fixture(scope="module")

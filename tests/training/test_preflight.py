@@ -5,19 +5,22 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from specs import EveryOption, with_options
 
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.methods.base import Merging, Spec, as_numpy
+from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.methods.registry import RECIPES, recipe
+from steph_jax.methods.sources import Merging
+from steph_jax.methods.transfer import Transfer
 from steph_jax.models import abmil, merging, roupkt, steph, task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import objectives
 from steph_jax.survival.objectives import Objective
 
 ARCHITECTURE = Architecture(feature_dim=6, embed_dim=5, attention_dim=4, num_bins=3)
-SPEC = Spec(
+SPEC = FoldSpec(
     dataset="a",
     fold=1,
     seed=0,
@@ -26,12 +29,7 @@ SPEC = Spec(
     output="hazard",
     bins=None,
     sources=(),
-    steph=steph.Options(top_k=1),
-    merge_weight=0.005,
-    mix_weight=0.05,
-    merging=Merging(),
-    roupkt=roupkt.Options(top_k=2),
-    transfer_source="",
+    options=EveryOption(steph=steph.Options(top_k=1), roupkt=roupkt.Options(top_k=2)),
 )
 #: Methods whose models hold the target's.
 MERGING = ("fix", "average", "learned", "dynamic", "ties", "iso_c", "iso_cts")
@@ -78,7 +76,7 @@ def assert_same(found, expected):
 
 
 def changed(**options):
-    return dataclasses.replace(SPEC, steph=dataclasses.replace(SPEC.steph, **options))
+    return with_options(SPEC, steph=dataclasses.replace(SPEC.options.steph, **options))
 
 
 def row(stacked, number):
@@ -126,7 +124,7 @@ def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, me
     for number, tree in enumerate(expected):
         encoder = task_vectors.parts_of(tree, "mil_encoder")
         assert_same(row(model.params["frozen"]["stack"], number), encoder)
-    without = dataclasses.replace(SPEC, merging=Merging(include_target=False))
+    without = with_options(SPEC, merging=Merging(include_target=False))
     assert recipe(method).start(without, pool).settings["sources"] == ["b", "c"]
 
 
@@ -154,7 +152,7 @@ def test_roupkt_sees_the_target_of_the_fold_last(pool):
 @pytest.mark.parametrize("method", ["steph", "ties", "dynamic"])
 def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method):
     kind = "ties"
-    spec = dataclasses.replace(SPEC, merging=Merging(prepare=kind))
+    spec = with_options(SPEC, merging=Merging(prepare=kind))
     model = recipe(method).start(spec, pool)
     frozen = model.params["frozen"]
     first = row(frozen["task_vectors"], 0) if method == "steph" else row(frozen["stack"], 1)
@@ -212,7 +210,7 @@ def test_steph_target_is_steph_from_the_target(pool):
 def test_options_that_a_method_would_not_follow_are_refused(pool):
     with pytest.raises(ValueError, match="steph_target trains the target's pred_head on"):
         recipe("steph_target").start(changed(retrained="none"), pool)
-    spec = dataclasses.replace(SPEC, merging=Merging(prepare="iso_c"))
+    spec = with_options(SPEC, merging=Merging(prepare="iso_c"))
     with pytest.raises(ValueError, match=r"method ties prepares .* merging.prepare asks for iso_c"):
         recipe("ties").start(spec, pool)
 
@@ -230,7 +228,7 @@ def test_initial_weight_is_added_where_the_weights_start(pool):
 
 def test_fine_tuning_starts_from_the_source(pool):
     for method in ("fine_tune", "zero_shot"):
-        model = recipe(method).start(dataclasses.replace(SPEC, transfer_source="c"), pool)
+        model = recipe(method).start(with_options(SPEC, transfer=Transfer("c")), pool)
         assert model.settings["source"] == "c"
         assert_same(model.params, pool.member("c", 0).params)
 
@@ -330,16 +328,15 @@ def test_unknown_source(pool, method):
 @pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
 def test_unknown_source_of_a_transfer(pool, method):
     with pytest.raises(FileNotFoundError, match=r"no model of 'q' for fold 0; it holds a"):
-        recipe(method).start(dataclasses.replace(SPEC, transfer_source="q"), pool)
+        recipe(method).start(with_options(SPEC, transfer=Transfer("q")), pool)
     with pytest.raises(ValueError, match=r"transfer.source is the target itself, a"):
-        recipe(method).start(dataclasses.replace(SPEC, transfer_source="a"), pool)
+        recipe(method).start(with_options(SPEC, transfer=Transfer("a")), pool)
 
 
 @pytest.mark.parametrize("method", [*OF_SOURCES, "joint"])
 def test_no_source_but_the_target(pool, method):
-    spec = dataclasses.replace(
-        SPEC,
-        sources=("a",),
+    spec = with_options(
+        dataclasses.replace(SPEC, sources=("a",)),
         merging=Merging(include_target=False),
         roupkt=roupkt.Options(include_target=False),
     )
@@ -349,6 +346,6 @@ def test_no_source_but_the_target(pool, method):
 
 @pytest.mark.parametrize(("method", "section"), [("steph", "steph"), ("roupkt", "roupkt")])
 def test_more_kept_sources_than_there_are(pool, method, section):
-    options = dataclasses.replace(getattr(SPEC, section), top_k=4)
+    options = dataclasses.replace(getattr(SPEC.options, section), top_k=4)
     with pytest.raises(ValueError, match=r"top_k = 4 is larger than the number of .*0 for all"):
-        recipe(method).start(dataclasses.replace(SPEC, **{section: options}), pool)
+        recipe(method).start(with_options(SPEC, **{section: options}), pool)

@@ -28,6 +28,7 @@ from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival.objectives import Objective, objective_record
 from steph_jax.training import epoch, experiment, grid, loop, sweep
+from steph_jax.training.config import Config
 
 COHORTS = Settings(cohorts=3, patients=30, patches=8, feature_dim=24, two_slides=0.0, seed=3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -91,7 +92,7 @@ def test_values_have_the_types_of_their_settings(home):
             "steph.base=null,'target'",
             "merging.weights=(),(0.1, 0.2)",
         ],
-        config_of(home),
+        Config.from_dict(config_of(home)),
     )
     assert asked.values == {
         "loss.merge_weight": [1.0, 0.005],
@@ -115,10 +116,11 @@ def test_commas_within_brackets_and_quotes_separate_nothing():
 
 
 def test_other_values_leave_the_config_alone(home):
-    config = config_of(home)
-    changed = grid.with_values(config, {"loss.merge_weight": 3.0, "epochs": 7})
-    assert (changed["loss"]["merge_weight"], changed["epochs"]) == (3.0, 7)
-    assert config == config_of(home)
+    config = Config.from_dict(config_of(home))
+    changed = config.with_values({"loss.merge_weight": 3.0, "epochs": 7})
+    assert (changed.options.loss.merge_weight, changed.epochs) == (3.0, 7)
+    assert (changed.record["loss"]["merge_weight"], changed.record["epochs"]) == (3.0, 7)
+    assert config.record == config_of(home)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,8 @@ def test_a_sweep_selects_by_the_mean_of_its_inner_folds(home, swept, tmp_path, c
 
 def test_an_inner_number_is_that_of_plain_runs_on_the_inner_fold(home, swept, tmp_path):
     config = config_of(home, loss__merge_weight=20.0)
-    cohort = experiment.read_cohort(config)
+    typed = Config.from_dict(config)
+    cohort = experiment.read_cohort(typed)
     cut = sweep.inner_folds(cohort, 0, config["seed"])[1]
     rows = {"train": cut.split.train, "test": cut.held_out, "validation": cohort.folds[0].test}
     named = {part: pd.Series([cohort.table.patients[i] for i in of]) for part, of in rows.items()}
@@ -371,7 +374,7 @@ def test_every_kind_of_method_can_be_swept(home, tmp_path, method, asked, refits
     config = config_of(home, method=method)
     train.train(config, tmp_path, asked)
     table = pd.read_csv(tmp_path / "fold_0" / "sweep.csv")
-    points = grid.parse(asked, config).points()
+    points = grid.parse(asked, Config.from_dict(config)).points()
     assert len(table) == 3 * len(points)
     means = table["c_index"].to_numpy().reshape(-1, 3).mean(axis=1)
     assert read_json(tmp_path / "fold_0" / "metrics.json")["selected"] == points[means.argmax()]
@@ -422,8 +425,9 @@ def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_
     section = {"kind": "quantile", "number": 2, "width_days": 365.0}
     config = config_of(home, pool__root=str(tmp_path / "pool"), method="steph_target")
     config |= {"bins": section}
-    cohort = experiment.read_cohort(config)
-    outer = experiment.time_bins(config, cohort, cohort.folds[0])
+    typed = Config.from_dict(config)
+    cohort = experiment.read_cohort(typed)
+    outer = experiment.time_bins(typed, cohort, cohort.folds[0])
     architecture, pool = dataclasses.replace(ARCHITECTURE, num_bins=2), Pool(tmp_path / "pool")
     null = as_numpy(abmil.init(jax.random.key(0), architecture))
     pool.add("null", SavedModel("abmil", architecture, {}, null))
@@ -436,5 +440,5 @@ def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_
         for path in sorted(tmp_path.glob("w/fold_0/sweep/inner_*/target"))
     ]
     inner = sweep.inner_folds(cohort, 0, config["seed"])
-    assert found == [experiment.time_bins(config, cohort, cut.split).to_json() for cut in inner]
+    assert found == [experiment.time_bins(typed, cohort, cut.split).to_json() for cut in inner]
     assert any(bins != outer.to_json() for bins in found)
