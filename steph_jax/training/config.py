@@ -158,8 +158,14 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
 
     Raises:
         ValueError: it is no ConfigDict, or holds what JSON cannot.
+        OSError: there is no such file.
     """
-    if not isinstance(config, ConfigDict):
+    try:  # a file that cannot be read is an object that raises an error when it is used
+        is_config = hasattr(config, "to_dict")
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise FileNotFoundError(f"--config: {reason}") from None
+    if not is_config:
         raise ValueError(
             "get_config of a config file returns an ml_collections.ConfigDict; found "
             f"{type(config).__name__}"

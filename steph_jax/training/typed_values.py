@@ -57,8 +57,15 @@ def read(kind: type[T], record: Any, name: str, *, fill: bool = False, without: 
     try:
         return kind(**values)
     except ValueError as error:
-        told = not name or str(error).startswith(f"{name}.")
-        raise ValueError(str(error) if told else f"{name}: {error}") from None
+        raise ValueError(_with_name(str(error), name, names_of(kind))) from None
+
+
+def _with_name(message: str, section: str, settings: set[str]) -> str:
+    """What a dataclass says of a value, with the name of its section."""
+    if not section or message.startswith(f"{section}."):
+        return message
+    separator = "." if message.partition(" ")[0] in settings else ": "
+    return f"{section}{separator}{message}"
 
 
 def missing(kind: Any, path: str, default: Any = dataclasses.MISSING) -> ValueError:
