@@ -221,7 +221,7 @@ def test_config_that_json_cannot_hold_is_refused():
     config = ConfigDict({"data": {"root": pathlib.Path("data")}})
     with pytest.raises(ValueError, match=r"data\.root: expected text.*of type PosixPath"):
         as_dict(config)
-    with pytest.raises(ValueError, match="get_config .* returns an ml_collections.ConfigDict"):
+    with pytest.raises(ValueError, match=r"get_config .* returns an ml_collections.ConfigDict"):
         as_dict({"dataset": "a"})
     assert as_dict(ConfigDict({"a": (1, (2.0, "b"))})) == {"a": [1, [2.0, "b"]]}
 
