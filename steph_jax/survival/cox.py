@@ -1,0 +1,192 @@
+"""Cox models with a ridge penalty, and how their penalty is chosen; numpy, exact, seconds a fold.
+
+The penalized log partial likelihood (Breslow's form for ties)
+
+    l(beta) - 1/2 sum_k a_k beta_k^2,   l = sum_i e_i (eta_i - log sum_{j: t_j >= t_i} exp eta_j)
+
+with eta = X beta is maximized by Newton's method in the space that the patients span: with many
+more features than patients, beta = A^-1 X' alpha for n numbers alpha, and alpha = dl/d eta at the
+maximum.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steph_jax.survival.labels import survival_labels
+
+Floats = NDArray[np.float64]
+
+_MOST_STEPS = 100
+_TOLERANCE = 1e-10
+
+
+class _Order(NamedTuple):
+    """Risk sets of patients sorted by time.
+
+    Attributes:
+        rows: [n] patients in the order of their times.
+        event: [n] in that order.
+        first: [n] place of the first patient with the same time.
+        last: [n] place of the last patient with the same time.
+    """
+
+    rows: NDArray[np.intp]
+    event: NDArray[np.bool_]
+    first: NDArray[np.intp]
+    last: NDArray[np.intp]
+
+
+def _ordered(time: Floats, event: NDArray[np.bool_]) -> _Order:
+    rows = np.argsort(time, kind="stable")
+    ordered = time[rows]
+    first = np.searchsorted(ordered, ordered, side="left")
+    last = np.searchsorted(ordered, ordered, side="right") - 1
+    return _Order(rows, event[rows], first, last)
+
+
+def _terms(order: _Order, eta: Floats) -> tuple[float, Floats, Floats]:
+    """Log partial likelihood, exp(eta) and the sums of it over risk sets, in sorted order.
+
+    eta is shifted by its maximum, which changes neither the likelihood nor its derivatives.
+    """
+    x = eta[order.rows]
+    x = x - x.max()
+    weights = np.exp(x)
+    at_risk = np.cumsum(weights[::-1])[::-1][order.first]
+    return float(np.sum((x - np.log(at_risk))[order.event])), weights, at_risk
+
+
+def log_partial_likelihood(time: ArrayLike, event: ArrayLike, log_risk: ArrayLike) -> float:
+    """Breslow's log partial likelihood of log risks [P]; 0 without events."""
+    times, events = survival_labels(time, event)
+    return _terms(_ordered(times, events), np.asarray(log_risk, np.float64))[0]
+
+
+def _derivatives(order: _Order, weights: Floats, at_risk: Floats) -> tuple[Floats, Floats]:
+    """Gradient [n] and negative Hessian [n, n] of the likelihood over eta, in sorted order."""
+    hazard = np.cumsum(np.where(order.event, 1.0 / at_risk, 0.0))[order.last]
+    gradient = order.event - weights * hazard
+    deaths = np.flatnonzero(order.event)
+    shares = weights / at_risk[deaths, None]
+    shares[np.arange(len(weights)) < order.first[deaths, None]] = 0.0
+    return gradient, np.diag(weights * hazard) - shares.T @ shares
+
+
+def ridge_cox(features: ArrayLike, time: ArrayLike, event: ArrayLike, penalty: ArrayLike) -> Floats:
+    """Coefficients of the Cox model with a ridge penalty.
+
+    Args:
+        features: [P, K], each column of about the same scale.
+        time: [P] finite, at least 0.
+        event: [P] in {0, 1}, at least one of them 1.
+        penalty: a, above 0; one number or [K]. Infinity keeps a coefficient at 0.
+
+    Returns:
+        beta [K]; a higher X beta means a shorter life.
+
+    Raises:
+        ValueError: for invalid labels, without an event, or for another penalty.
+    """
+    x = np.asarray(features, np.float64)
+    times, events = survival_labels(time, event)
+    if x.ndim != 2 or len(x) != len(times):
+        raise ValueError(f"expected features [{len(times)}, K], found shape {x.shape}")
+    if not events.any():
+        raise ValueError("a Cox model needs at least one event, found none")
+    penalties = np.broadcast_to(np.asarray(penalty, np.float64), x.shape[1])
+    if not (penalties > 0).all():
+        raise ValueError(f"penalties are above 0; found {penalties.min():g}")
+    centered = x - x.mean(axis=0)
+    scaled = centered / penalties
+    return scaled.T @ _dual(centered @ scaled.T, _ordered(times, events))
+
+
+def _dual(kernel: Floats, order: _Order) -> Floats:
+    """alpha [n] in the patients' own order, for the kernel X A^-1 X' [n, n]."""
+    k = kernel[np.ix_(order.rows, order.rows)]
+    plain = order._replace(rows=np.arange(len(k)))
+    alpha = np.zeros(len(k))
+
+    def objective(candidate: Floats) -> float:
+        eta = k @ candidate
+        return _terms(plain, eta)[0] - 0.5 * float(candidate @ eta)
+
+    value = objective(alpha)
+    for _ in range(_MOST_STEPS):
+        eta = k @ alpha
+        _, weights, at_risk = _terms(plain, eta)
+        gradient, curvature = _derivatives(plain, weights, at_risk)
+        newton = np.linalg.solve(np.eye(len(k)) + curvature @ k, gradient + curvature @ eta)
+        length = 1.0
+        while (better := objective(alpha + length * (newton - alpha))) < value and length > 1e-8:
+            length /= 2
+        alpha = alpha + length * (newton - alpha)
+        if better - value <= _TOLERANCE * max(1.0, abs(better)):
+            break
+        value = better
+    in_own_order = np.empty_like(alpha)
+    in_own_order[order.rows] = alpha
+    return in_own_order
+
+
+def inner_folds(event: ArrayLike, number: int, seed: int) -> NDArray[np.intp]:
+    """[P] number of the inner fold of every patient, events spread evenly."""
+    events = np.asarray(event).astype(bool)
+    rng = np.random.default_rng(seed)
+    fold = np.empty(len(events), np.intp)
+    for members in (np.flatnonzero(events), np.flatnonzero(~events)):
+        shuffled = rng.permutation(members)
+        fold[shuffled] = np.arange(len(shuffled)) % number
+    return fold
+
+
+def held_out_likelihood(
+    predict: Callable[[NDArray[np.intp], NDArray[np.intp]], Floats],
+    time: ArrayLike,
+    event: ArrayLike,
+    folds: NDArray[np.intp],
+) -> Floats:
+    """Partial likelihood per event of the held-out patients of every inner fold.
+
+    Args:
+        predict: (rows to train on, rows held out) -> log risks of the latter.
+        time, event: [P].
+        folds: [P] of `inner_folds`.
+
+    Returns:
+        [J]; NaN for a fold without an event.
+    """
+    times, events = survival_labels(time, event)
+    scores = []
+    for fold in np.unique(folds):
+        train, rest = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        deaths = int(events[rest].sum())
+        value = log_partial_likelihood(times[rest], events[rest], predict(train, rest))
+        scores.append(value / deaths if deaths else math.nan)
+    return np.asarray(scores)
+
+
+def one_standard_error(scores: Sequence[ArrayLike]) -> int:
+    """The simplest candidate whose score is within one standard error of the best one's.
+
+    Args:
+        scores: [C] candidates from the simplest on, each with its scores on the inner folds [J];
+            higher is better.
+
+    Returns:
+        index of the candidate chosen. The error is that of the paired differences to the best.
+    """
+    table = np.asarray(scores, np.float64)
+    means = np.nanmean(table, axis=1)
+    best = int(np.argmax(means))
+    for candidate in range(best):
+        difference = table[best] - table[candidate]
+        seen = difference[np.isfinite(difference)]
+        error = seen.std(ddof=1) / math.sqrt(len(seen)) if len(seen) > 1 else 0.0
+        if seen.mean() <= error:
+            return candidate
+    return best
