@@ -2,25 +2,42 @@
 
 Key: slide id, UTF-8. Value: a pickled tensor [1, N, D]. `__keys__`: a pickled list of the file
 names, with extension, that the values came from. Pickles are read by the restricted reader of
-`torch_files`. Nothing is ever written, not even a lock file.
+`torch_format`. Nothing is ever written, not even a lock file.
 
 The only home of the optional package lmdb (`pip install 'steph_jax[lmdb]'`).
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, Patches, found_instead, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
 
 _KEYS = b"__keys__"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Opened:
+    """An LMDB that is open.
+
+    Attributes:
+        environment: of the package lmdb.
+        file: that it maps.
+    """
+
+    environment: Any
+    file: MappedFile
+
+
 #: LMDB refuses to open a file twice in a process: sources of the same file share it.
-_environments: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_opened: weakref.WeakValueDictionary[str, _Opened] = weakref.WeakValueDictionary()
 
 
 class LmdbSource(FeatureSource):
@@ -33,7 +50,7 @@ class LmdbSource(FeatureSource):
             ValueError: the package lmdb is not installed; the file is damaged or not an LMDB.
         """
         super().__init__(str(path), dataset_name, feature_dim)
-        self._environment = _open_environment(path)
+        self._lmdb = _open_lmdb(path)
         with self._transaction() as transaction:
             self._keys = dict(sorted(_slide_keys(transaction, str(path)).items()))
 
@@ -63,13 +80,16 @@ class LmdbSource(FeatureSource):
         import lmdb
 
         try:
-            with self._environment.begin(buffers=True) as transaction:
+            with (
+                self._lmdb.file.reading(),
+                self._lmdb.environment.begin(buffers=True) as transaction,
+            ):
                 yield transaction
         except lmdb.Error as error:
             raise BadFeatures(f"{self.location}: damaged LMDB, copy it again ({error})") from error
 
 
-def _open_environment(path: pathlib.Path) -> Any:
+def _open_lmdb(path: pathlib.Path) -> _Opened:
     try:
         import lmdb
     except ModuleNotFoundError as error:
@@ -82,9 +102,9 @@ def _open_environment(path: pathlib.Path) -> Any:
     if not data.is_file():
         raise BadFeatures(f"{path}: expected an LMDB, found a folder without data.mdb")
     name, size = os.path.realpath(data), data.stat().st_size
-    environment = _environments.get(name)
-    if environment is not None:
-        return environment
+    opened = _opened.get(name)
+    if opened is not None:
+        return opened
     try:
         environment = lmdb.open(
             name, subdir=False, readonly=True, lock=False, create=False, map_size=max(size, 2**20)
@@ -99,8 +119,8 @@ def _open_environment(path: pathlib.Path) -> Any:
         raise BadFeatures(
             f"{path}: truncated LMDB: expected {used:,} bytes, found {size:,}; copy it again"
         )
-    _environments[name] = environment
-    return environment
+    opened = _opened[name] = _Opened(environment, MappedFile(data, used, CHANGED, may_grow=True))
+    return opened
 
 
 def _slide_keys(transaction: Any, where: str) -> dict[str, bytes]:

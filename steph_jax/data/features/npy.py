@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import (
     BLOCK,
     BadFeatures,
@@ -30,7 +31,8 @@ def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[Patches]:
             shape, dtype, order = _npy_header(file, str(path))
             offset = file.tell()
         layout = Layout.of(shape, dtype, str(path), feature_dim)
-        held = path.stat().st_size - offset
+        size = path.stat().st_size
+        held = size - offset
         if layout.nbytes > held:
             raise BadFeatures(
                 f"{path}: expected {layout.nbytes:,} bytes for {list(shape)} {dtype}, found "
@@ -40,7 +42,8 @@ def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[Patches]:
             array = np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
         else:
             array = np.empty(shape, dtype)
-    yield from_array(array, str(path), feature_dim)
+    with MappedFile(path, size, CHANGED).reading():
+        yield from_array(array, str(path), feature_dim)
 
 
 @contextlib.contextmanager

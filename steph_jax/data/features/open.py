@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from steph_jax.data.features import hdf5, npy
 from steph_jax.data.features import open as feature_files
+from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, Patches, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
@@ -28,7 +29,7 @@ def open_file(
 
     Raises:
         BadFeatures: damaged, of another kind than the extension says, without that dataset, of
-            another rank, type or D. (ValueError of `torch_files` for a damaged .pt.)
+            another rank, type or D. (ValueError of `torch_format` for a damaged .pt.)
     """
     extension = path.suffix.lower()
     if extension in HDF5:
@@ -53,8 +54,9 @@ def encoder(path: pathlib.Path, dataset_name: str) -> str:
 
 @contextmanager
 def _open_torch(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
-    value = reader.load(path)
-    yield from_object(value, str(path), name, feature_dim, path.stat().st_size)
+    size = path.stat().st_size
+    with MappedFile(path, size, CHANGED).reading():
+        yield from_object(reader.load(path), str(path), name, feature_dim, size)
 
 
 def require_file(path: pathlib.Path) -> None:

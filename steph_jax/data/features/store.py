@@ -24,6 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from steph_jax.data.features.mapped_file import MappedFile
 from steph_jax.data.features.slide import BadFeatures, Layout, Patches, convert
 from steph_jax.data.features.source import FeatureSource
 
@@ -209,6 +210,8 @@ class StoreSource(FeatureSource):
         self._data = path / DATA
         self._records = {record.slide_id: record for record in sorted_by_id(self.index)}
         dtype, shape = DTYPES[self.index.dtype], (self.index.rows, self.index.feature_dim)
+        changed = "the store was changed while it was in use: copy it again, or pack it again"
+        self._file = MappedFile(self._data, self.index.nbytes, changed)
         self._mapping: mmap.mmap | None = None
         self._seen_bytes = 0
         self._features: np.ndarray = (
@@ -241,8 +244,12 @@ class StoreSource(FeatureSource):
     def _encoder(self, slide_id: str) -> str:
         return str(self._records[slide_id].source.get("encoder", ""))
 
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Where what is `mapped` may be read; see `MappedFile.reading`."""
+        return self._file.reading()
+
     def mapped(self, slide_id: str) -> np.ndarray:
-        """[N, D] of a slide as the file holds it, mapped and not read."""
+        """[N, D] of a slide as the file holds it, mapped and not read; see `reading`."""
         record = self._records[slide_id]
         return self._features[record.start : record.start + record.num_patches]
 
@@ -252,14 +259,8 @@ class StoreSource(FeatureSource):
         layout = Layout.of(rows.shape, rows.dtype, where, self.feature_dim)
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
-            # Mapped pages that a file has lost would end the process.
-            held = self._data.stat().st_size
-            if held != self.index.nbytes:
-                raise BadFeatures(
-                    f"{self._data}: expected {self.index.nbytes:,} bytes, found {held:,}; "
-                    "the store was changed while it was in use"
-                )
-            convert(rows[start:stop], out, where)
+            with self.reading():
+                convert(rows[start:stop], out, where)
             self._saw(rows[start:stop].nbytes)
 
         yield Patches(layout, copy)

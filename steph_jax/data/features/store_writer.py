@@ -165,7 +165,12 @@ def verify(
     dtype, buffers = DTYPES[store.index.dtype], threading.local()
 
     def compare(record: Record) -> str | None:
-        if checksum(store.mapped(record.slide_id)) != record.sha256:
+        try:
+            with store.reading():
+                is_packed = checksum(store.mapped(record.slide_id)) == record.sha256
+        except (ValueError, OSError) as error:
+            return one_line(error)
+        if not is_packed:
             return (
                 f"{store.path_of(record.slide_id)}: its bytes do not have the checksum of "
                 f"{INDEX}; copy the store again, or pack it again"
