@@ -1,4 +1,4 @@
-# `make demo` sets everything up and runs the main job; `make test` sets up and passes the tests.
+# `make demo` installs and trains on simulated cancers; `make test` installs and runs the tests.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python

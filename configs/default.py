@@ -2,6 +2,9 @@
 
     python -m steph_jax.train --config configs/default.py --config.dataset=NAME --workdir runs/NAME
 
+Five folds of STEPH take 8 minutes on one CPU core for 345 patients of 76 patches (tcga_kirc of
+docs/results.md, C-index 0.63), and time grows with the number of patches (docs/performance.md).
+
 Every field can be overridden on the command line (`--config.epochs=5`,
 `--config.sources="('tcga_blca','tcga_brca')"`); a misspelt one is refused.
 """
@@ -65,7 +68,7 @@ def get_config() -> ConfigDict:
     config.model.num_layers = 1  # of the feature projection
     config.model.dropout = 0.25
 
-    # --- STEPH (steph_jax/steph.py, Options) ---
+    # --- STEPH (steph_jax/models/steph.py, Options) ---
     config.steph = ConfigDict()
     config.steph.top_k = 5  # sources kept; 0 = all
     config.steph.weight_output = "relu"  # relu, softplus, sigmoid
@@ -77,7 +80,7 @@ def get_config() -> ConfigDict:
     config.steph.merged = "mil_encoder"  # mil_encoder, pred_head, all
     config.steph.retrained = "pred_head"  # pred_head, none
     config.steph.head_init = "new"  # new, target
-    config.steph.initial_weight = 0.0  # higher, e.g. 0.3: starts that do not die
+    config.steph.initial_weight = 0.0  # 0.3, say, keeps weights from collapsing to 0
 
     # --- merging rules: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
     config.merging = ConfigDict()
@@ -89,7 +92,7 @@ def get_config() -> ConfigDict:
     config.transfer = ConfigDict()
     config.transfer.source = ""  # "" = the best on the fold's training patients
 
-    # --- ROUPKT (steph_jax/roupkt.py, Options) ---
+    # --- ROUPKT (steph_jax/models/roupkt.py, Options) ---
     config.roupkt = ConfigDict()
     config.roupkt.top_k = 5  # experts applied; 0 = all
     config.roupkt.expert = "relu"  # relu, identity
@@ -104,8 +107,8 @@ def get_config() -> ConfigDict:
 
     # --- loss ---
     config.loss = ConfigDict()
-    config.loss.terms = (("nll", 1.0),)  # names in steph_jax/objectives.py with their weights
-    config.loss.alpha = 0.5  # weight of the uncensored term, beside the whole likelihood
+    config.loss.terms = (("nll", 1.0),)  # names in survival/objectives.py, weights
+    config.loss.alpha = 0.5  # weight of the uncensored term alone; 0 = plain likelihood
     config.loss.scale = 10.0  # of the earth-mover loss
     config.loss.merge_weight = 0.005  # 0.05 for some cancers of the paper
     config.loss.mix_weight = 0.05

@@ -1,6 +1,9 @@
-"""The embedded default: simulated cancers, made and trained by `make demo`.
+"""Four simulated cancers, made and trained by `make demo`.
 
-python scripts/demo.py
+    python scripts/demo.py
+
+Eight to ten minutes on two CPU cores, installation included. The script prints the C-index of each
+fold for the target's own ABMIL and for STEPH, and that of the true hazard, which bounds both.
 """
 
 from ml_collections import ConfigDict

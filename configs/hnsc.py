@@ -1,6 +1,9 @@
 """STEPH for head and neck squamous cell carcinoma (TCGA), with the settings of the paper.
 
-python -m steph_jax.train --config configs/hnsc.py --workdir runs/hnsc
+    python -m steph_jax.train --config configs/hnsc.py --workdir runs/hnsc
+
+Not run here: the features were not at hand (docs/results.md has what was), and the paper's number
+for this cohort is not recorded.
 """
 
 from ml_collections import ConfigDict

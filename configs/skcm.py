@@ -1,6 +1,9 @@
 """STEPH for skin cutaneous melanoma (TCGA), with the settings of the paper.
 
-python -m steph_jax.train --config configs/skcm.py --workdir runs/skcm
+    python -m steph_jax.train --config configs/skcm.py --workdir runs/skcm
+
+Not run here: the features were not at hand (docs/results.md has what was), and the paper's number
+for this cohort is not recorded.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,7 @@
-"""A model small enough to be trained within a test: 24-d features, a few epochs."""
+"""A model small enough to be trained within a test: 24-d features, a few epochs.
+
+Used by the tests on simulated cancers; no number is expected of it.
+"""
 
 from ml_collections import ConfigDict
 
@@ -17,5 +20,5 @@ def get_config() -> ConfigDict:
     config.model.attention_dim = 8
     config.steph.top_k = 1
     config.roupkt.top_k = 2
-    config.steph.initial_weight = 1.0  # so that no start dies
+    config.steph.initial_weight = 1.0  # so that weights do not collapse
     return config

@@ -1,9 +1,9 @@
-"""The main job on the embedded default: what `make demo` runs.
+"""STEPH on simulated cancers, from data to pictures: what `make demo` runs.
 
     python scripts/demo.py
 
 Simulates four cancers whose hazards are partly shared (steph_jax/simulate.py), fits a pool of base
-models (ABMIL) on them, trains STEPH for one cancer over five folds, and shows both side by side.
+models (ABMIL) on them, trains STEPH for one cancer over five folds, and compares the two.
 Everything lies in demo_output/; run again, it goes on where it was.
 
 150 patches a patient keep it within ten minutes on two slow cores, installation included;
@@ -37,8 +37,8 @@ def main() -> int:
     print("2. fitting the pool of base models (ABMIL)", flush=True)
     for dataset in simulated.datasets:
         # A source needs its fold-0 model, the target one of every fold.
-        of = folds if dataset == target else (0,)
-        run(out, dataset, "abmil", of, save=True)
+        needed = folds if dataset == target else (0,)
+        run(out, dataset, "abmil", needed, save=True)
 
     print(f"3. training STEPH for {target}", flush=True)
     run(out, target, "steph", folds, save=False)

@@ -2,14 +2,14 @@
 
     python scripts/fuzz_readers.py --inputs 100000 [--seed 0] [--out docs/fuzzing.md]
 
-Sound files of every layout (tests/readers.py) are changed at random (tests/fuzzing.py): bits,
-bytes, numbers, blocks, text, length. Allowed are a value and our documented error, with memory at
-most 10 times the file and 100 MB; a crash only within libhdf5 or LMDB. Inputs follow from the seed
-and their number. Ends with status 1 where something else happened; those inputs are kept.
+Sound files of every layout (tests/helpers/readers.py) are changed at random
+(tests/helpers/fuzzing.py): bits, bytes, numbers, blocks, text, length. Allowed are a value and our
+documented error, with memory at most 10 times the file and 100 MB; a crash only within libhdf5 or
+LMDB. Inputs follow from the seed and their number. Ends with status 1 where something else
+happened; those inputs are kept.
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
 import pathlib
@@ -21,12 +21,12 @@ import tempfile
 import h5py
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PROCESS = ROOT / "tests" / "fuzzing.py"
+PROCESS = ROOT / "tests" / "helpers" / "fuzzing.py"
 sys.path.insert(0, str(PROCESS.parent))
 
 HEAD = "| reader | inputs | values | documented errors | ended by library | other | memory, MB |"
-#: What stands from here on in the file is not ours to write anew.
-FOUND = "\n## What it found\n"
+#: From this heading on the file is written by hand, and stays.
+FINDINGS = "\n## Findings\n"
 
 
 def main() -> int:
@@ -52,9 +52,9 @@ def main() -> int:
         print(rows[-1], flush=True)
         others += [f"{name}, {text}" for text in result["others"]]
     if given.out is not None:
-        found = given.out.read_text().partition(FOUND)[1:] if given.out.exists() else ()
+        findings = given.out.read_text().partition(FINDINGS)[1:] if given.out.exists() else ()
         text = document(rows, each * len(READERS), given.seed, others)
-        given.out.write_text("".join([text, *found]))
+        given.out.write_text("".join([text, *findings]))
     print("\n".join(others))
     if others:
         print(f"{len(others)} inputs came to something else; they are in {failures}")
@@ -73,27 +73,27 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
     packages = ("steph_jax", "numpy", "h5py", "lmdb", "ml_dtypes")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in packages]
     versions += [f"libhdf5 {h5py.version.hdf5_version}", f"Python {platform.python_version()}"]
-    date = datetime.datetime.now(datetime.UTC)
     text = [
         "# Mutated files",
         "",
         "Sound files of every layout, 200 bytes to 80 kilobytes each, are changed at random and",
-        "given to the readers. Two outcomes are allowed: a value, or our documented",
-        "error that names the file; with memory at most 10 times the file and 100 MB. What libhdf5",
-        "and LMDB do with a mutated file is theirs: where one of them ends the process, or takes",
-        "more than a minute, it is counted; `check` and `pack` read in child processes, with a",
-        "limit of time, and report such a file as bad.",
+        "given to the readers. Two outcomes are allowed: a value, or our documented error that",
+        "names the file; with memory at most 10 times the file and 100 MB. Where libhdf5 or LMDB",
+        "themselves end the process with a mutated file, or take more than a minute, it is",
+        "counted; `check` and `pack` read in child processes, with a limit of time, and report",
+        "such a file as bad.",
         "",
         f"    python scripts/fuzz_readers.py --inputs {inputs} --seed {seed} --out docs/fuzzing.md",
         "",
-        f"{date:%Y-%m-%d}; {', '.join(versions)}; {inputs:,} inputs.",
+        f"{', '.join(versions)}; {inputs:,} inputs.",
         "",
         *rows,
         "",
         "Memory is the most resident memory that the process ever had beyond what it had before an",
         "input; with files as small as these the bound of 100 MB is what is tested. Inputs follow",
         "from the seed and their number; a shorter run with other seeds is one of the tests",
-        "(tests/test_fuzz.py). The readers and their sound files are listed in tests/readers.py.",
+        "(tests/data/test_fuzz.py). The readers and their sound files are listed in",
+        "tests/helpers/readers.py.",
     ]
     if others:
         text += ["", "Other outcomes:", "", *(f"- {line}" for line in others)]

@@ -1,8 +1,9 @@
 """Every method on real patients, with the statistics of `steph_jax.compare`, and what transfers.
 
-    python scripts/run_comparison.py --shared ../shared --out runs/comparison
+    python scripts/run_comparison.py --shared DATA --out runs/comparison
 
-Builds the bags of RNA-seq of the TCGA cohorts and imports the pool of PyTorch checkpoints, then, on
+docs/results.md says where DATA come from. Builds the bags of RNA-seq of the TCGA cohorts and
+imports the pool of PyTorch checkpoints, then, on
 five folds of tcga_gbmlgg and tcga_kirc,
 
 OUT/{cohort}/compare.*         all methods with the first seed

@@ -1,11 +1,12 @@
-"""STEPH and ABMIL on real patients, beside the numbers of the published program.
+"""STEPH and ABMIL on real patients, compared with the published program.
 
-    python scripts/run_tcga_rna.py --shared ../shared --out runs/tcga_rna
+    python scripts/run_tcga_rna.py --shared DATA --out runs/tcga_rna
 
-Builds the bags of RNA-seq of two TCGA cohorts, imports the pool of PyTorch checkpoints, trains both
-methods on five folds with three seeds, and writes OUT/results.csv and OUT/results.md. Interrupted,
-it goes on where it was. Several cohorts can be run side by side, each in a process of its own
-(`--cohorts`); a last call without it writes the table of all.
+docs/results.md says where DATA come from. Builds the bags of RNA-seq of two TCGA cohorts, imports
+the pool of PyTorch checkpoints, trains both methods on five folds with three seeds, and writes
+OUT/results.csv and OUT/results.md. Interrupted, it goes on where it was. Several cohorts can be run
+side by side, each in a process of its own (`--cohorts`); a last call without it writes the table of
+all.
 """
 
 import json

@@ -189,10 +189,10 @@ def weights_of(study: Study, home: pathlib.Path, target: str, method: str) -> li
             continue
         table["used"] = table["weight"] * (1 - table["lambda"]) * table["selected"]
         means = table.groupby("source")[["weight", "selected", "used"]].mean()
-        for source, of in means.iterrows():
+        for source, values in means.iterrows():
             cosine = truth["relatedness"][target][source]
             rows.append(
-                {"method": method, "fold": fold, "source": source, "cosine": cosine} | dict(of)
+                {"method": method, "fold": fold, "source": source, "cosine": cosine} | dict(values)
             )
     return rows
 
@@ -234,7 +234,7 @@ def kinds_of(weights: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(scores: pd.DataFrame, weights: pd.DataFrame) -> str:
-    """The tables for people."""
+    """The tables in Markdown."""
     seeds = sorted(set(scores["seed"]))
     heads = " | ".join(f"simulation {seed}" for seed in seeds)
     rule = " --- |" * len(seeds)
@@ -246,10 +246,10 @@ def markdown(scores: pd.DataFrame, weights: pd.DataFrame) -> str:
     ]
     gains = gains_of(scores)
     for scenario, of_scenario in gains.groupby("scenario", sort=False):
-        for method, of in of_scenario.groupby("method", sort=False):
-            values = of.set_index("seed")["c_index"].reindex(seeds)
-            mean, sd = metrics.mean_sd(of["gain"].to_numpy())
-            gain = f"{mean:+.4f} | {sd:.4f} | {int((of['gain'] > 0).sum())} of {len(of)}"
+        for method, runs in of_scenario.groupby("method", sort=False):
+            values = runs.set_index("seed")["c_index"].reindex(seeds)
+            mean, sd = metrics.mean_sd(runs["gain"].to_numpy())
+            gain = f"{mean:+.4f} | {sd:.4f} | {int((runs['gain'] > 0).sum())} of {len(runs)}"
             shown = " | ".join(f"{value:.4f}" for value in values)
             last = " | | " if method == REFERENCE else gain
             lines.append(f"| {scenario} | {method} | {shown} | {values.mean():.4f} | {last} |")

@@ -1,11 +1,11 @@
-"""Variants of `steph_target` beside it, on inner folds of the training patients alone.
+"""Variants of `steph_target`, compared with it on inner folds of the training patients.
 
-    python scripts/variants.py --shared ../shared --out runs/comparison
+    python scripts/variants.py --shared DATA --out runs/comparison
 
 Is there a variant as small as `steph_target` that does better? Test patients must not answer that:
-the training patients of each outer fold are cut into inner folds (steph_jax/sweep.py), for which
-the target's model is fitted anew without the held-out patients, and every variant is trained on
-two and measured on the third. `abmil` and `roupkt` stand beside them.
+the training patients of each outer fold are cut into inner folds (steph_jax/training/sweep.py). For
+each, the target's model is fitted again without the held-out patients, and every variant is trained
+on two and measured on the third; so are `abmil` and `roupkt`.
 
 OUT/{cohort}/variants.csv   variant, fold, inner_fold, c_index
 OUT/{cohort}/variants.md    means, and differences to `steph_target` within the inner folds
@@ -114,7 +114,7 @@ def markdown(cohort: str, table: pd.DataFrame) -> str:
             lines.append(f"| {name} | diverged | | | |")
             continue
         mean, sd = metrics.mean_sd(difference)
-        better = sum(of > 0 for of in difference)
+        better = sum(gain > 0 for gain in difference)
         lines.append(f"{text} {mean:+.4f} | {sd:.4f} | {better} of {len(difference)} |")
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,8 @@
     python -m steph_jax.export --checkpoint pool/tcga_brca-fold_0 --out model.pth
 
 The ending of `--out` chooses: .safetensors, or .pth, a PyTorch checkpoint {"model": state_dict}
-that the published classes load (ABMIL and STEPH; the names are those of steph_jax/torch_names.py).
+that the published classes load (ABMIL and STEPH; steph_jax/checkpoints/torch_names.py has the
+names).
 Models of other kinds are written to safetensors under the names of our own trees. Nothing is
 rounded.
 """

@@ -5,7 +5,7 @@
 Read from top to bottom: settings, data, then for every fold the model, the epochs, the results. A
 run that was interrupted goes on where its last epoch ended when the same command is given again.
 With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
-(see steph_jax/sweep.py).
+(see steph_jax/training/sweep.py).
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/config.json           the settings

@@ -73,7 +73,7 @@ def test_tcga_like_lengths():
     assert lengths.max() <= 60_000
 
 
-def test_step_writes_what_its_readers_expect(tmp_path):
+def test_fields_of_the_json_of_step(tmp_path):
     found = step.measure(["5"], "float32", 1, TINY, with_torch=False)
     assert found["ceiling_gflops"] > 0
     for mode in ("train", "predict"):

@@ -1,4 +1,4 @@
-"""Documents: equations are numbered in order, citations and links lead somewhere."""
+"""Documents: equations are numbered in order; citations, links and paths lead somewhere."""
 
 import pathlib
 import re
@@ -15,6 +15,12 @@ SOURCES = sorted(
 METHOD = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
 #: "equation 12", "equations 1 to 5", "equations 10 and 15"; lines of docstrings may break inside.
 CITATION = re.compile(r"\bequations?\s+(\d+)(?:\s+(?:to|and)\s+(\d+))?", re.IGNORECASE)
+#: Files of this repository by their paths; patterns with braces or capitals are placeholders.
+PATH = re.compile(
+    r"(?<![\w/.])(?:tests|steph_jax|benchmarks|scripts|docs|configs)/[\w/]+\.(?:py|md|png)\b"
+)
+#: Paths that tests name because nothing is there.
+ABSENT = {"configs/none.py"}
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
@@ -45,6 +51,16 @@ def test_cited_equations_exist():
             if not numbers <= existing:
                 missing.append(f"{file.relative_to(ROOT)}: {match.group()}")
     assert cited > 20
+    assert not missing
+
+
+def test_named_files_exist():
+    missing = [
+        f"{file.relative_to(ROOT)}: {path}"
+        for file in (*DOCUMENTS, *SOURCES, ROOT / "Makefile")
+        for path in PATH.findall(file.read_text(encoding="utf-8"))
+        if path not in ABSENT and not (ROOT / path).exists()
+    ]
     assert not missing
 
 

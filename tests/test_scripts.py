@@ -11,17 +11,54 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "scripts"))
 import tcga_rna
 import variants
 
+from steph_jax.data.features.open import open_features
 
-def test_an_unknown_cohort_is_refused_before_anything_is_made(tmp_path):
+
+def test_unknown_cohort_refused_before_anything_is_written(tmp_path):
     home = tmp_path / "shared" / "tcga_rna"
     (home / "tcga_kirc").mkdir(parents=True)
-    (home / "make_bags.py").touch()
+    (home / "pathways.npz").touch()
     with pytest.raises(ValueError, match=r"no cohort tcga_typo; there are tcga_kirc"):
         tcga_rna.prepare(tmp_path / "shared", tmp_path / "out", ["tcga_kirc", "tcga_typo"])
     assert not (tmp_path / "out").exists()
 
 
-def test_variants_are_compared_within_the_inner_folds():
+def test_other_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected tcga_rna/ and parity/ there .*--shared"):
+        tcga_rna.prepare(tmp_path, tmp_path / "out", ["tcga_kirc"])
+
+
+def test_instances_of_a_bag_are_scaled_pathways():
+    profile = np.array([2.0, -1.0, 0.5, 4.0], np.float16)
+    member = np.array([[True, True, False, False], [False, False, False, True]])
+    bag = tcga_rna.bag_of_profile(profile, member)
+    assert bag.dtype == np.float32
+    expected = np.zeros((2, 1536))
+    expected[0, :2] = np.sqrt(4 / 2) * np.array([2.0, -1.0])
+    expected[1, 3] = np.sqrt(4 / 1) * 4.0
+    np.testing.assert_allclose(bag, expected, rtol=1e-6)
+
+
+def test_instances_are_dealt_to_the_slides_of_a_patient(tmp_path):
+    cohort = tmp_path / "tcga_x"
+    cohort.mkdir()
+    rng = np.random.default_rng(0)
+    member = rng.random((5, 6)) < 0.5
+    member[:, 0] = True
+    profiles = rng.normal(size=(2, 6)).astype(np.float32)
+    np.savez(tmp_path / "pathways.npz", member=member)
+    np.savez(cohort / "expression.npz", patient_id=np.array(["p", "q"]), rna=profiles)
+    table = "patient_id,pathology_id\np,p2\nq,q1\np,p1\n"
+    (cohort / "tcga_x_survival.csv").write_text(table)
+    tcga_rna.write_bags(tmp_path, "tcga_x", tmp_path / "out")
+    source = open_features(tmp_path / "out", feature_dim=1536)
+    bags = [tcga_rna.bag_of_profile(profile, member) for profile in profiles]
+    np.testing.assert_array_equal(source.read("p1"), bags[0][0::2])
+    np.testing.assert_array_equal(source.read("p2"), bags[0][1::2])
+    np.testing.assert_array_equal(source.read("q1"), bags[1])
+
+
+def test_variants_are_compared_within_inner_folds():
     c_index = {
         "steph_target": (0.60, 0.70, 0.80),
         "abmil": (0.61, 0.68, 0.77),

@@ -105,7 +105,7 @@ def test_the_oracle_is_the_truth_of_the_tested_patients(finished):
     assert found.to_numpy() == pytest.approx(expected)
 
 
-def test_weights_are_told_apart_by_the_true_relation(finished):
+def test_weights_are_grouped_by_the_true_relation(finished):
     weights = pd.read_csv(finished / "weights.csv")
     assert set(weights["method"]) == {"steph"}
     cosines = weights.groupby(["scenario", "source"])["cosine"].unique().map(list).to_dict()
@@ -158,7 +158,7 @@ def test_gains_are_paired_by_simulation():
     assert "| shared | the true hazard | 0.8000 | 0.8000 | 0.8000 |" in text
 
 
-def test_dead_weights_are_counted():
+def test_collapsed_weights_are_counted():
     weights = pd.DataFrame(
         {
             "scenario": "not shared",

@@ -170,8 +170,8 @@ def notes(of: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         f"GFLOP and ms per slide: inference on a slide of N = {one['num_patches']} patches (the "
         "median of the test patients), from features in memory, in batches of "
         f"{one['batch_size']} on {one['device']}. Operations are those of matrix products, 2 per "
-        "multiply-add, counted from shapes (steph_jax/cost.py has the formulas); for ROUPKT they "
-        "include all its source models.",
+        "multiply-add, counted from shapes (steph_jax/evaluation/cost.py has the formulas); for "
+        "ROUPKT they include all its source models.",
     ]
     return lines
 

@@ -1,6 +1,6 @@
 """Work that is killed at one moment after the other, and what must be true after each.
 
-    python tests/killing.py WORK FOLDER KILLS
+    python tests/helpers/killing.py WORK FOLDER KILLS
 
 Prints the number of kills. A moment is one at which a file is opened to write, renamed, made or
 removed, wherever in Python that happens (orbax's threads too); moments are drawn at random. Every

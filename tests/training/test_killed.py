@@ -1,6 +1,6 @@
 """Conversion, splits, what training writes, killed at 20 moments each: never anything half there.
 
-Packing is killed in tests/test_pack.py, a whole training in tests/test_train.py.
+Packing is killed in tests/programs/test_pack.py, a whole training in tests/programs/test_train.py.
 """
 
 import subprocess
