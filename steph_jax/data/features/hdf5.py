@@ -6,6 +6,7 @@ This is the only home of h5py.
 import contextlib
 import math
 import pathlib
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,10 @@ _ENCODER_ATTRIBUTES = ("encoder", "encoder_name", "patch_encoder", "patch_encode
 _FOLDER_ATTRIBUTE, _FOLDER_PREFIX = "savetodir", "features_"
 #: Bytes of an attribute that is read.
 _MAX_TEXT = 4096
+#: Datasets that a message names, and links and levels of groups that are looked at for them.
+_MAX_NAMES, _MAX_LINKS, _MAX_DEPTH = 20, 1000, 16
+#: Links to other places of the file that are followed one after the other.
+_MAX_SOFT_LINKS = 16
 
 
 @contextlib.contextmanager
@@ -52,16 +57,55 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
 
 
 def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
-    dataset = file.get(name)
+    dataset = _object(file, name, path)
     if not isinstance(dataset, h5py.Dataset):
         raise BadFeatures(
             f"{path}: expected a dataset {name!r}, found {_hdf5_names(file) or 'none at all'}; "
             "name it by data.hdf5_dataset"
         )
-    elsewhere = dataset.file.filename != file.filename
-    if elsewhere or dataset.is_virtual or dataset.external:
-        raise BadFeatures(f"{path}: {name!r} keeps its values in other files; copy them in")
+    if _keeps_values_elsewhere(dataset):
+        raise _elsewhere(path, name)
     return dataset
+
+
+def _object(file: h5py.File, name: str, path: pathlib.Path) -> Any:
+    """What `name` leads to within the file; None where there is nothing.
+
+    Every link is looked at before it is followed: to follow one into another file opens that file,
+    whatever it is, and a pipe would never answer.
+
+    Raises:
+        BadFeatures: it leads to another file.
+    """
+    group, parts, soft_links = file["/"], deque(name.split("/")), 0
+    while parts:
+        part = parts.popleft()
+        if part in ("", "."):
+            continue
+        encoded = part.encode("utf-8", "surrogateescape")
+        if not isinstance(group, h5py.Group) or not group.id.links.exists(encoded):
+            return None
+        kind = group.id.links.get_info(encoded).type
+        if kind == h5py.h5l.TYPE_HARD:
+            group = group[part]
+        elif kind == h5py.h5l.TYPE_SOFT:
+            target = group.id.links.get_val(encoded).decode("utf-8", "surrogateescape")
+            parts.extendleft(reversed(target.split("/")))
+            group = file["/"] if target.startswith("/") else group
+            soft_links += 1
+            if soft_links > _MAX_SOFT_LINKS or len(parts) > _MAX_LINKS:
+                return None
+        else:
+            raise _elsewhere(path, name)
+    return group
+
+
+def _keeps_values_elsewhere(dataset: Any) -> bool:
+    return bool(dataset.is_virtual or dataset.external)
+
+
+def _elsewhere(path: pathlib.Path, name: str) -> BadFeatures:
+    return BadFeatures(f"{path}: {name!r} keeps its values in other files; copy them in")
 
 
 def encoder(path: pathlib.Path, name: str) -> str:
@@ -119,15 +163,45 @@ def _copy_hdf5(
 
 
 def _hdf5_names(file: h5py.File) -> str:
-    names = []
+    """The first datasets of a file with their shapes; links are not followed out of it."""
+    names: list[str] = []
+    groups = deque([("", file["/"], 0)])
+    seen, links = {_address(file["/"])}, 0
+    while groups and links < _MAX_LINKS:
+        prefix, group, depth = groups.popleft()
+        children: list[bytes] = []
 
-    def visit(name: str, item: Any) -> bool | None:
-        if isinstance(item, h5py.Dataset):
-            names.append(f"{name!r} {list(item.shape or ())}")
-        return True if len(names) == 20 else None
+        def note(child: bytes, children: list[bytes] = children, room: int = links) -> bool | None:
+            children.append(child)
+            return True if room + len(children) >= _MAX_LINKS else None
 
-    file.visititems(visit)
+        group.id.links.iterate(note)
+        links += len(children)
+        for child in children:
+            if group.id.links.get_info(child).type != h5py.h5l.TYPE_HARD:
+                continue
+            name = child.decode("utf-8", "replace")
+            item = group[child]
+            address = _address(item)
+            if address in seen:
+                continue
+            seen.add(address)
+            if isinstance(item, h5py.Dataset):
+                shape = (
+                    "in other files" if _keeps_values_elsewhere(item) else list(item.shape or ())
+                )
+                names.append(f"{prefix + name!r} {shape}")
+                if len(names) == _MAX_NAMES:
+                    return ", ".join(names)
+            elif isinstance(item, h5py.Group) and depth < _MAX_DEPTH:
+                groups.append((f"{prefix}{name}/", item, depth + 1))
     return ", ".join(names)
+
+
+def _address(item: Any) -> int:
+    """Where an object lies in its file."""
+    address: int = h5py.h5o.get_info(item.id).addr
+    return address
 
 
 def _check_written(dataset: Any, path: pathlib.Path) -> None:
