@@ -1,14 +1,14 @@
-"""Models on disk: a directory with `model.json` and `params/`. The only home of orbax.
+"""Models on disk: a directory with `model.json` and `params/`.
 
-`model.json` says what the model is (kind, architecture, settings, and the shape and type of every
-parameter), `params/` holds the parameters as orbax writes a tree. Nothing in it is code, and
-loading gives numpy arrays, wherever the model was saved.
+`model.json` says what the model is (kind, architecture, settings, the shape and type of every
+parameter), with a checksum of every file in `params/` and of itself. `params/` holds the parameters
+as orbax writes a tree. Nothing in it is code, and loading gives numpy arrays, wherever the model
+was saved.
 """
 
 import dataclasses
 import glob
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -17,30 +17,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
-from steph_jax import files
+from steph_jax import files, records
+from steph_jax.checkpoints import arrays, model_record
+from steph_jax.checkpoints.model_record import Described
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.survival.objectives import Objective, objective
 
 RECORD = "model.json"
 PARAMS = "params"
-_FORMAT = 1
 _REPLACED = ".replaced"
-#: What orbax and the libraries below it raise on files that are damaged.
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
-
-
-class _WithoutOrbax(logging.Filter):
-    """Drops what orbax logs, errors excepted; every user of absl's log shares one logger."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or "orbax" not in record.pathname
-
-
-absl_logging.get_absl_logger().addFilter(_WithoutOrbax())
+_ADVICE = "make the model again"
 
 
 class Header(NamedTuple):
@@ -94,16 +82,16 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir()
-        tree = _without_empty(model.params)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(new / PARAMS, args=ocp.args.PyTreeSave(tree))
-        record = {
-            "format": _FORMAT,
-            "kind": model.kind,
-            "architecture": dataclasses.asdict(model.architecture),
-            "settings": model.settings,
-            "params": _described(model.params),
-        }
+        record = records.sealed(
+            {
+                "format": model_record.FORMAT,
+                "kind": model.kind,
+                "architecture": dataclasses.asdict(model.architecture),
+                "settings": model.settings,
+                "params": _described(model.params),
+                "files": arrays.write(new / PARAMS, _without_empty(model.params)),
+            }
+        )
         (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if path.exists():
             os.rename(path, _replaced(path))
@@ -129,8 +117,8 @@ def names_in(folder: pathlib.Path) -> list[str]:
 
 def load_header(path: str | os.PathLike[str]) -> Header:
     """What a stored model is; raises as `load_model`."""
-    header, _ = _read_record(_existing(path))
-    return header
+    record = model_record.read(_record_of(_existing(path)))
+    return Header(record["kind"], Architecture(**record["architecture"]), record["settings"])
 
 
 def load_model(path: str | os.PathLike[str]) -> SavedModel:
@@ -142,27 +130,24 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     Raises:
         FileNotFoundError: no such directory.
         ValueError: no model in it, or a damaged one, or parameters of other dimensions than it
-            says; the message names the directory and what to do.
+            says; the message names the file and what to do.
     """
     path = _existing(path)
-    header, described = _read_record(path)
+    record = model_record.read(_record_of(path))
     if not (path / PARAMS).is_dir():
-        raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; make it again")
-    restore = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; {_ADVICE}")
+    described = record["params"]
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[1]), np.dtype(leaf[0])),
         _without_empty(described),
         is_leaf=lambda node: isinstance(node, list),
     )
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            arrays = checkpointer.restore(
-                path / PARAMS, args=ocp.args.PyTreeRestore(restore_args=restore)
-            )
-    except _DAMAGE as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{path}: damaged parameters ({reason}); make the model again") from None
-    params = _filled(described, arrays, str(path))
-    model = SavedModel(header.kind, header.architecture, header.settings, params)
+        tree = _filled(described, arrays.read(path / PARAMS, like, record.get("files")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; {_ADVICE}") from None
+    architecture = Architecture(**record["architecture"])
+    model = SavedModel(record["kind"], architecture, record["settings"], tree)
     _check_architecture(model, str(path))
     return model
 
@@ -191,27 +176,17 @@ def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
     raise FileNotFoundError(f"{path}: no such model; expected a directory with {RECORD}")
 
 
-def _read_record(path: pathlib.Path) -> tuple[Header, dict[str, Any]]:
+def _record_of(path: pathlib.Path) -> pathlib.Path:
     file = path / RECORD
     if not file.is_file():
         raise ValueError(
             f"{path}: not a model, or half of one (no {RECORD}); expected the directory of a model "
             "that training or convert_torch_ckpt.py wrote"
         )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["format"] != _FORMAT:
-            raise ValueError(f"format {record['format']}, expected {_FORMAT}")
-        architecture = Architecture(**record["architecture"])
-        header = Header(str(record["kind"]), architecture, dict(record["settings"]))
-        return header, dict(record["params"])
-    except KeyError as error:
-        raise ValueError(f"{file}: expected the record of a model, {error} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: expected the record of a model; {error}") from None
+    return file
 
 
-def _described(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _described(tree: Mapping[str, Any]) -> Described:
     """[type, shape] of every array of a tree."""
     return {
         name: _described(leaf)
@@ -231,21 +206,12 @@ def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
     return pruned
 
 
-def _filled(described: Mapping[str, Any], arrays: Mapping[str, Any], where: str) -> Params:
-    """The tree that was described, of arrays that must be as described."""
-    tree: Params = {}
-    for name, leaf in described.items():
-        if isinstance(leaf, Mapping):
-            tree[name] = _filled(leaf, arrays.get(name, {}), where)
-            continue
-        found = [str(arrays[name].dtype), list(arrays[name].shape)]
-        if found != leaf:
-            raise ValueError(
-                f"{where}: parameter {name} has type and shape {found}, its record says {leaf}; "
-                "make the model again"
-            )
-        tree[name] = arrays[name]
-    return tree
+def _filled(described: Described, stored: Mapping[str, Any]) -> Params:
+    """The tree that was described, empty branches included."""
+    return {
+        name: _filled(leaf, stored.get(name, {})) if isinstance(leaf, Mapping) else stored[name]
+        for name, leaf in described.items()
+    }
 
 
 def _check_architecture(model: SavedModel, where: str) -> None:

@@ -153,43 +153,43 @@ def fit(
     def order_of(epoch: int) -> list[list[int]]:
         return list(batches.epoch_order(task.patients, config.batch_size, config.seed, epoch))
 
-    with contextlib.closing(resume.EpochStore(task.directory / "checkpoints")) as store:
-        begun, (state, best), history = store.restore(kept, start)
-        if begun:
-            _end_if_dead(task, history)
-            logging.info("%s: going on after epoch %d", task.label, begun)
-        for epoch in range(begun, last):
-            if selection.is_over(history):
-                logging.info("%s: no better epoch in the last %d", task.label, selection.patience)
-                break
-            watched = _watched(config, task.split, epoch)
-            order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
-            feed.expect([*chain(*order), *chain(*watched.values()), *chain(*following)])
-            named = f"{task.label} epoch {epoch + 1}/{last}"
-            # The first epoch of a process compiles; the second shows what the others are like.
-            with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
-                state, passed = train_epoch(
-                    program,
-                    optimizer,
-                    state,
-                    evaluate.frozen,
-                    feed.ahead(order, evaluate.labels),
-                    key,
-                    epoch * steps,
-                    partial(bar, total=steps, label=named),
-                )
-            _expect_finite(passed, named, config.learning_rate)
-            row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-            row |= row_of(passed, evaluate, task.model.settings.get("sources", []))
-            for part, rows in watched.items():
-                scores = evaluate(state.trainable, rows).scores
-                row |= {f"{part}_{name}": value for name, value in scores.items()}
-            history.append(row)
-            logging.info("%s: %s", named, line_of(row))
-            if selection.is_on and selection.best_epoch(history) == epoch + 1:
-                best = copied(state.trainable)
-            store.save(epoch + 1, Kept(state, best), history, start)
-            _end_if_dead(task, history)
+    store = resume.EpochStore(task.directory / "checkpoints")
+    begun, (state, best), history = store.restore(kept, start)
+    if begun:
+        _end_if_dead(task, history)
+        logging.info("%s: going on after epoch %d", task.label, begun)
+    for epoch in range(begun, last):
+        if selection.is_over(history):
+            logging.info("%s: no better epoch in the last %d", task.label, selection.patience)
+            break
+        watched = _watched(config, task.split, epoch)
+        order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
+        feed.expect([*chain(*order), *chain(*watched.values()), *chain(*following)])
+        named = f"{task.label} epoch {epoch + 1}/{last}"
+        # The first epoch of a process compiles; the second shows what the others are like.
+        with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
+            state, passed = train_epoch(
+                program,
+                optimizer,
+                state,
+                evaluate.frozen,
+                feed.ahead(order, evaluate.labels),
+                key,
+                epoch * steps,
+                partial(bar, total=steps, label=named),
+            )
+        _expect_finite(passed, named, config.learning_rate)
+        row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
+        row |= row_of(passed, evaluate, task.model.settings.get("sources", []))
+        for part, rows in watched.items():
+            scores = evaluate(state.trainable, rows).scores
+            row |= {f"{part}_{name}": value for name, value in scores.items()}
+        history.append(row)
+        logging.info("%s: %s", named, line_of(row))
+        if selection.is_on and selection.best_epoch(history) == epoch + 1:
+            best = copied(state.trainable)
+        store.save(epoch + 1, Kept(state, best), history, start)
+        _end_if_dead(task, history)
     return (best if selection.is_on else state.trainable), history
 
 

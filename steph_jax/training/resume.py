@@ -1,15 +1,37 @@
-"""The state of training after each epoch, so that an interrupted run goes on."""
+"""The state of training after each epoch, so that an interrupted run goes on.
+
+DIRECTORY/epoch_{n}/state/        arrays, as `checkpoints.arrays` writes them
+DIRECTORY/epoch_{n}/record.json   history, what training started from, checksums of the files
+"""
 
 import hashlib
+import json
+import os
 import pathlib
+import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from steph_jax import records
+from steph_jax.checkpoints import arrays
 from steph_jax.checkpoints.saved_model import SavedModel
+
+_FORMAT = 1
+_STATE, _RECORD = "state", "record.json"
+#: A state, and one of versions that stored the record, without checksums, through orbax too.
+_EPOCH = re.compile(r"(?:epoch_)?(\d+)")
+_UNSEALED_RECORD = pathlib.Path("record", "metadata")
+
+_WHAT = "the record of an interrupted training"
+_HISTORY = records.list_of(records.mapping(records.ANY_NUMBER))
+_UNSEALED = records.record({"start": records.TEXT, "history": _HISTORY})
+_SEALED = records.record(
+    {"format": records.one_of(_FORMAT), "start": records.TEXT, "history": _HISTORY}
+)
 
 
 def fingerprint(model: SavedModel, data: Mapping[str, np.ndarray] | None = None) -> str:
@@ -33,17 +55,12 @@ class EpochStore:
     Only the last is kept. A state is there whole or not at all, whenever the run is killed.
 
     Args:
-        directory: of the states.
+        directory: of the states; no other process writes there.
     """
 
     def __init__(self, directory: pathlib.Path) -> None:
-        self._directory = directory
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=1, enable_async_checkpointing=False, create=True
-            ),
-        )
+        self._directory = directory.absolute()
+        self._advice = f"remove {directory} to train the fold from its beginning"
 
     def restore(self, state: Any, start: str) -> tuple[int, Any, list[dict[str, Any]]]:
         """(finished epochs, state after them, rows of their history); (0, state, []) at first.
@@ -53,44 +70,67 @@ class EpochStore:
             start: fingerprint of the model that training started from.
 
         Raises:
-            ValueError: the stored state began from another model, or cannot be read.
+            FileNotFoundError, ValueError: the stored state began from another model, or is damaged;
+                names the file.
         """
-        epoch = self._manager.latest_step()
-        if epoch is None:
+        stored = self._epochs()
+        if not stored:
             return 0, state, []
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        try:
-            stored = self._manager.restore(
-                epoch,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-                ),
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise ValueError(
-                f"{self._directory}: the state of an interrupted run cannot be read ({error}); "
-                "remove this directory to train the fold from its beginning"
-            ) from None
-        if stored.record["start"] != start:
+        epoch = max(stored)
+        record = self._record(stored[epoch])
+        if record["start"] != start:
             raise ValueError(
                 f"{self._directory}: the models of the pool, the survival table, the splits, the "
                 "number of patches of a slide, or the code that starts a fold have changed since "
-                "this fold began; put them back, or remove this directory to train the fold from "
-                "its beginning"
+                f"this fold began; put them back, or {self._advice}"
             )
-        return epoch, stored.state, stored.record["history"]
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+        try:
+            values = arrays.read(stored[epoch] / _STATE, like, record.get("files"))
+        except (OSError, ValueError) as error:
+            raise type(error)(
+                f"the state of an interrupted run cannot be read: {error}; {self._advice}"
+            ) from None
+        return epoch, jax.tree.map(_placed, state, values), record["history"]
 
     def save(self, epoch: int, state: Any, history: list[dict[str, Any]], start: str) -> None:
-        """Stores the state after an epoch."""
-        self._manager.save(
-            epoch,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                record=ocp.args.JsonSave({"start": start, "history": history}),
-            ),
-        )
-        self._manager.wait_until_finished()
+        """Stores the state after an epoch, in place of any other."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        path = self._directory / f"epoch_{epoch}"
+        new = self._directory / f".new-{os.getpid()}"
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            new.mkdir()
+            files = arrays.write(new / _STATE, jax.device_get(state))
+            record = {"format": _FORMAT, "start": start, "history": history, "files": files}
+            text = json.dumps(records.sealed(record)) + "\n"
+            (new / _RECORD).write_text(text, encoding="utf-8")
+            os.rename(new, path)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+        # Earlier states, and what a killed process left here.
+        for other in self._directory.iterdir():
+            if other != path:
+                shutil.rmtree(other)
 
-    def close(self) -> None:
-        """Ends the manager's threads."""
-        self._manager.close()
+    def _epochs(self) -> dict[int, pathlib.Path]:
+        """Where the state after each epoch is, of those that are stored."""
+        if not self._directory.is_dir():
+            return {}
+        named = [(_EPOCH.fullmatch(path.name), path) for path in self._directory.iterdir()]
+        return {int(match[1]): path for match, path in named if match}
+
+    def _record(self, path: pathlib.Path) -> dict[str, Any]:
+        """What stands beside a state."""
+        if not path.name.startswith("epoch_"):
+            return records.read(path / _UNSEALED_RECORD, _UNSEALED, _WHAT, self._advice)
+        file = path / _RECORD
+        record = records.read(file, _SEALED, _WHAT, self._advice)
+        records.expect(file, records.SEALED_FILES, record, _WHAT, self._advice)
+        records.expect_unchanged(file, record, self._advice)
+        return record
+
+
+def _placed(leaf: Any, value: np.ndarray) -> Any:
+    """A stored value where the leaf of the initial state is."""
+    return jax.device_put(value, leaf.sharding) if isinstance(leaf, jax.Array) else value

@@ -14,6 +14,7 @@ import pytest
 import released
 from absl import logging
 
+from steph_jax import records
 from steph_jax.checkpoints import saved_model, torch_names
 from steph_jax.checkpoints.saved_model import SavedModel
 
@@ -56,7 +57,7 @@ def test_trees_with_empty_branches_and_other_types(tmp_path, model):
             "one": np.array(2.5, np.float32),
         },
     }
-    other = SavedModel("steph", model.architecture, {"sources": ["a", "b"]}, params)
+    other = SavedModel("other", model.architecture, {"sources": ["a", "b"]}, params)
     saved_model.save_model(tmp_path / "m", other)
     assert_same(saved_model.load_model(tmp_path / "m"), other)
 
@@ -135,37 +136,109 @@ def test_what_is_no_model(tmp_path, model):
         saved_model.save_model(tmp_path / "other", model)
 
 
+def rewritten(path, change=lambda record: None):
+    """Changes the record of a model, and gives it the checksum that belongs to the change."""
+    record = json.loads((path / "model.json").read_text())
+    record.pop("sha256", None)
+    change(record)
+    if record["format"] == 2:
+        record = records.sealed(record)
+    (path / "model.json").write_text(json.dumps(record))
+
+
+def as_first_format(record):
+    """The record that a version without checksums wrote."""
+    record["format"] = 1
+    record.pop("files", None)
+
+
 def test_half_of_a_model(tmp_path, model):
     path = tmp_path / "m"
     saved_model.save_model(path, model)
-    for file in (path / "params").rglob("*"):
-        if file.is_file() and file.stat().st_size > 500:
-            file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"m: damaged parameters \("):
+    cut = [f for f in (path / "params").rglob("*") if f.is_file() and f.stat().st_size > 500]
+    for file in cut:
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f"{min(cut)}: damaged, its bytes .*; make the model"):
+        saved_model.load_model(path)
+    rewritten(path, as_first_format)
+    with pytest.raises(ValueError, match=r"m/params: damaged arrays \(.*; make the model again"):
+        saved_model.load_model(path)
+    cut[0].unlink()
+    saved_model.save_model(path, model)
+    next((path / "params" / "d").iterdir()).unlink()
+    with pytest.raises(ValueError, match=r"m/params/d/\w+: not there; make the model again"):
         saved_model.load_model(path)
     os.rename(path / "params", path / "lost")
     with pytest.raises(ValueError, match="m: half of a model, params/ is missing"):
         saved_model.load_model(path)
 
 
+def test_models_without_checksums_still_open(tmp_path, model):
+    saved_model.save_model(tmp_path / "m", model)
+    rewritten(tmp_path / "m", as_first_format)
+    assert_same(saved_model.load_model(tmp_path / "m"), model)
+
+
+def test_flipped_bit_is_refused_or_changes_nothing(tmp_path, model):
+    path = tmp_path / "m"
+    saved_model.save_model(path, model)
+    rng = np.random.default_rng(0)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    refused = 0
+    for file in files:
+        whole = file.read_bytes()
+        for bit in rng.choice(8 * len(whole), min(20, 8 * len(whole)), replace=False):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(flipped)
+            try:
+                assert_same(saved_model.load_model(path), model)
+            except ValueError as error:
+                refused += 1
+                assert str(error).startswith(f"{file}: ")
+                assert "\n" not in str(error)
+        file.write_bytes(whole)
+    assert refused > 100
+    assert_same(saved_model.load_model(path), model)
+
+
+def test_edited_record_is_refused(tmp_path, model):
+    saved_model.save_model(tmp_path / "m", model)
+    file = tmp_path / "m" / "model.json"
+    file.write_text(file.read_text().replace("tcga_x", "tcga_y"))
+    for load in (saved_model.load_model, saved_model.load_header):
+        with pytest.raises(ValueError, match=r"m/model.json: damaged or edited, its checksum"):
+            load(tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.update(format=99), "format 99, expected 1"),
-        (lambda r: r.pop("architecture"), "'architecture' is missing"),
+        (lambda r: r.update(format=99), "format: expected one of 1, 2, found 99"),
+        (lambda r: r.pop("architecture"), "architecture is missing"),
         (lambda r: r["architecture"].update(size=3), "unexpected keyword argument 'size'"),
         (lambda r: r["architecture"].update(pooling="sum"), "pooling is one of"),
-        (lambda r: r["params"]["pred_head"].update(bias=["float32", [9]]), "its record says"),
+        (lambda r: r["architecture"].update(num_layers=10**9), "architecture.num_layers: expected"),
+        (lambda r: r["params"]["pred_head"].update(bias=["float32", [9]]), "expected an array"),
+        (lambda r: r["params"]["pred_head"].update(bias=["object", [9]]), "params.pred_head.bias"),
+        (lambda r: r["params"]["pred_head"].update(bias=["float32", [1 << 23, 1 << 23]]), "bytes"),
         (lambda r: r["architecture"].update(embed_dim=9), "not those of its architecture"),
+        (lambda r: r["settings"].update(fold="3"), "settings.fold: expected a whole number"),
+        (
+            lambda r: r["settings"].update(bins={"kind": "uniform"}),
+            "settings.bins.edges is missing",
+        ),
+        (lambda r: r.update(kind="steph"), "settings.sources is missing"),
     ],
 )
-def test_records_that_do_not_fit(tmp_path, model, change, message):
+@pytest.mark.parametrize("older", [False, True])
+def test_records_that_do_not_fit(tmp_path, model, change, message, older):
     path = tmp_path / "m"
     saved_model.save_model(path, model)
-    record = json.loads((path / "model.json").read_text())
-    change(record)
-    (path / "model.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=message):
+    if older:
+        rewritten(path, as_first_format)
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=rf"m.*{message}"):
         saved_model.load_model(path)
 
 

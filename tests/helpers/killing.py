@@ -76,7 +76,6 @@ def training(folder: pathlib.Path) -> None:
     for epoch in range(done + 1, 4):
         history = [*history, {"epoch": epoch}]
         store.save(epoch, state(epoch), history, "start")
-    store.close()
     saved_model.save_model(folder / "model", model(0))
     export.export(model(0), folder / "model.safetensors")
     export.export(model(0), folder / "model.pth")
@@ -89,7 +88,6 @@ def check_training(folder: pathlib.Path) -> None:
     if (folder / "epochs").is_dir():
         store = resume.EpochStore(folder / "epochs")
         done, found, history = store.restore(state(0), "start")
-        store.close()
         assert all((np.asarray(leaf) == done).all() for leaf in found.values())
         assert [row["epoch"] for row in history] == list(range(1, done + 1))
     if (folder / "model").exists():
