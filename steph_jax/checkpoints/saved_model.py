@@ -206,7 +206,7 @@ def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
     return pruned
 
 
-def _filled(described: Described, stored: Mapping[str, Any]) -> Params:
+def _filled(described: Mapping[str, Any], stored: Mapping[str, Any]) -> Params:
     """The tree that was described, empty branches included."""
     return {
         name: _filled(leaf, stored.get(name, {})) if isinstance(leaf, Mapping) else stored[name]
