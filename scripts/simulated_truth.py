@@ -33,7 +33,8 @@ from absl import flags
 
 from steph_jax import cli, files, plots, run_directory, train
 from steph_jax.data.simulation import draw_cancer, split_folds
-from steph_jax.data.tables import split_path, table_path
+from steph_jax.data.splits import split_path
+from steph_jax.data.tables import table_path
 from steph_jax.simulate import Settings, simulate
 from steph_jax.survival import metrics
 from steph_jax.training.config import as_dict

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from steph_jax import cli, files, messages
 from steph_jax.checkpoints.pool import Pool, member_name
-from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
+from steph_jax.checks import cohort, devices, findings, folds, models, reading, slides, tables
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import take
 from steph_jax.data.features import sandbox
-from steph_jax.data.tables import Split, SurvivalTable, table_path
+from steph_jax.data.splits import Split
+from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import listed
 from steph_jax.methods.base import Recipe
 from steph_jax.training.config import Config, as_dict, read_config
@@ -137,7 +138,7 @@ def check(
     method = None if "method" in problems else config.recipe
     sources = check_pool(config, method, read, found)
     look = folds.check_joined if method and method.joins else folds.check_leaks
-    found += look(config.data.folder, config.dataset, splits, sources, columns)
+    found += look(config.data.folder, config.dataset, splits, sources, columns, table)
     if read is not None:
         deadline = time.monotonic() + left
         found += check_encoders(config, sources, read, deadline, slide_seconds)
@@ -156,15 +157,16 @@ def check_tables(
 ) -> tuple[SurvivalTable | None, dict[int, Split]]:
     """The table and the splits, as far as they can be read."""
     root, dataset, columns = config.data.folder, config.dataset, config.data.table_columns
-    table, problems = tables.check_table(table_path(root, dataset), columns)
+    table, problems = cohort.check_patients(table_path(root, dataset), columns)
     found += problems
-    if table is not None:
-        known = tables.labeled(table)
-        if len(known):
-            found += outcomes.check_times(known, columns)
-            found += outcomes.check_events(known, columns)
-    numbers = list(config.folds)
-    splits, problems = folds.check_splits(root, dataset, numbers, table, config.batch_size)
+    splits, problems = folds.check_splits(
+        root,
+        dataset,
+        list(config.folds),
+        table,
+        config.batch_size,
+        tables.events_are_read(found),
+    )
     found += problems
     return table, splits
 

@@ -21,11 +21,20 @@ from typing import NoReturn
 
 import numpy as np
 
-from steph_jax import cli, files
+from steph_jax import cli, files, messages
+from steph_jax.checks.cohort import warn_of_patients
 from steph_jax.data import tables
 from steph_jax.data.cohort import left_out
 from steph_jax.data.folds import choose_validation, make_folds
-from steph_jax.data.tables import Columns, Split, SurvivalTable
+from steph_jax.data.splits import Split, check_split
+from steph_jax.data.tables import Columns, SurvivalTable
+
+#: Flags of this program for settings that messages name.
+_FLAGS = {
+    **{f"data.columns.{name}": f"--{name}" for name in ("patient", "slide", "time", "event")},
+    **{f"data.{name}=": f"--{name.replace('_', '-')} " for name in ("time_unit", "event_coding")},
+    "data.unlabeled=": "--unlabeled ",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +55,21 @@ class Request:
 
 
 def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> list[Split]:
-    """The splits of a table; nothing is written.
+    """The splits of a table, which keep the ids of a person together; nothing is written.
 
     Raises:
         ValueError: folds that cannot be made, or that training would refuse.
     """
     sites = request.whole_sites
+    # Dealt is the first id of every person, and the others go with it.
+    names = [table.person_of[patient] for patient in table.patients]
+    _, first, person = np.unique(names, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    dealt, rank = first[order], np.argsort(order, kind="stable")[person]
     folds = make_folds(
-        table.patients,
-        table.time,
-        table.event,
+        [table.patients[i] for i in dealt],
+        table.time[dealt],
+        table.event[dealt],
         num_folds=request.num_folds,
         seed=request.seed,
         whole_sites=sites,
@@ -63,18 +77,20 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
     splits = []
     for fold in range(request.num_folds):
         rest = np.flatnonzero(folds != fold)
-        validation = choose_validation(
-            [table.patients[i] for i in rest],
-            table.time[rest],
-            table.event[rest],
+        chosen = choose_validation(
+            [table.patients[i] for i in dealt[rest]],
+            table.time[dealt[rest]],
+            table.event[dealt[rest]],
             fraction=request.validation,
             seed=request.seed + fold,
             whole_sites=sites,
         )
-        rows = (rest[~validation], np.flatnonzero(folds == fold), rest[validation])
-        parts = (tuple(table.patients[i] for i in part) for part in rows)
+        part = np.where(folds == fold, 1, 0)
+        part[rest[chosen]] = 2
+        rows = [np.flatnonzero(part[rank] == number) for number in range(3)]
+        parts = (tuple(table.patients[i] for i in of_part) for of_part in rows)
         split = Split(out / f"splits_{fold}.csv", *parts)
-        tables.check_split(split, table)
+        check_split(split, table)
         splits.append(split)
     return splits
 
@@ -198,7 +214,8 @@ def main(argv: Sequence[str]) -> None:
         given.event_coding,
         given.unlabeled,
     )
-    table = tables.read_table(given.table, columns)
+    with messages.naming_flags(_FLAGS):
+        table = tables.read_table(given.table, columns)
     request = Request(given.folds, given.seed, given.validation, given.group == "site")
     splits = make_splits(table, given.out, request)
     write_splits(splits, given.overwrite)
@@ -206,6 +223,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"{given.out}: {len(splits)} splits of {len(table)} patients")
     if table.left_out:
         print(f"{given.table}: {left_out(table)}")
+    for line in warn_of_patients(given.table, columns):
+        print(f"warning: {messages.with_flags(line, _FLAGS)}", file=sys.stderr)
     without = [str(i) for i, s in enumerate(splits) if not table.event[table.rows(s.test)].any()]
     if without:
         print(

@@ -30,6 +30,7 @@ from steph_jax import cli, files, run_directory
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
+from steph_jax.checks.cohort import warn_of_cohort
 from steph_jax.data.cohort import Cohort
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods import abmil
@@ -115,6 +116,10 @@ def look_ahead(
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
     read = preflight.members(config, cohort, pool, config.folds[0])
+    data = config.data
+    warn_of_cohort(
+        data.folder, config.dataset, list(config.folds), data.table_columns, config.batch_size
+    )
     preflight.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
     sweep.check(grid, config, cohort, pool)
     return model

@@ -25,7 +25,8 @@ from ml_collections import config_flags
 from steph_jax import cli, files, plots
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
-from steph_jax.data.tables import split_path, table_path
+from steph_jax.data.splits import split_path
+from steph_jax.data.tables import table_path
 from steph_jax.messages import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.models import task_vectors

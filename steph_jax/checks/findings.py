@@ -78,6 +78,11 @@ def error(
     return Finding(check, Status.ERROR, message, advice, tuple(items), values)
 
 
+def sentence(finding: Finding) -> str:
+    """What was found, and what to do about it."""
+    return f"{finding.message}; {finding.advice}" if finding.advice else finding.message
+
+
 def attempt(check: str, found: list[Finding], call: Callable[[], T]) -> T | None:
     """The result of a call, or None and its error message as a finding."""
     try:
@@ -108,8 +113,7 @@ def report(findings: Sequence[Finding], max_shown: int | None = MAX_SHOWN) -> li
     width = max(width, len("check"))
     lines = [f"{'status':7}  {'check':{width}}  finding"]
     for finding in findings:
-        text = f"{finding.message}; {finding.advice}" if finding.advice else finding.message
-        first, *more = text.split("\n")
+        first, *more = sentence(finding).split("\n")
         lines.append(f"{finding.status.word:7}  {finding.check:{width}}  {first}")
         indent = " " * (len("warning") + width + 4)
         lines += [f"{indent}{line}" for line in more]

@@ -1,19 +1,31 @@
 """Splits against their table, against each other, and against what the sources were trained on."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from steph_jax import messages
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.data import tables
-from steph_jax.data.cohort import same_person
 from steph_jax.data.leaks import find_leaks
-from steph_jax.data.tables import Columns, Split, SurvivalTable
+from steph_jax.data.persons import normalized_patient_id, person_keys
+from steph_jax.data.splits import (
+    Problem,
+    Split,
+    how_to_make,
+    ids_of_table,
+    read_split,
+    split_path,
+    split_problems,
+    without_left_out,
+)
+from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.messages import listed
 
 CHECK = "splits"
 #: Standard errors by which the event rates of train and test may differ.
@@ -21,9 +33,16 @@ _LARGEST_DIFFERENCE = 3.0
 
 
 def check_splits(
-    root: Path, dataset: str, folds: list[int], table: SurvivalTable | None, batch_size: int
+    root: Path,
+    dataset: str,
+    folds: list[int],
+    table: SurvivalTable | None,
+    batch_size: int,
+    events_are_read: bool = True,
 ) -> tuple[dict[int, Split], list[Finding]]:
     """Reads the splits of a dataset and finds all that is wrong with them.
+
+    What is wrong with several folds for one reason is one finding.
 
     Args:
         root: folder of datasets.
@@ -31,25 +50,41 @@ def check_splits(
         folds: numbers of the splits.
         table: of the dataset; None where it cannot be read.
         batch_size: patients that a fold needs for training.
+        events_are_read: whether the table tells who had an event; else none is looked for.
 
     Returns:
         the splits that can be read, by fold, and findings.
     """
-    found: list[Finding] = []
-    splits: dict[int, Split] = {}
-    for fold in folds:
-        path = tables.split_path(root, dataset, fold)
-        split = findings.attempt(CHECK, found, partial(tables.read_split, path))
-        if split is None:
+    paths = {fold: split_path(root, dataset, fold) for fold in folds}
+    if not (root / dataset).is_dir():  # which the table's finding says
+        return {}, []
+    missing = [path for path in paths.values() if not path.is_file()]
+    found, splits = _missing(missing), {}
+    problems: dict[Problem, list[Path]] = defaultdict(list)
+    for fold, path in paths.items():
+        if path in missing:
+            continue
+        try:
+            split = read_split(path)
+        except messages.USER_ERRORS as problem:
+            problems[Problem(str(problem).removeprefix(f"{path}: "))].append(path)
             continue
         if table is not None:
-            split = tables.without_left_out(split, table)
-            found += _fold(fold, split, table, batch_size)
+            split = without_left_out(split, table)
+            for wrong in split_problems(split, table, events_are_read):
+                problems[wrong].append(path)
+            found += _fold(fold, split, table, batch_size, events_are_read)
         splits[fold] = split
-    found += _between(splits)
+    found = [*_merged(problems), *found, *_between(splits, table)]
     if table is not None and splits:
-        named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
-        unused = [patient for patient in table.patients if patient not in named]
+        named = {p for s in splits.values() for part in s.parts.values() for p in part}
+        others = {own for s in splits.values() for own in ids_of_table(s, table).values()}
+        persons = {table.person_of[own] for own in others}
+        unused = [  # patients without slides are a finding about the table
+            patient
+            for patient, slides in zip(table.patients, table.slides, strict=True)
+            if slides and patient not in named and table.person_of[patient] not in persons
+        ]
         if unused:
             found.append(
                 findings.warning(
@@ -62,32 +97,42 @@ def check_splits(
     return splits, found
 
 
-def _fold(fold: int, split: Split, table: SurvivalTable, batch_size: int) -> list[Finding]:
-    found = [
-        findings.error(
-            CHECK,
-            f"{split.path}: {problem.text}"
-            + (f" ({len(problem.patients)})" if problem.patients else ""),
-            "correct the split, or make new ones by python -m steph_jax.split",
-            problem.patients,
-        )
-        for problem in tables.split_problems(split, table)
-    ]
-    persons = {same_person(patient): patient for patient in split.train}
-    twins = [
-        f"{persons[same_person(patient)]} and {patient}"
-        for patient in split.test
-        if patient not in split.train and same_person(patient) in persons
-    ]
-    if twins:
-        found.append(
-            findings.error(
-                CHECK,
-                f"{split.path}: patients in both train and test, under two ids ({len(twins)})",
-                "give each patient one id",
-                twins,
-            )
-        )
+def _missing(paths: list[Path]) -> list[Finding]:
+    if not paths:
+        return []
+    names = listed(path.name for path in paths[1:])
+    also = f", nor {names} beside it" if names else ""
+    text = f"{paths[0]}: no such file{also}"
+    return [findings.error(CHECK, text, how_to_make(paths[0].parent), map(str, paths[1:]))]
+
+
+def _merged(problems: dict[Problem, list[Path]]) -> list[Finding]:
+    """A finding for every problem, whatever number of splits has it.
+
+    Ids of another form differ from fold to fold, and so do the patients of a part: these are one
+    problem where text and advice are alike.
+    """
+    alike: dict[tuple[str, str], dict[str, None]] = {}
+    where: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for problem, paths in problems.items():
+        key = (problem.kind or problem.text, problem.advice)
+        alike.setdefault(key, {}).update(dict.fromkeys(problem.patients))
+        where[key] += paths
+    texts = {(problem.kind or problem.text, problem.advice): problem.text for problem in problems}
+    found = []
+    for key, patients in alike.items():
+        first, *others = dict.fromkeys(where[key])
+        also = f", {listed(path.name for path in others)}" if others else ""
+        count = f" ({len(patients)})" if patients else ""
+        text = f"{first}{also}: {texts[key]}{count}"
+        found.append(findings.error(CHECK, text, key[1], patients))
+    return found
+
+
+def _fold(
+    fold: int, split: Split, table: SurvivalTable, batch_size: int, events_are_read: bool
+) -> list[Finding]:
+    found = []
     if split.train and len(split.train) < batch_size:
         found.append(
             findings.error(
@@ -98,7 +143,7 @@ def _fold(fold: int, split: Split, table: SurvivalTable, batch_size: int) -> lis
                 batch_size=batch_size,
             )
         )
-    return [*found, *_event_rates(fold, split, table)]
+    return [*found, *(_event_rates(fold, split, table) if events_are_read else ())]
 
 
 def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]:
@@ -130,10 +175,17 @@ def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]
     return [findings.ok("event rates", text, **values)]
 
 
-def _between(splits: dict[int, Split]) -> list[Finding]:
-    """Patients that are tested in several folds."""
-    tested = Counter(patient for split in splits.values() for patient in set(split.test))
-    several = sorted(patient for patient, count in tested.items() if count > 1)
+def _between(splits: dict[int, Split], table: SurvivalTable | None) -> list[Finding]:
+    """Persons who are tested in several folds, whatever ids they have there."""
+    person_of = {} if table is None else table.person_of
+    ids: dict[str, dict[str, None]] = defaultdict(dict)
+    tested: Counter[str] = Counter()
+    for split in splits.values():
+        persons = {p: person_of.get(p) or normalized_patient_id(p) for p in split.test}
+        tested.update(set(persons.values()))
+        for patient, person in persons.items():
+            ids[person][patient] = None
+    several = sorted(", ".join(ids[person]) for person, count in tested.items() if count > 1)
     if not several:
         return []
     text = f"patients in the test part of several folds ({len(several)})"
@@ -141,7 +193,12 @@ def _between(splits: dict[int, Split]) -> list[Finding]:
 
 
 def check_leaks(
-    root: Path, target: str, splits: dict[int, Split], sources: tuple[str, ...], columns: Columns
+    root: Path,
+    target: str,
+    splits: dict[int, Split],
+    sources: tuple[str, ...],
+    columns: Columns,
+    table: SurvivalTable | None = None,
 ) -> list[Finding]:
     """Test patients of the target whom a source's model was, or may have been, trained on.
 
@@ -151,9 +208,11 @@ def check_leaks(
         splits: of the target, by fold.
         sources: names of the datasets whose fold-0 models are merged.
         columns: how tables are written.
+        table: of the target, for the slides of its patients; None where it cannot be read.
     """
     test = {fold: split.test for fold, split in splits.items()}
-    search = find_leaks(root, target, test, sources, columns)
+    slides = _slides_of(table)
+    search = find_leaks(root, target, test, sources, columns, slides)
     found = [
         findings.warning("leaks", problem, "patients cannot be compared")
         for problem in search.unreadable
@@ -162,9 +221,13 @@ def check_leaks(
         findings.warning("leaks", leak.message, leak.advice, leak.patients) for leak in search.leaks
     ]
     if search.compared and not found:
+        tested = len({patient for ids in test.values() for patient in ids})
+        what = "ids and slides" if slides else "ids"
+        each = ", ".join(f"{source}: {text}" for source, text in search.compared.items())
         text = (
-            f"no test patient of {target} is among those that the models of "
-            f"{len(search.compared)} sources were trained on"
+            f"no test patient of {target} ({what} of {tested}, without regard to case, separators "
+            f"and what follows the patient in a barcode) is among those that the models of "
+            f"{len(search.compared)} sources were trained on ({each})"
         )
         found.append(findings.ok("leaks", text, sources=list(search.compared)))
     if search.unknown:
@@ -176,8 +239,17 @@ def check_leaks(
     return found
 
 
+def _slides_of(table: SurvivalTable | None) -> dict[str, tuple[str, ...]]:
+    return {} if table is None else dict(zip(table.patients, table.slides, strict=True))
+
+
 def check_joined(
-    root: Path, target: str, splits: dict[int, Split], cohorts: tuple[str, ...], columns: Columns
+    root: Path,
+    target: str,
+    splits: dict[int, Split],
+    cohorts: tuple[str, ...],
+    columns: Columns,
+    table: SurvivalTable | None = None,
 ) -> list[Finding]:
     """Patients of joined cohorts whom training leaves out, because they are the target's.
 
@@ -186,10 +258,13 @@ def check_joined(
         target: name of the target.
         splits: of the target, by fold.
         cohorts: names of the datasets that are trained on too; those without a table are passed
-            over here, and refused by `experiment.check_joined`.
+            over here, and refused by `preflight.check_joined`.
         columns: how tables are written.
+        table: of the target, for the slides of its patients; None where it cannot be read.
     """
-    own = {same_person(p) for of in splits.values() for p in (*of.train, *of.test, *of.validation)}
+    slides = _slides_of(table)
+    named = [p for split in splits.values() for part in split.parts.values() for p in part]
+    own = set().union(*(person_keys(patient, slides.get(patient, ())) for patient in named))
     found: list[Finding] = []
     for cohort in cohorts:
         path = tables.table_path(root, cohort)
@@ -197,7 +272,7 @@ def check_joined(
             continue
         patients = findings.attempt("leaks", found, partial(tables.read_slides, path, columns))
         if patients is not None:
-            shared = [patient for patient in patients if same_person(patient) in own]
+            shared = [p for p, slides_of in patients.items() if person_keys(p, slides_of) & own]
             others = len(patients) - len(shared)
             text = f"{others} of the {len(patients)} patients of {cohort} are trained on too"
             if shared:
@@ -209,6 +284,6 @@ def check_joined(
 
 def patients_named(splits: dict[int, Split], table: SurvivalTable) -> np.ndarray:
     """Rows of the table that the splits name; all of them where there is no split."""
-    named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
+    named = {p for s in splits.values() for part in s.parts.values() for p in part}
     rows = [row for row, patient in enumerate(table.patients) if patient in named or not splits]
     return np.asarray(rows, np.intp)

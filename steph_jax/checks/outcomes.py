@@ -63,6 +63,29 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
     return found
 
 
+def check_zero_times(table: SurvivalTable) -> list[Finding]:
+    """Patients who died or were lost on day 0.
+
+    Args:
+        table: patients whose time is known.
+    """
+    rows = np.flatnonzero(table.time == 0)
+    if not rows.size:
+        return []
+    events = int(table.event[rows].sum())
+    return [
+        findings.warning(
+            "times of 0",
+            f"{table.path}: patients with a time of 0 ({rows.size}, {events} with an event)",
+            "they are kept, in the first time bin; where 0 stands for an unknown time, empty these "
+            "cells and leave the patients out by --config.data.unlabeled=drop",
+            [table.patients[row] for row in rows],
+            patients=int(rows.size),
+            events=events,
+        )
+    ]
+
+
 def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
     """Events that look like the opposite of what the config says.
 

@@ -12,8 +12,9 @@ import numpy as np
 from steph_jax import messages
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
-from steph_jax.data import csv_files, tables
-from steph_jax.data.cohort import BARCODE, same_person
+from steph_jax.data import cells, tables
+from steph_jax.data.features.source import slide_name
+from steph_jax.data.persons import barcode_patient, ids_by_person
 from steph_jax.data.tables import Columns, SurvivalTable
 
 CHECK = "table"
@@ -28,29 +29,17 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
 
     Returns:
         the table, and findings. Where `read_table` would refuse it, the table holds what could be
-        read: a time that could not be is NaN. None where there is no table with these columns.
+        read: a time that could not be is NaN; whether events could be is said by
+        `events_are_read`. None where there is no table with these columns.
     """
     found: list[Finding] = []
-    read = findings.attempt(CHECK, found, lambda: csv_files.read(path, tables.WHERE_TO_GET_DATA))
+    read = findings.attempt(CHECK, found, lambda: tables.read_cells(path, columns, columns.names))
     if read is None:
         return None, found
-    header, rows = read
-    missing = [name for name in columns.names if header.count(name) != 1]
-    if missing or not rows:
-        text = f"columns that are missing or occur twice: {', '.join(missing)}"
-        return None, [
-            findings.error(
-                CHECK,
-                f"{path}: expected the columns {', '.join(columns.names)} and a row per slide; "
-                f"found {text if missing else 'no row'}; its columns are {', '.join(header)}",
-                "name them by data.columns.patient, .slide, .time and .event",
-            )
-        ]
-    cells = [[row[header.index(name)] for _, row in rows] for name in columns.names]
-    lines = [line for line, _ in rows]
-    found += _id_problems(path, columns, lines, cells[0], cells[1])
-    labeled, left_out = tables.without_unlabeled(cells)
-    kept = labeled if columns.unlabeled == "drop" else cells
+    for problem in tables.id_problems(columns, read):
+        found += _error(path, problem.text, problem.advice, problem.items)
+    labeled, left_out = tables.without_unlabeled(read.columns)
+    kept = labeled if columns.unlabeled == "drop" else read.columns
     found += _unlabeled(path, columns, left_out)
     found += _time_problems(path, columns, labeled[0], labeled[2])
     found += _event_problems(path, columns, labeled[0], labeled[3])
@@ -64,16 +53,21 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
         if columns.unlabeled == "drop":
             table = dataclasses.replace(table, left_out=left_out)
     found += _persons(table)
-    rate = float(table.event.mean()) if len(table) else 0.0
-    summary = findings.ok(
-        CHECK,
-        f"{path}: {len(table)} patients, {len(kept[0])} slides, {int(table.event.sum())} events "
-        f"({rate:.0%})",
-        patients=len(table),
-        slides=len(kept[0]),
-        events=int(table.event.sum()),
-    )
-    return table, [summary, *found]
+    return table, [_summary(table, len(kept[0]), found), *found]
+
+
+def events_are_read(found: Iterable[Finding]) -> bool:
+    """Whether the events of the table that these findings are about could be read."""
+    return not any("event_cells" in finding.values for finding in found)
+
+
+def _summary(table: SurvivalTable, slides: int, found: Iterable[Finding]) -> Finding:
+    text, values = f"{table.path}: {len(table)} patients, {slides} slides", {}
+    if events_are_read(found):
+        rate = float(table.event.mean()) if len(table) else 0.0
+        text += f", {int(table.event.sum())} events ({rate:.0%})"
+        values["events"] = int(table.event.sum())
+    return findings.ok(CHECK, text, patients=len(table), slides=slides, **values)
 
 
 def _error(
@@ -83,18 +77,6 @@ def _error(
     if not every:
         return []
     return [findings.error(CHECK, f"{path}: {text} ({len(every)})", advice, every, **values)]
-
-
-def _id_problems(
-    path: Path, columns: Columns, lines: Sequence[int], patients: Sequence[str], slides: list[str]
-) -> list[Finding]:
-    found = []
-    for name, ids in ((columns.patient, patients), (columns.slide, slides)):
-        empty = [f"line {line}" for line, cell in zip(lines, ids, strict=True) if not cell]
-        found += _error(path, f"column {name!r} is empty", "fill in the ids", empty)
-    twice = [slide for slide, count in Counter(slides).items() if slide and count > 1]
-    found += _error(path, "slides in several rows", "keep one row per slide", twice)
-    return found
 
 
 def _unlabeled(path: Path, columns: Columns, left_out: Iterable[str]) -> list[Finding]:
@@ -109,55 +91,52 @@ def _unlabeled(path: Path, columns: Columns, left_out: Iterable[str]) -> list[Fi
     return [dataclasses.replace(findings.ok(CHECK, text, patients=len(every)), items=every)]
 
 
-def _number(cell: str) -> float:
-    """A cell as a number; NaN if it is none."""
-    try:
-        return csv_files.numbers(Path(), "", [""], [cell])[0]
-    except ValueError:
-        return math.nan
-
-
 def _time_problems(
-    path: Path, columns: Columns, patients: Sequence[str], cells: Sequence[str]
+    path: Path, columns: Columns, patients: Sequence[str], texts: Sequence[str]
 ) -> list[Finding]:
-    numbers = [_number(cell) for cell in cells]
-    rows = list(zip(patients, cells, numbers, strict=True))
+    numbers = list(map(cells.number, texts))
+    rows = list(zip(patients, texts, numbers, strict=True))
     name = columns.time
+    advice = "correct them, or take these patients out of table and splits"
+    if any(map(cells.has_comma, texts)):
+        advice = "write decimals with a point, not with a comma"
     return [
         *_error(
             path,
             f"times in column {name!r} that are no finite numbers",
-            "correct them, or take these patients out of table and splits",
-            (f"{p}: {cell!r}" for p, cell, number in rows if not math.isfinite(number)),
+            advice,
+            (f"{p}: {text!r}" for p, text, number in rows if not math.isfinite(number)),
         ),
         *_error(
             path,
             f"negative times in column {name!r}",
             "times run from diagnosis to the event or to the end of follow-up",
-            (f"{p}: {cell}" for p, cell, number in rows if number < 0),
+            (f"{p}: {text}" for p, text, number in rows if number < 0),
             lowest=min((number for number in numbers if number < 0), default=0.0),
         ),
     ]
 
 
 def _event_problems(
-    path: Path, columns: Columns, patients: Sequence[str], cells: Sequence[str]
+    path: Path, columns: Columns, patients: Sequence[str], texts: Sequence[str]
 ) -> list[Finding]:
-    bad = [f"{p}: {c!r}" for p, c in zip(patients, cells, strict=True) if _number(c) not in (0, 1)]
+    coding = columns.event_coding
+    bad = [
+        f"{patient}: {text!r}"
+        for patient, text in zip(patients, texts, strict=True)
+        if cells.event_code(text, coding) not in (0, 1)
+    ]
     if not bad:
         return []
-    values = Counter(cells)
+    values = Counter(texts)
     listing = ", ".join(f"{value!r} {count} times" for value, count in values.most_common(6))
-    advice = "write 1 where death was seen and 0 where it was not"
-    if {_number(value) for value in values} == {1, 2}:
-        advice += "; 1 and 2 are R's coding of 0 and 1"
     return [
         findings.error(
             CHECK,
             f"{path}: expected 0 or 1 in column {columns.event!r}; found {listing}",
-            advice,
+            cells.event_advice(list(values), coding),
             dict.fromkeys(bad),
-            cells=dict(values.most_common()),
+            event_cells=dict(values.most_common()),
         )
     ]
 
@@ -172,7 +151,9 @@ def _disagreements(
 ) -> list[Finding]:
     labels = defaultdict(set)
     for patient, time, event in zip(patients, times, events, strict=True):
-        labels[patient].add((repr(_number(time)), repr(_number(event))))
+        code = cells.event_code(event, columns.event_coding)
+        if math.isfinite(code):
+            labels[patient].add((repr(cells.number(time)), repr(code)))
     return _error(
         path,
         f"duplicate patients whose rows differ in {columns.time!r} or {columns.event!r}",
@@ -195,21 +176,25 @@ def _what_can_be_read(
 ) -> SurvivalTable:
     """A table of the ids and of the labels that are valid."""
     first: dict[str, int] = {}
+    owner: dict[str, str] = {}  # of a slide in several rows, the first
     slides_of = defaultdict(set)
     for row, patient in enumerate(patients):
-        if patient:
+        if not cells.is_missing(patient):
             first.setdefault(patient, row)
-            if slides[row]:
-                slides_of[patient].add(slides[row])
+            if not cells.is_missing(slides[row]):
+                slides_of[owner.setdefault(slides[row], patient)].add(slides[row])
     names = sorted(first)
-    time = np.array([_number(times[first[name]]) for name in names], np.float64)
-    died = 1.0 if columns.event_coding == "event" else 0.0
+    time = np.array([cells.number(times[first[name]]) for name in names], np.float64)
+    coding = columns.event_coding
+    died = 1.0 if coding == "event" else 0.0
     return SurvivalTable(
         path=path,
         patients=tuple(names),
         time=np.where((time >= 0) & np.isfinite(time), time, np.nan)
         * tables.DAYS_PER_UNIT[columns.time_unit],
-        event=np.array([_number(events[first[name]]) == died for name in names], bool),
+        event=np.array(
+            [cells.event_code(events[first[name]], coding) == died for name in names], bool
+        ),
         slides=tuple(tuple(sorted(slides_of[name])) for name in names),
     )
 
@@ -217,16 +202,13 @@ def _what_can_be_read(
 def _persons(table: SurvivalTable) -> list[Finding]:
     """Patients that seem to be one person, and slides that seem to be another patient's."""
     found = []
-    ids = defaultdict(list)
-    for patient in table.patients:
-        ids[same_person(patient)].append(patient)
-    groups = [", ".join(group) for group in ids.values() if len(group) > 1]
+    groups = [", ".join(ids) for ids in ids_by_person(table.person_of).values() if len(ids) > 1]
     if groups:
         found.append(
             findings.warning(
                 CHECK,
                 f"{table.path}: duplicate patients, the same under several ids ({len(groups)})",
-                "give each patient one id, lest they are in train and test at once",
+                "give each patient one id: two are two patients for training and testing",
                 groups,
             )
         )
@@ -234,9 +216,8 @@ def _persons(table: SurvivalTable) -> list[Finding]:
         f"{patient}: {slide}"
         for patient, slides in zip(table.patients, table.slides, strict=True)
         for slide in slides
-        if BARCODE.match(same_person(patient))
-        and BARCODE.match(same_person(slide))
-        and same_person(patient) != same_person(slide)
+        if barcode_patient(patient)
+        and barcode_patient(slide_name(slide)) not in ("", barcode_patient(patient))
     ]
     if others:
         found.append(

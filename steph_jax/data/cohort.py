@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,8 @@ from absl import logging
 
 from steph_jax.data import tables
 from steph_jax.data.bags import Bags, JoinedBags
+from steph_jax.data.persons import person_keys
+from steph_jax.data.splits import check_split, read_split, split_path, without_left_out
 from steph_jax.data.tables import Columns, SurvivalTable
 from steph_jax.messages import listed
 
@@ -79,13 +80,10 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
     """
     table = read_patients(root, dataset, columns)
     splits = {
-        fold: tables.without_left_out(
-            tables.read_split(tables.split_path(root, dataset, fold)), table
-        )
-        for fold in folds
+        fold: without_left_out(read_split(split_path(root, dataset, fold)), table) for fold in folds
     }
     for split in splits.values():
-        tables.check_split(split, table)
+        check_split(split, table)
     named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
     table = take(table, [i for i, patient in enumerate(table.patients) if patient in named])
     return Cohort(
@@ -113,16 +111,22 @@ def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:
 def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> list[SurvivalTable]:
     """The patients of each table who are neither the target's nor in a table before it.
 
-    Ids are compared as `persons.same_person` does, so that no test patient of the target comes back
-    under the id of a sample.
+    Persons are told by `persons.person_keys`, so that no test patient of the target comes back
+    under another id or with the same slide.
     """
-    known = set(map(same_person, target.patients))
+    known = person_keys_of(target)
     left = []
     for table in tables:
-        persons = list(map(same_person, table.patients))
-        left.append(take(table, [i for i, person in enumerate(persons) if person not in known]))
-        known |= set(persons)
+        keys = [person_keys(*row) for row in zip(table.patients, table.slides, strict=True)]
+        left.append(take(table, [i for i, own in enumerate(keys) if not own & known]))
+        known = known.union(*keys)
     return left
+
+
+def person_keys_of(table: SurvivalTable) -> set[str]:
+    """What tells the persons of a table; see `persons.person_keys`."""
+    keys = [person_keys(*row) for row in zip(table.patients, table.slides, strict=True)]
+    return set().union(*keys)
 
 
 def joined(
@@ -148,14 +152,3 @@ def joined(
     added = np.arange(len(cohort.table.patients), len(table.patients))
     whole = dataclasses.replace(cohort, table=table, others=added)
     return whole, JoinedBags([bags, *(more for _, more in others)])
-
-
-#: The patient's part of a TCGA barcode.
-BARCODE = re.compile(r"TCGA-[0-9A-Z]{2}-[0-9A-Z]{4}")
-
-
-def same_person(patient: str) -> str:
-    """What two ids of one patient share: the TCGA barcode's patient, or the id in capitals."""
-    capital = patient.strip().upper()
-    match = BARCODE.match(capital)
-    return match[0] if match else capital

@@ -1,14 +1,34 @@
-"""CSV files as text, cell by cell, so that no id turns into a number or a missing value."""
+"""Tables as text, cell by cell, so that no id turns into a number or a missing value.
+
+Cells are separated by commas, semicolons, tabs or bars, whichever the header has most of. Lines
+that begin with # before the header (cBioPortal) are passed over.
+"""
 
 import csv
-from collections.abc import Sequence
+import io
+import re
 from pathlib import Path
 
-from steph_jax.messages import listed
+_SEPARATORS = (",", ";", "\t", "|")
+_QUOTED = re.compile(r'"[^"]*"')
+_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+#: First bytes of what is no text, and what it is.
+_BINARY = {
+    b"\xd0\xcf\x11\xe0": "an Excel file: save it as CSV UTF-8",
+    b"\x1f\x8b": "a gzip file: unpack it",
+    b"\x89HDF": "an HDF5 file",
+    b"PAR1": "a Parquet file: write it as CSV",
+}
+#: First characters, in lower case, of texts that are no tables.
+_OTHER_TEXT = {
+    "version https://git-lfs": "a git-lfs pointer: run `git lfs pull`",
+    "<!doctype": "an HTML page: the download failed, download it again",
+    "<html": "an HTML page: the download failed, download it again",
+}
 
 
 def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Reads a CSV file in UTF-8 (a byte order mark is skipped).
+    """Reads a table in UTF-8, or in UTF-16 with its mark.
 
     Args:
         path: the file.
@@ -20,20 +40,21 @@ def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that is empty, no CSV, or has a row longer than the header.
+        ValueError: for a file that is empty, no table, or has a row longer than the header.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {hint}")
+    text, skipped = _without_comments(_text(path))
     rows = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text))
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                stripped = [cell.strip() for cell in cells]
-                if any(stripped):
-                    rows.append((reader.line_num, stripped))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected a CSV file in UTF-8; {error}") from error
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                rows.append((reader.line_num + skipped, stripped))
+    except csv.Error as error:
+        line = reader.line_num + skipped
+        raise ValueError(f"{path}, line {line}: expected a CSV file in UTF-8; {error}") from error
     if not rows:
         raise ValueError(f"{path}: expected a CSV file with a header line, found an empty file")
     header = rows[0][1]
@@ -47,25 +68,50 @@ def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]
     return header, rows[1:]
 
 
-def numbers(path: Path, column: str, patients: Sequence[str], cells: Sequence[str]) -> list[float]:
-    """Cells of a column as numbers.
-
-    Args:
-        path: the file, for the message.
-        column: name of the column, for the message.
-        patients: of each cell, for the message.
-        cells: the text.
+def _text(path: Path) -> str:
+    """The text of a file.
 
     Raises:
-        ValueError: naming the patients, ten at most, whose cells are none.
+        ValueError: for anything else; says what it is.
     """
-    values, bad = [], []
-    for patient, cell in zip(patients, cells, strict=True):
-        try:
-            # float() would take 1_000 for a thousand
-            values.append(float(cell.replace("_", "?")))
-        except ValueError:
-            bad.append(f"{patient}: {cell!r}")
-    if bad:
-        raise ValueError(f"{path}, column {column!r}: expected numbers; found {listed(bad)}")
-    return values
+    data = path.read_bytes()
+    found = next((kind for magic, kind in _BINARY.items() if data.startswith(magic)), "")
+    if data.startswith(b"PK\x03\x04"):
+        found = "a zip file: unpack it"
+        if b"xl/" in data or b"opendocument.spreadsheet" in data:
+            found = "an Excel file: save it as CSV UTF-8"
+    if found:
+        raise ValueError(f"{path}: expected a CSV file in UTF-8, found {found}")
+    encoding = next((e for mark, e in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: expected a CSV file in UTF-8, found the byte "
+            f"0x{data[error.start]:02x}; save it as CSV UTF-8"
+        ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{path}: expected a CSV file in UTF-8, found zero bytes (UTF-16 without its mark?); "
+            "save it as CSV UTF-8"
+        )
+    begin = text[:200].lstrip().lower()
+    for start, kind in _OTHER_TEXT.items():
+        if begin.startswith(start):
+            raise ValueError(f"{path}: expected a CSV file in UTF-8, found {kind}")
+    return text
+
+
+def _without_comments(text: str) -> tuple[str, int]:
+    """The text from its header on, and the number of lines before it."""
+    lines = text.splitlines(keepends=True)
+    first = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
+    return "".join(lines[first:]), first
+
+
+def _separator(text: str) -> str:
+    """What separates the cells of a header, the first line that is not blank."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    bare = _QUOTED.sub("", header)
+    return max(_SEPARATORS, key=bare.count)

@@ -7,24 +7,23 @@ for a test on hospitals that training has not seen.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steph_jax.data.persons import barcode_patient
 from steph_jax.survival.labels import survival_labels
 
 #: Quantile groups of time within the patients of one event status, at most.
 TIME_GROUPS = 4
-_TCGA = re.compile(r"TCGA-([0-9A-Z]{2})-[0-9A-Z]{4}", re.IGNORECASE)
 
 
 def tissue_source_site(patient: str) -> str:
     """The site of a TCGA barcode (`BH` of TCGA-BH-A0B1); empty for other ids."""
-    match = _TCGA.match(patient)
-    return match[1].upper() if match else ""
+    program, _, rest = barcode_patient(patient).partition("-")
+    return rest.partition("-")[0] if program == "TCGA" else ""
 
 
 def strata(

@@ -1,12 +1,14 @@
 """Test patients of a target whom the models of its sources may have been trained on."""
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from steph_jax import messages
 from steph_jax.data import tables
-from steph_jax.data.cohort import same_person
+from steph_jax.data.persons import normalized_patient_id, person_keys
+from steph_jax.data.splits import read_split, split_path
 from steph_jax.data.tables import Columns
 
 
@@ -32,13 +34,13 @@ class LeakSearch:
     Attributes:
         leaks: one for each source that has seen test patients.
         unreadable: messages of sources whose tables or splits cannot be read.
-        compared: sources whose patients were compared.
+        compared: what was compared of each source.
         unknown: sources without a table or split, whose patients cannot be compared.
     """
 
     leaks: tuple[Leak, ...]
     unreadable: tuple[str, ...]
-    compared: tuple[str, ...]
+    compared: Mapping[str, str]
     unknown: tuple[str, ...]
 
 
@@ -48,8 +50,11 @@ def find_leaks(
     test: Mapping[int, Sequence[str]],
     sources: Sequence[str],
     columns: Columns,
+    slides_of: Mapping[str, Sequence[str]],
 ) -> LeakSearch:
     """Compares the test patients of the target with the patients of every source.
+
+    Persons are told by ids and slides, see `persons.person_keys`.
 
     Args:
         root: folder of datasets.
@@ -57,19 +62,27 @@ def find_leaks(
         test: ids of its test patients, by fold.
         sources: names of the datasets whose fold-0 models are merged.
         columns: how tables are written.
+        slides_of: slides of the target's patients.
     """
-    leaks, unreadable, compared, unknown = [], [], [], []
+    leaks, unreadable, unknown = [], [], []
+    compared: dict[str, str] = {}
+    keys = {
+        patient: person_keys(patient, slides_of.get(patient, ()))
+        for ids in test.values()
+        for patient in ids
+    }
     for source in (name for name in sources if name != target):
-        split, table = tables.split_path(root, source, 0), tables.table_path(root, source)
+        split, table = split_path(root, source, 0), tables.table_path(root, source)
         if not split.is_file() and not table.is_file():
             unknown.append(source)
             continue
         try:
+            slides = _slides_of_persons(table, columns, needed=not split.is_file())
             if split.is_file():
-                patients: Iterable[str] = tables.read_split(split).train
+                patients: Iterable[str] = read_split(split).train
                 text = f"test patients of {target} whom the model of {source} was trained on"
             else:
-                patients = tables.read_slides(table, columns)
+                patients = slides
                 text = (
                     f"test patients of {target} who are in the table of {source}, whose model may "
                     f"have been trained on them: there is no {split.name} to tell"
@@ -77,15 +90,36 @@ def find_leaks(
         except messages.USER_ERRORS as problem:
             unreadable.append(str(problem))
             continue
-        compared.append(source)
-        seen = set(map(same_person, patients))
+        trained = [
+            person_keys(patient, slides.get(normalized_patient_id(patient), ()))
+            for patient in patients
+        ]
+        what = "patients and their slides" if slides else "patients, whose slides no table tells"
+        compared[source] = f"{len(trained)} {what}"
+        seen: set[str] = set().union(*trained)
         shared = tuple(
             f"fold {fold}: {patient}"
             for fold, ids in test.items()
             for patient in ids
-            if same_person(patient) in seen
+            if keys[patient] & seen
         )
         if shared:
             advice = f"leave {source} out of sources, or read the results with this in mind"
             leaks.append(Leak(f"{text} ({len(shared)})", shared, advice))
-    return LeakSearch(tuple(leaks), tuple(unreadable), tuple(compared), tuple(unknown))
+    return LeakSearch(tuple(leaks), tuple(unreadable), compared, tuple(unknown))
+
+
+def _slides_of_persons(path: Path, columns: Columns, needed: bool) -> dict[str, list[str]]:
+    """The slides of each normalized patient id of a table.
+
+    Empty where the table cannot be read and is not `needed`, because a split names the patients: a
+    source's table may have other columns than the target's.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    try:
+        for patient, slides in tables.read_slides(path, columns).items():
+            found[normalized_patient_id(patient)] += slides
+    except messages.USER_ERRORS:
+        if needed:
+            raise
+    return found

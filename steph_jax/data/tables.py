@@ -1,10 +1,9 @@
-"""Survival tables and splits on disk (docs/method.md, section 6).
+"""Survival tables on disk (docs/method.md, section 6).
 
     {root}/{dataset}/{dataset}_survival.csv   one row per slide: patient, slide, time, event
-    {root}/{dataset}/splits_{k}.csv           train, test and perhaps validation: patient ids
 
-Ids are text, whatever they look like: `007` is not `7`. Time bins are at home in `bins`, and can be
-had from here as well.
+Ids are text, whatever they look like: a table that holds `007` has no patient `7`. Which ids are
+one person's is said in `persons`.
 """
 
 import dataclasses
@@ -17,20 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from steph_jax.data import csv_files
+from steph_jax.data import cells, csv_files, persons
 from steph_jax.messages import listed
 from steph_jax.survival.labels import survival_labels
-from steph_jax.survival.time_bins import TimeBins as TimeBins
-from steph_jax.survival.time_bins import quantile_bins as quantile_bins
-from steph_jax.survival.time_bins import sqrt_event_bins as sqrt_event_bins
-from steph_jax.survival.time_bins import uniform_bins as uniform_bins
 
 DAYS_PER_UNIT = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
 EVENT_CODINGS = ("event", "censorship")
 #: What is done with patients without time or event.
 UNLABELED = ("refuse", "drop")
-#: Cells, in lower case, of what is not known.
-_UNKNOWN = ("", "na", "nan", "n/a", "#n/a", "null", "none")
+#: Extensions of tables that are not read, and may stand beside the place of one that is missing.
+_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".tsv", ".txt", ".csv.gz", ".parquet")
 
 WHERE_TO_GET_DATA = (
     "tables, splits and features of the 13 cohorts are published on Hugging Face as UNI2-h-DSS, by "
@@ -83,6 +78,11 @@ class Columns:
         """The four columns, in the order patient, slide, time, event."""
         return self.patient, self.slide, self.time, self.event
 
+    def setting(self, name: str) -> str:
+        """The setting that names a column."""
+        fields = ("patient", "slide", "time", "event")
+        return f"data.columns.{fields[self.names.index(name)]}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SurvivalTable:
@@ -112,43 +112,22 @@ class SurvivalTable:
         """Row of each patient."""
         return {patient: row for row, patient in enumerate(self.patients)}
 
+    @functools.cached_property
+    def person_of(self) -> Mapping[str, str]:
+        """The person of each patient, told by ids and slides; see `persons.person_labels`."""
+        return persons.person_labels(dict(zip(self.patients, self.slides, strict=True)))
+
     def rows(self, patients: Iterable[str]) -> NDArray[np.intp]:
         """Rows of these patients, in their order.
 
         Raises:
             ValueError: naming those that the table lacks.
         """
-        wanted = list(patients)
-        missing = [patient for patient in wanted if patient not in self.row_of]
+        asked = list(patients)
+        missing = [patient for patient in asked if patient not in self.row_of]
         if missing:
             raise ValueError(f"{self.path}: no such patients: {listed(missing)}")
-        return np.asarray([self.row_of[patient] for patient in wanted], np.intp)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Patient ids of one fold, in the order of the file.
-
-    Attributes:
-        path: the file.
-        train, test, validation: patient ids; validation is empty where the file has none.
-    """
-
-    path: Path
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    validation: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What is wrong with a split: a sentence that ends where the patients' names begin."""
-
-    text: str
-    patients: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.text}: {listed(self.patients)}" if self.patients else self.text
+        return np.asarray([self.row_of[patient] for patient in asked], np.intp)
 
 
 def table_path(root: str | os.PathLike[str], dataset: str) -> Path:
@@ -156,34 +135,99 @@ def table_path(root: str | os.PathLike[str], dataset: str) -> Path:
     return Path(root) / dataset / f"{dataset}_survival.csv"
 
 
-def split_path(root: str | os.PathLike[str], dataset: str, fold: int) -> Path:
-    """{root}/{dataset}/splits_{fold}.csv."""
-    return Path(root) / dataset / f"splits_{fold}.csv"
+def _where(path: Path) -> str:
+    """What to do about a table that is missing."""
+    stem = path.name.removesuffix(path.suffix)
+    others = [stem + extension for extension in _OTHER_TABLES]
+    found = [name for name in others if (path.parent / name).is_file()]
+    hint = f"found {found[0]} beside its place: save that as CSV UTF-8; " if found else ""
+    return (
+        f"{hint}expected a CSV file with a row for each slide, in the columns patient_id, "
+        "pathology_id, t and e or those that data.columns names; from it `python -m "
+        f"steph_jax.split` makes splits_0.csv ... beside it; {WHERE_TO_GET_DATA}"
+    )
 
 
-def _cells(path: Path, names: Sequence[str]) -> list[list[str]]:
-    """The columns of these names, a list of cells each; the first two, the ids, have no blanks."""
-    header, rows = csv_files.read(path, WHERE_TO_GET_DATA)
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """Some columns of a table, as text.
+
+    Attributes:
+        lines: line number of every row.
+        columns: the cells of each column.
+    """
+
+    lines: list[int]
+    columns: list[list[str]]
+
+
+def read_cells(path: Path, columns: Columns, names: Sequence[str]) -> Cells:
+    """The columns of these names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for anything but a table; columns that are missing or occur twice; no rows.
+    """
+    header, rows = csv_files.read(path, _where(path))
     missing = [name for name in names if name not in header]
     if missing:
+        settings = ", ".join(map(columns.setting, missing))
         raise ValueError(
             f"{path}: expected the columns {', '.join(names)}; missing {', '.join(missing)}; "
-            f"found {', '.join(header)}"
+            f"found {listed(header)}; name yours by {settings}"
         )
     repeated = [name for name in names if header.count(name) > 1]
     if repeated:
         raise ValueError(f"{path}: columns that occur twice: {', '.join(repeated)}")
     if not rows:
         raise ValueError(f"{path}: expected a row per slide, found the header alone")
-    columns = [[cells[header.index(name)] for _, cells in rows] for name in names]
-    for name, ids in zip(names[:2], columns, strict=False):
-        empty = [line for (line, _), cell in zip(rows, ids, strict=True) if not cell]
-        if empty:
-            raise ValueError(f"{path}, column {name!r}: empty in line {listed(empty)}")
-    twice = [slide for slide, count in Counter(columns[1]).items() if count > 1]
+    places = [header.index(name) for name in names]
+    return Cells([line for line, _ in rows], [[row[place] for _, row in rows] for place in places])
+
+
+@dataclasses.dataclass(frozen=True)
+class IdProblem:
+    """Rows whose ids cannot be used.
+
+    Attributes:
+        text: what is wrong with them; ends where the items begin.
+        advice: what to do.
+        items: lines of the table, or slides.
+    """
+
+    text: str
+    advice: str
+    items: tuple[str, ...]
+
+
+def id_problems(columns: Columns, read: Cells) -> list[IdProblem]:
+    """What is wrong with ids of patients and slides, the first two columns that were read."""
+    found = []
+    patients, slides = read.columns[:2]
+    for name, ids in ((columns.patient, patients), (columns.slide, slides)):
+        rows = list(zip(read.lines, ids, strict=True))
+        empty = [f"line {line}" for line, cell in rows if cells.is_missing(cell)]
+        broken = [f"line {line}" for line, cell in rows if not cell.isprintable()]
+        for text, advice, items in (
+            ("empty or NA", "fill in the ids, or take these rows out", empty),
+            ("ids with line breaks or other control characters", "correct the ids", broken),
+        ):
+            if items:
+                found.append(IdProblem(f"column {name!r}: {text}", advice, tuple(items)))
+    count = Counter(slide for slide in slides if not cells.is_missing(slide))
+    twice = tuple(slide for slide, rows_of_slide in count.items() if rows_of_slide > 1)
     if twice:
-        raise ValueError(f"{path}: expected one row per slide; in several rows: {listed(twice)}")
-    return columns
+        text = "expected one row per slide; slides in several rows"
+        found.append(IdProblem(text, "keep one row per slide", twice))
+    return found
+
+
+def _usable_cells(path: Path, columns: Columns, names: Sequence[str]) -> list[list[str]]:
+    """The columns of these names, the first two of which are ids without fault."""
+    read = read_cells(path, columns, names)
+    for problem in id_problems(columns, read):
+        raise ValueError(f"{path}, {problem.text} ({listed(problem.items)}); {problem.advice}")
+    return read.columns
 
 
 def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -191,7 +235,7 @@ def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tupl
     found: dict[str, list[str]] = {patient: [] for patient in sorted(set(patients))}
     for patient, slide in zip(patients, slides, strict=True):
         found[patient].append(slide)
-    return {patient: tuple(sorted(of)) for patient, of in found.items()}
+    return {patient: tuple(sorted(of_patient)) for patient, of_patient in found.items()}
 
 
 def read_slides(
@@ -212,7 +256,7 @@ def read_slides(
             two rows.
     """
     columns = columns or Columns()
-    patients, slides = _cells(Path(path), (columns.patient, columns.slide))
+    patients, slides = _usable_cells(Path(path), columns, (columns.patient, columns.slide))
     return _slides_of(patients, slides)
 
 
@@ -229,26 +273,31 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: for anything but a CSV file; missing columns; no rows; empty ids; a time that
-            is not a finite number, or negative; an event that is neither 0 nor 1; a patient whose
-            rows disagree in time or event; a slide in two rows; patients without time or event,
-            unless they are to be dropped.
+            is not a finite number, or negative; an event that is neither 0 nor 1 nor a usual word;
+            a patient whose rows disagree in time or event; a slide in two rows; patients without
+            time or event, unless they are to be dropped.
     """
     path, columns = Path(path), columns or Columns()
-    (patients, slides, *label_cells), left_out = without_unlabeled(_cells(path, columns.names))
+    read = _usable_cells(path, columns, columns.names)
+    (patients, slides, times, events), left_out = without_unlabeled(read)
     if left_out and columns.unlabeled == "refuse":
         raise ValueError(
             f"{path}: expected numbers in the columns {columns.time!r} and {columns.event!r}; "
             f"found none for {listed(left_out)}; fill them in, or leave these patients out by "
-            "--config.data.unlabeled=drop (--unlabeled drop of steph_jax.split)"
+            "--config.data.unlabeled=drop"
         )
     if not patients:
         raise ValueError(f"{path}: no patient has both {columns.time!r} and {columns.event!r}")
-    times, events = (
-        csv_files.numbers(path, name, patients, cells)
-        for name, cells in zip(columns.names[2:], label_cells, strict=True)
+    rows = list(
+        zip(
+            patients,
+            _numbers(path, columns.time, patients, times),
+            _event_codes(path, columns, patients, events),
+            strict=True,
+        )
     )
     slides_of = _slides_of(patients, slides)
-    days, died = _labels(path, columns, list(zip(patients, times, events, strict=True)))
+    days, died = _labels(path, columns, rows)
     return SurvivalTable(
         path=path,
         patients=tuple(slides_of),
@@ -270,15 +319,49 @@ def without_unlabeled(
     patients, slides, *labels = columns
     labeled = {
         patient
-        for patient, *cells in zip(patients, *labels, strict=True)
-        if not any(cell.lower() in _UNKNOWN for cell in cells)
+        for patient, *row in zip(patients, *labels, strict=True)
+        if not any(map(cells.is_missing, row))
     }
     kept = [
-        [cell for cell, patient in zip(cells, patients, strict=True) if patient in labeled]
-        for cells in columns
+        [cell for cell, patient in zip(column, patients, strict=True) if patient in labeled]
+        for column in columns
     ]
     others = [i for i, patient in enumerate(patients) if patient not in labeled]
     return kept, _slides_of([patients[i] for i in others], [slides[i] for i in others])
+
+
+def _numbers(path: Path, column: str, patients: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """Cells of the column of times as numbers."""
+    values = list(map(cells.number, texts))
+    bad = [
+        f"{patient}: {text!r}"
+        for patient, text, value in zip(patients, texts, values, strict=True)
+        if np.isnan(value)
+    ]
+    if bad:
+        hint = "; write decimals with a point" if any(map(cells.has_comma, texts)) else ""
+        found = listed(dict.fromkeys(bad))
+        raise ValueError(f"{path}, column {column!r}: expected numbers; found {found}{hint}")
+    return values
+
+
+def _event_codes(
+    path: Path, columns: Columns, patients: Sequence[str], texts: Sequence[str]
+) -> list[float]:
+    """Cells of the column of events as 0 and 1."""
+    codes = [cells.event_code(text, columns.event_coding) for text in texts]
+    bad = [
+        f"{patient}: {text!r}"
+        for patient, text, code in zip(patients, texts, codes, strict=True)
+        if code not in (0, 1)
+    ]
+    if bad:
+        found = listed(dict.fromkeys(bad))
+        advice = cells.event_advice(list(dict.fromkeys(texts)), columns.event_coding)
+        raise ValueError(
+            f"{path}, column {columns.event!r}: events must be 0 or 1; found {found}; {advice}"
+        )
+    return codes
 
 
 def _labels(
@@ -289,7 +372,7 @@ def _labels(
     disagree = {}
     for patient, time, event in rows:
         first = labels.setdefault(patient, (time, event))
-        if repr(first) != repr((time, event)):  # text, so that a NaN equals a NaN
+        if first != (time, event):
             disagree[patient] = f"{patient}: {first} and {(time, event)}"
     if disagree:
         raise ValueError(
@@ -304,80 +387,3 @@ def _labels(
         raise ValueError(
             f"{path}, columns {columns.time!r} and {columns.event!r}: {error}"
         ) from error
-
-
-def read_split(path: str | os.PathLike[str]) -> Split:
-    """Reads the patient ids of one fold: a CSV file with a column per part, padded with empties.
-
-    Args:
-        path: the file, with columns train, test and perhaps validation or val, and perhaps a first
-            column without a name (a row number, ignored).
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for anything but a CSV file, or other columns.
-    """
-    path = Path(path)
-    header, rows = csv_files.read(path, WHERE_TO_GET_DATA)
-    named = header[1:] if header[0] in ("", "Unnamed: 0") else header
-    validation = [name for name in ("validation", "val") if name in named]
-    if len(validation) > 1 or sorted(named) != sorted(["train", "test", *validation]):
-        raise ValueError(
-            f"{path}: expected the columns train, test and perhaps one of validation, val; found "
-            f"{', '.join(named)}"
-        )
-    parts = {
-        name: tuple(cells[header.index(name)] for _, cells in rows if cells[header.index(name)])
-        for name in named
-    }
-    return Split(path, parts["train"], parts["test"], parts[validation[0]] if validation else ())
-
-
-def without_left_out(split: Split, table: SurvivalTable) -> Split:
-    """A split without the patients that its table leaves out for want of time or event."""
-
-    def kept(patients: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(patient for patient in patients if patient not in table.left_out)
-
-    return Split(split.path, kept(split.train), kept(split.test), kept(split.validation))
-
-
-def split_problems(split: Split, table: SurvivalTable) -> list[Problem]:
-    """Everything that makes a split unfit for its table; empty if nothing does."""
-    parts = {"train": split.train, "test": split.test, "validation": split.validation}
-    problems = [
-        Problem(f"expected patients in {name}, found none")
-        for name in ("train", "test")
-        if not parts[name]
-    ]
-    for name, patients in parts.items():
-        twice = tuple(patient for patient, count in Counter(patients).items() if count > 1)
-        if twice:
-            problems.append(Problem(f"patients more than once in {name}", twice))
-    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        shared = tuple(sorted(set(parts[one]) & set(parts[other])))
-        if shared:
-            problems.append(Problem(f"patients in both {one} and {other}", shared))
-    for name, patients in parts.items():
-        unknown = tuple(dict.fromkeys(p for p in patients if p not in table.row_of))
-        if unknown:
-            numbers = all(patient.removesuffix(".0") in table.row_of for patient in unknown)
-            hint = " (written as numbers there: pad the columns as text)" if numbers else ""
-            problems.append(Problem(f"patients of {name} that {table.path} lacks{hint}", unknown))
-    known = [table.row_of[patient] for patient in split.train if patient in table.row_of]
-    if known and not table.event[known].any():
-        problems.append(Problem("expected events among the training patients, found none"))
-    return problems
-
-
-def check_split(split: Split, table: SurvivalTable) -> None:
-    """Refuses a split that its table does not fit.
-
-    Raises:
-        ValueError: for an empty train or test part; a patient more than once in a part, or in two
-            parts; patients that the table lacks; no event in training. Names all of these at once,
-            at most ten patients each.
-    """
-    problems = split_problems(split, table)
-    if problems:
-        raise ValueError(f"{split.path}: {'; '.join(map(str, problems))}")

@@ -15,7 +15,8 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
 from steph_jax.data.cohort import Cohort
 from steph_jax.data.leaks import find_leaks
-from steph_jax.data.tables import read_table, split_path, table_path
+from steph_jax.data.splits import split_path
+from steph_jax.data.tables import read_table, table_path
 from steph_jax.messages import listed
 from steph_jax.survival import metrics
 from steph_jax.training.config import Config
@@ -101,9 +102,10 @@ def members(config: Config, cohort: Cohort, pool: Pool, fold: int) -> Sequence[t
 def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> None:
     """Says on the log which test patients models of sources were, or may have been, fitted on."""
     patients = cohort.table.patients
+    slides = dict(zip(patients, cohort.table.slides, strict=True))
     test = {fold: [patients[i] for i in split.test] for fold, split in cohort.folds.items()}
     root, columns = config.data.folder, config.data.table_columns
-    search = find_leaks(root, cohort.dataset, test, tuple(sources), columns)
+    search = find_leaks(root, cohort.dataset, test, tuple(sources), columns, slides)
     for problem in search.unreadable:
         logging.warning("%s; patients cannot be compared", problem)
     for leak in search.leaks:

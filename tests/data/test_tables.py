@@ -8,7 +8,15 @@ import pytest
 
 from steph_jax.data import tables
 from steph_jax.data.cohort import load_cohort
-from steph_jax.data.tables import Columns, Split, check_split, read_slides, read_split, read_table
+from steph_jax.data.splits import (
+    Split,
+    check_split,
+    read_split,
+    split_path,
+    split_problems,
+    without_left_out,
+)
+from steph_jax.data.tables import Columns, read_slides, read_table
 from steph_jax.survival.time_bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
 
 HEADER = "patient_id,pathology_id,project,t,e\n"
@@ -57,9 +65,9 @@ def test_the_order_of_rows_and_columns_changes_nothing(csv_file):
 
 
 def test_ids_are_text(csv_file):
-    table = read_table(csv_file(HEADER + "007,1e5,X,1,1\n7,NA,X,2,0\nnan,00,X,3,0\n"))
-    assert table.patients == ("007", "7", "nan")
-    assert table.slides == (("1e5",), ("NA",), ("00",))
+    table = read_table(csv_file(HEADER + "007,1e5,X,1,1\n7,NaN-1,X,2,0\n1e3,00,X,3,0\n"))
+    assert table.patients == ("007", "1e3", "7")
+    assert table.slides == (("1e5",), ("00",), ("NaN-1",))
 
 
 def test_spaces_blank_lines_and_a_byte_order_mark_are_harmless(csv_file):
@@ -86,14 +94,17 @@ def test_an_unknown_patient_is_named(csv_file):
         (HEADER + "P1,a,X,1,N/A\nP2,b,X,1,1\n", "numbers in the columns 't' and 'e'"),
         (HEADER + "P1,a,X,1e999,1\n", "times must be finite; found P1: inf"),
         (HEADER + "P1,a,X,-3,1\n", r"times must not be negative; found P1: -3\.0"),
-        (HEADER + "P1,a,X,3,2\n", r"'t' and 'e': events must be 0 or 1; found P1: 2\.0"),
-        (HEADER + "P1,a,X,3,dead\n", "column 'e': expected numbers; found P1: 'dead'"),
+        (
+            HEADER + "P1,a,X,3,2\n",
+            r"column 'e': events must be 0 or 1; found P1: '2'; 1 is death seen and 0 is ",
+        ),
+        (HEADER + "P1,a,X,3,sick\n", "must be 0 or 1; found P1: 'sick'; write 1 where .*DECEASED"),
         (HEADER + "P1,a,X,3,1\nP1,b,X,4,1\n", r"P1: \(3\.0, 1\.0\) and \(4\.0, 1\.0\)"),
         (HEADER + "P1,a,X,3,1\nP1,b,X,3,0\n", r"one \(t, e\) for all rows of a patient"),
-        (HEADER + "P1,a,X,3,1\nP1,a,X,3,1\n", "one row per slide; in several rows: a"),
-        (HEADER + "P1,a,X,3,1\nP2,a,X,3,1\n", "one row per slide; in several rows: a"),
-        (HEADER + ",a,X,3,1\n", "column 'patient_id': empty in line 2"),
-        (HEADER + "P1,,X,3,1\n", "column 'pathology_id': empty in line 2"),
+        (HEADER + "P1,a,X,3,1\nP1,a,X,3,1\n", r"one row per slide; slides in several rows \(a\)"),
+        (HEADER + "P1,a,X,3,1\nP2,a,X,3,1\n", r"one row per slide; slides in several rows \(a\)"),
+        (HEADER + ",a,X,3,1\n", r"column 'patient_id': empty or NA \(line 2\); fill in"),
+        (HEADER + "P1,NA,X,3,1\n", r"column 'pathology_id': empty or NA \(line 2\); fill in"),
         (HEADER + "P1,a,X,3,1,9\n", "line 2: expected 5 cells as in the header, found 6"),
         (b"patient_id\xff\n", "expected a CSV file in UTF-8"),
         (HEADER + "P1," + "a" * 200_000 + ",X,3,1\n", "expected a CSV file in UTF-8"),
@@ -116,7 +127,7 @@ def test_a_missing_file_says_where_data_are(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"any_name_survival\.csv.*UNI2-h-DSS.*make demo"):
         read_table(path)
     with pytest.raises(FileNotFoundError, match=r"splits_3\.csv: no such file"):
-        read_split(tables.split_path(tmp_path, "any_name", 3))
+        read_split(split_path(tmp_path, "any_name", 3))
 
 
 def test_other_columns_units_and_codings(csv_file):
@@ -150,7 +161,7 @@ def test_patients_without_labels_are_dropped_where_that_is_asked_for(csv_file):
     assert table.event.tolist() == [True, False]
     assert table.left_out == {"P2": ("P2-a", "P2-b"), "P3": ("P3-a",), "P4": ("P4-a",)}
     split = Split(csv_file(""), ("P1", "P2"), ("P3", "P5"), ("P4",))
-    assert tables.without_left_out(split, table) == Split(split.path, ("P1",), ("P5",))
+    assert without_left_out(split, table) == Split(split.path, ("P1",), ("P5",))
     assert read_table(csv_file(GOOD), drop).left_out == {}
     with pytest.raises(ValueError, match=r"expected numbers; found P6: ''"):
         read_table(csv_file(HEADER + "P6,a,X,,1\nP6,b,X,3,1\n"), drop)
@@ -223,7 +234,7 @@ def test_a_sound_split_passes(tmp_path, table):
     [
         (["P0", "P1"], ["P1"], [], "patients in both train and test: P1"),
         (["P0", "P1"], ["P2"], ["P1"], "patients in both train and validation: P1"),
-        (["P0", "P1"], ["P2"], ["P2"], "patients in both validation and test: P2"),
+        (["P0", "P1"], ["P2"], ["P2"], "patients in both test and validation: P2"),
         (["P1", "P1"], ["P2"], [], "more than once in train: P1"),
         (["P1", "Q1"], ["P2"], [], r"train that .*cohort_survival\.csv lacks: Q1"),
         (["P0", "P2"], ["P1"], [], "expected events among the training patients, found none"),
@@ -240,13 +251,15 @@ def test_unfit_splits_are_refused(tmp_path, table, train, test, validation, mess
 def test_ids_that_a_padded_column_turned_into_numbers_are_recognized(csv_file, tmp_path):
     table = read_table(csv_file(HEADER + "101,a,X,1,1\n102,b,X,2,0\n"))
     split = make_split(tmp_path, ["101"], ["102.0"])
-    with pytest.raises(ValueError, match=r"lacks \(written as numbers there: .*\): 102\.0"):
+    with pytest.raises(
+        ValueError, match=r"the same persons .*102\.0 here is 102 there\): 102\.0; keep"
+    ):
         check_split(split, table)
 
 
 def test_all_problems_are_named_at_once(tmp_path, table):
     split = make_split(tmp_path, ["P0", "P2", "Q"], ["P2", "P2"])
-    problems = tables.split_problems(split, table)
+    problems = split_problems(split, table)
     assert [problem.patients for problem in problems] == [("P2",), ("P2",), ("Q",), ()]
     with pytest.raises(ValueError, match=r"more than once in test: P2; .*both.*; .*lacks: Q; "):
         check_split(split, table)
@@ -344,7 +357,7 @@ def test_real_tables_and_splits_fit_each_other(shared):
     for cohort in cohorts:
         table = read_table(tables.table_path(root, cohort))
         for fold in range(5):
-            split = read_split(tables.split_path(root, cohort, fold))
+            split = read_split(split_path(root, cohort, fold))
             check_split(split, table)
             assert len(split.train) + len(split.test) == len(table)
     gbmlgg = read_table(tables.table_path(root, "tcga_gbmlgg"))

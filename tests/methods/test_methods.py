@@ -17,7 +17,8 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.features.open import open_features
 from steph_jax.data.simulation import Settings
-from steph_jax.data.tables import read_slides, read_split, read_table, split_path, table_path
+from steph_jax.data.splits import read_split, split_path
+from steph_jax.data.tables import read_slides, read_table, table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.methods.base import as_numpy
 from steph_jax.methods.registry import RECIPES

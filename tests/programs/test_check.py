@@ -21,16 +21,8 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
 from steph_jax.checks.findings import Status
 from steph_jax.data.simulation import Settings
-from steph_jax.data.tables import (
-    DAYS_PER_UNIT,
-    Columns,
-    Split,
-    SurvivalTable,
-    read_split,
-    read_table,
-    split_path,
-    table_path,
-)
+from steph_jax.data.splits import Split, read_split, split_path
+from steph_jax.data.tables import DAYS_PER_UNIT, Columns, SurvivalTable, read_table, table_path
 from steph_jax.methods.base import as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
@@ -225,7 +217,7 @@ def test_every_problem_of_a_table_is_found(tmp_path):
     path.write_text(HEADER + "\n".join(rows) + "\n")
     table, found = tables.check_table(path, Columns())
     expected = {
-        "'patient_id' is empty": ("line 7",),
+        "'patient_id': empty or NA": ("line 7",),
         "slides in several rows": ("P4-a",),
         "without a number in 't' or 'e'": ("P2",),
         "no finite numbers": ("P4: '1_0'",),
@@ -246,9 +238,9 @@ def test_a_table_with_other_columns(tmp_path):
     path.write_text("case,slide,months,censored\nP1,a,1,0\n")
     table, (found,) = tables.check_table(path, Columns())
     assert table is None
-    assert "found columns that are missing" in found.message
-    assert "case, slide, months, censored" in found.message
-    assert "name them by data.columns.patient, .slide, .time" in found.advice
+    assert "missing patient_id, pathology_id, t, e" in found.message
+    assert "found case, slide, months, censored" in found.message
+    assert "name yours by data.columns.patient, data.columns.slide" in found.message
     named = Columns("case", "slide", "months", "censored", "months", "censorship")
     table, found = tables.check_table(path, named)
     assert findings.worst(found) == Status.OK
@@ -278,7 +270,7 @@ def test_patients_without_labels(tmp_path):
 def test_codings_of_others(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "A,a,x,1,1\nB,b,x,2,2\n")
-    assert "R's coding" in having(tables.check_table(path, Columns())[1], "expected 0 or 1").advice
+    assert "R's codes" in having(tables.check_table(path, Columns())[1], "expected 0 or 1").advice
 
 
 def test_tcga_barcodes(tmp_path):
@@ -365,7 +357,8 @@ def test_every_problem_of_splits_is_found(tmp_path):
     assert set(splits) == {0, 1}
     assert having(found, "in both train and test (1)").items == ("p00",)
     assert having(found, "in both train and test, under two ids").items == ("P09 and p09",)
-    assert having(found, "that table.csv lacks").items == ("P09", "q")
+    assert having(found, "P09 here is p09 there").items == ("P09",)
+    assert having(found, "that table.csv lacks").items == ("q",)
     assert "splits_1.csv: expected events" in having(found, "among the training").message
     assert having(found, "splits_0.csv: 10 training patients").advice == (
         "lower --config.batch_size (now 11)"

@@ -9,7 +9,8 @@ import pytest
 
 from steph_jax import cli, split
 from steph_jax.data.folds import choose_validation, make_folds, strata, tissue_source_site
-from steph_jax.data.tables import check_split, read_split, read_table
+from steph_jax.data.splits import check_split, read_split
+from steph_jax.data.tables import read_table
 
 
 def cohort(num=83, rate=0.4, num_sites=6, seed=0):

@@ -20,6 +20,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.data import tables
 from steph_jax.data.features.open import open_features
+from steph_jax.data.splits import read_split
 from steph_jax.evaluation import fold_results
 from steph_jax.survival import metrics
 from steph_jax.training import epoch, experiment, loop, resume
@@ -96,7 +97,7 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
         assert folds[fold] == found["test"]["c_index"]
         assert found["train_slides_per_second"] > 0
         assert {"c_index", "nll"} <= set(found["train"])
-        split = tables.read_split(home / "data" / "sim_a" / f"splits_{fold}.csv")
+        split = read_split(home / "data" / "sim_a" / f"splits_{fold}.csv")
         assert table["patient_id"].tolist() == list(split.test)
 
         weights = pd.read_csv(directory / "merge_weights_test.csv")
@@ -337,10 +338,10 @@ def copied(home: pathlib.Path, tmp_path: pathlib.Path) -> dict:
 
 def test_test_patients_whom_a_source_has_seen_are_told(home, tmp_path, caplog):
     config = copied(home, tmp_path) | {"folds": [0], "epochs": 1}
-    split = tables.read_split(tmp_path / "data" / "sim_a" / "splits_0.csv")
+    split = read_split(tmp_path / "data" / "sim_a" / "splits_0.csv")
     shutil.copytree(home / "data" / "sim_b", tmp_path / "data" / "sim_b")
     path = tmp_path / "data" / "sim_b" / "splits_0.csv"
-    theirs = tables.read_split(path)
+    theirs = read_split(path)
     parts = {"train": (*theirs.train, split.test[0]), "test": theirs.test}
     pd.DataFrame({name: pd.Series(of) for name, of in parts.items()}).to_csv(path, index=False)
     with caplog.at_level("WARNING"):

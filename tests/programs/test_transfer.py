@@ -12,6 +12,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.data import tables
 from steph_jax.data.features.open import open_features
+from steph_jax.data.splits import read_split, split_path
 from steph_jax.survival import metrics
 
 
@@ -28,7 +29,7 @@ def config(world):
 def predicted_c_index(world, member, target, fold):
     """C-index of a pool member on the test patients of a fold, by way of `predict`."""
     table = tables.read_table(tables.table_path(world / "data", target))
-    test = tables.read_split(tables.split_path(world / "data", target, fold)).test
+    test = read_split(split_path(world / "data", target, fold)).test
     rows = [table.row_of[patient] for patient in test]
     slides = {patient: table.slides[i] for patient, i in zip(test, rows, strict=True)}
     model = saved_model.load_model(world / "pool" / member)
@@ -113,7 +114,7 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
         text = (here / "data/sim_a" / name.format("a")).read_text()
         (here / "data/sim_b" / name.format("b")).write_text(text)
     transfer.transfer(config | {"sources": ["sim_b"], "folds": [0, 1]}, tmp_path / "W")
-    tested = tables.read_split(here / "data/sim_a/splits_1.csv").test
+    tested = read_split(here / "data/sim_a/splits_1.csv").test
     said = f"test patients of sim_a whom the model of sim_b was trained on ({len(tested)}): fold 1"
     assert said in caplog.text
 

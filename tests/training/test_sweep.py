@@ -22,6 +22,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.simulation import Settings
+from steph_jax.data.splits import read_split, split_path
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.methods.base import as_numpy
 from steph_jax.models import abmil
@@ -283,7 +284,7 @@ def test_what_became_of_test_patients_changes_nothing(home, swept, tmp_path):
     shutil.copytree(home / "data" / "sim_a", tmp_path / "data" / "sim_a")
     path = tables.table_path(tmp_path / "data", "sim_a")
     table = pd.read_csv(path, dtype={"patient_id": str})
-    split = tables.read_split(tables.split_path(home / "data", "sim_a", 0))
+    split = read_split(split_path(home / "data", "sim_a", 0))
     tested = np.flatnonzero(table["patient_id"].isin(split.test))
     shuffled = np.random.default_rng(0).permutation(tested)
     table.loc[tested, ["t", "e"]] = table.loc[shuffled, ["t", "e"]].to_numpy()

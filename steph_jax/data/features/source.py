@@ -6,8 +6,9 @@
     read_bag(source, patient_slides)                   a patient's slides joined along patches
 
 Formats are told by extensions, and a folder may mix them. Slide ids are file names without the
-extension (they may hold dots themselves). A table may name slides with the extension of their image
-(`X.svs`): where there is no slide of that name, it is `X`. See `patches` for what a file may hold.
+extension (they may hold dots themselves). A table may name slides by their files, with the
+extension of the image or of the features and with folders before it (`batch_1/X.svs`): where there
+is no slide of that name, it is `X`. See `patches` for what a file may hold.
 """
 
 import abc
@@ -26,21 +27,30 @@ SLIDE_EXTENSIONS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
     *(".czi", ".svslide", ".vms", ".bif", ".qptiff", ".dcm"),
 )
+#: Extensions of files of features, which they carry as well.
+FEATURE_EXTENSIONS = (".h5", ".hdf5", ".npy", ".npz", ".pt", ".pth")
 
 
 class EmptyBag(ValueError):
     """A patient without a single patch in any slide."""
 
 
+def slide_name(slide_id: str) -> str:
+    """The name of a slide without the folders and the extension of its file."""
+    name = slide_id.replace("\\", "/").rpartition("/")[2]
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in (*SLIDE_EXTENSIONS, *FEATURE_EXTENSIONS) else name
+
+
 def own_id(slide_id: str, there: Container[str]) -> str | None:
-    """The id among `there` that an id of a table means: the same, or without an image's extension.
+    """The id among `there` that an id of a table means: the same, or the name of the same file.
 
     None where there is neither.
     """
     if slide_id in there:
         return slide_id
-    stem, extension = os.path.splitext(slide_id)
-    return stem if extension.lower() in SLIDE_EXTENSIONS and stem in there else None
+    name = slide_name(slide_id)
+    return name if name in there else None
 
 
 def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
@@ -184,7 +194,7 @@ class FeatureSource(abc.ABC):
         return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
 
     def require(self, slide_ids: Iterable[str]) -> None:
-        """Sees to it that every one of `slide_ids` is there, and is another slide.
+        """Demands that every one of `slide_ids` is there, and is another slide.
 
         Raises:
             FileNotFoundError: some are not; lists them.
