@@ -59,7 +59,7 @@ def run(
     """Checks a run, prints and writes the report; returns the exit status."""
     try:
         if json_file:
-            files.expect_folder(pathlib.Path(json_file))
+            files.check_output(pathlib.Path(json_file))
         found = check(record, seconds=seconds, slide_seconds=slide_seconds)
         dataset = str(record.get("dataset"))
         write(dataset, found, json_file, out)

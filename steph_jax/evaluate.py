@@ -28,14 +28,15 @@ def main() -> int:
     """The entry point."""
     workdir = pathlib.Path(flags.FLAGS.workdir)
     config = stored_config(workdir)
-    with run_directory.locked(workdir):
-        directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
-        done = [f for f, at in directories.items() if run_directory.training_record(at).is_file()]
-        if not done:
-            raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
+    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
+    done = [f for f, at in directories.items() if run_directory.training_record(at).is_file()]
+    if not done:
+        raise ValueError(f"{workdir}: no fold is finished yet; run steph_jax.train to its end")
+    with run_directory.folds_locked(workdir, done):
         for fold in done:
             evaluate_fold(directories[fold], config, flags.FLAGS.features)
-        run_summary.write(workdir, config.dataset, config.method, config.seed, done)
+        with run_directory.locked(workdir, run_directory.TURN_SECONDS):
+            run_summary.write(workdir, config.dataset, config.method, config.seed, done)
     return 0
 
 

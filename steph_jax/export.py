@@ -10,14 +10,13 @@ Models of other kinds are written to safetensors under the names of our own tree
 rounded.
 """
 
-import os
 import pathlib
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 from absl import flags
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from steph_jax import cli, files, run_directory
 from steph_jax.checkpoints import saved_model, torch_names
@@ -41,7 +40,7 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
     Raises:
         ValueError: another ending; a kind of model that has no published class, for .pth.
     """
-    files.expect_folder(out)
+    files.check_output(out)
     if out.suffix == ".pth":
         if model.kind not in ("abmil", "steph"):
             raise ValueError(
@@ -50,12 +49,8 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
             )
         write_state_dict(out, state_dict(model))
     elif out.suffix == ".safetensors":
-        temporary = files.temporary_name(out)
-        try:
-            save_file(state_dict(model), temporary, metadata={"kind": model.kind})
-            os.replace(temporary, out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.whole(out) as temporary:
+            temporary.write_bytes(save(state_dict(model), metadata={"kind": model.kind}))
     else:
         raise ValueError(f"{out}: expected a name that ends in .safetensors or .pth")
 

@@ -1,33 +1,78 @@
-"""A run's working directory: one run at a time, its settings, what is finished."""
+"""A run's working directory: one run at a time on each fold, its settings, what is finished."""
 
 import contextlib
-import fcntl
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from steph_jax import files
+from steph_jax import files, locks
 
 SETTINGS = "config.json"
 
 
-@contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Holds a working directory, made if need be; the lock ends with the process, however it ends.
+#: Seconds to wait for another process that writes settings or the summary of the same run.
+TURN_SECONDS = 60.0
+
+
+def make(workdir: pathlib.Path) -> None:
+    """Makes a working directory, if need be.
 
     Raises:
-        ValueError: another run holds it.
+        ValueError: something else is in its place.
+        OSError: it cannot be made.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{workdir}: another run is at work here; wait for it, or choose another --workdir"
-            ) from None
+    files.check_output_folder(workdir)
+    with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path, wait: float = 0.0) -> Iterator[None]:
+    """Holds what the folds of a run share; the directory is made if need be.
+
+    Args:
+        workdir: of the run.
+        wait: seconds to wait for another process that holds it.
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: the file system cannot lock.
+    """
+    make(workdir)
+    busy = f"{workdir}: another run is at work here; wait for it, or choose another --workdir"
+    with locks.hold(workdir / ".lock", busy, wait, directory=workdir):
         yield
+
+
+@contextlib.contextmanager
+def folds_locked(workdir: pathlib.Path, folds: Iterable[int]) -> Iterator[None]:
+    """Holds some folds of a run, so that other processes may work on the others.
+
+    Raises:
+        ValueError: another process holds one of them; none is held then.
+        OSError: the file system cannot lock.
+    """
+    make(workdir)
+    with contextlib.ExitStack() as stack:
+        for fold in sorted(folds):
+            directory = fold_directory(workdir, fold)
+            with files.writing(directory):
+                directory.mkdir(exist_ok=True)
+            busy = (
+                f"{directory}: another run is at work on this fold; wait for it, or choose other "
+                "--config.folds or another --workdir"
+            )
+            lock = workdir / f".{directory.name}.lock"
+            stack.enter_context(locks.hold(lock, busy, directory=directory))
+            stack.callback(_remove_if_empty, directory)
+        yield
+
+
+def _remove_if_empty(directory: pathlib.Path) -> None:
+    """Removes the directory of a fold that nothing was written to."""
+    if not any(directory.iterdir()):
+        directory.rmdir()
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

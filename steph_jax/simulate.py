@@ -177,9 +177,8 @@ def _write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> N
         index = np.arange(len(features))
         width = int(np.ceil(np.sqrt(len(features))))
         coords = np.stack([index % width, index // width], axis=1).astype(np.int32) * _PATCH_SIZE
-        temporary = files.hidden_name(path)
-        write_hdf5(temporary, features, coords, made_by="simulated")
-        temporary.replace(path)
+        with files.whole(path) as temporary:
+            write_hdf5(temporary, features, coords, made_by="simulated")
 
 
 def _claim(out: pathlib.Path, settings: Settings) -> bool:

@@ -9,11 +9,11 @@ give the same folds.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -117,13 +117,12 @@ def write_splits(splits: Sequence[Split], overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # All are written before the first has its name; those of the last split are gone by then, so
     # that a program that is ended leaves no fold of one split beside a fold of another.
-    written = [(files.temporary_name(split.path), split) for split in splits]
-    for temporary, split in written:
-        temporary.write_text(split_text(split), encoding="utf-8")
-    for path in there:
-        path.unlink()
-    for temporary, split in written:
-        os.replace(temporary, split.path)
+    with contextlib.ExitStack() as stack:
+        for split in splits:
+            temporary = stack.enter_context(files.whole(split.path))
+            temporary.write_text(split_text(split), encoding="utf-8")
+        for path in there:
+            path.unlink()
 
 
 def split_text(split: Split) -> str:

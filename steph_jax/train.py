@@ -79,29 +79,32 @@ def train(
     grid = parse(sweeps, config)
     # Before the features are read: a pool that lacks a model is known at once.
     model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
-    with run_directory.locked(workdir):
+    with run_directory.folds_locked(workdir, unfinished):
         stored = record | grid.record()
         run_directory.settled(workdir, stored, FREE)
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
-        run_directory.settle(workdir, stored, FREE)
+        with run_directory.locked(workdir, run_directory.TURN_SECONDS):
+            run_directory.settle(workdir, stored, FREE)
         if run is not None and model is not None:
             if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config.seed)
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
             for fold, directory in unfinished.items():
-                directory.mkdir(exist_ok=True)
+                if run_directory.is_finished(directory):  # by another process, before the lock
+                    continue
                 chosen = sweep.select(run, grid, fold, directory)
                 train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
-        return run_summary.write(
-            workdir,
-            config.dataset,
-            config.method,
-            config.seed,
-            run_directory.finished_folds(workdir),
-        )
+        with run_directory.locked(workdir, run_directory.TURN_SECONDS):
+            return run_summary.write(
+                workdir,
+                config.dataset,
+                config.method,
+                config.seed,
+                run_directory.finished_folds(workdir),
+            )
 
 
 def look_ahead(

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(steph_jax.__file__).parent
 #: Folders and shared files, each of which may import those before it and itself.
 ORDER = (
     "messages",
+    "locks",
     "files",
     "records",
     "run_directory",
@@ -27,7 +28,7 @@ ORDER = (
 )
 #: What a folder may not import although it stands before it in `ORDER`.
 STRANGERS = {
-    "survival": {"files", "records", "run_directory"},
+    "survival": {"locks", "files", "records", "run_directory"},
     "data": {"models", "run_directory"},
     "plots": {"models", "data", "run_directory"},
     "training": {"checks"},
@@ -39,6 +40,7 @@ HOMES = {
     "orbax": ("checkpoints.arrays",),
     "lifelines": ("survival.",),
     "matplotlib": ("plots",),
+    "filelock": ("locks",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
     "torch": (),
@@ -85,7 +87,7 @@ def rooms(module):
 
 def test_nothing_lies_loose():
     files = {file.stem for file in ROOT.glob("*.py")} - {"__init__"}
-    assert files - PROGRAMS == {"cli", "files", "messages", "records", "run_directory"}
+    assert files - PROGRAMS == {"cli", "files", "locks", "messages", "records", "run_directory"}
     assert set(ORDER) - files == FOLDERS
 
 

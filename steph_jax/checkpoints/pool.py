@@ -11,11 +11,14 @@ import os
 import pathlib
 import re
 
+from steph_jax import files, locks
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.models.abmil import Architecture
 
 NULL = "null"
+#: Seconds to wait for another process that adds a model.
+_TURN_SECONDS = 60.0
 _MEMBER = re.compile(r"(?P<dataset>.+)-fold_(?P<fold>\d+)")
 #: What models that are merged may differ in.
 _FREE = ("dropout",)
@@ -102,12 +105,18 @@ class Pool:
     def add(self, name: str, model: SavedModel) -> pathlib.Path:
         """Stores a model under a name, in place of one that has it, and returns its directory.
 
+        Processes that add models at the same time take turns.
+
         Raises:
             ValueError: as `expect_room` does.
         """
-        self.expect_room(name, model.architecture)
         path = self.root / name
-        saved_model.save_model(path, model)
+        busy = f"{self.root}: another process is adding a model; give the same command again"
+        with files.writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        with locks.hold(self.root / ".lock", busy, wait=_TURN_SECONDS):
+            self.expect_room(name, model.architecture)
+            saved_model.save_model(path, model)
         return path
 
     def expect_room(self, name: str, architecture: Architecture) -> None:

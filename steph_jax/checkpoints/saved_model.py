@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from steph_jax import files, records
+from steph_jax import files, locks, records
 from steph_jax.checkpoints import arrays, model_record
 from steph_jax.checkpoints.model_record import Described
 from steph_jax.models import abmil
@@ -63,7 +63,8 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
     already is replaced at that moment.
 
     Args:
-        path: directory of the model; its parents are made if need be.
+        path: directory of the model; its parents are made if need be. No other process may write
+            it at the same time.
         model: the model.
 
     Raises:
@@ -72,16 +73,13 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
     """
     path = pathlib.Path(path).absolute()
     _check_architecture(model, str(path))
-    if not path.exists() and _replaced(path).exists():
-        os.rename(_replaced(path), path)
     if path.exists() and not (path / RECORD).is_file():
         raise ValueError(f"{path}: expected a model or nothing, found something else; remove it")
     remove_leftovers(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
+    new = files.hidden_name(path)
     try:
-        new.mkdir()
+        with files.writing(path):
+            new.mkdir(parents=True)
         record = records.sealed(
             {
                 "format": model_record.FORMAT,
@@ -93,6 +91,7 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
             }
         )
         (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        locks.check_held()
         if path.exists():
             os.rename(path, _replaced(path))
         os.rename(new, path)
@@ -154,9 +153,9 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
 
 def remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers of the model `path` left behind when they were killed."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.new-*"):
-        process = leftover.name.rpartition("-")[2]
-        if process.isdigit() and not files.is_running(int(process)):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process = locks.process_of(leftover.name)
+        if process is not None and process.is_gone():
             shutil.rmtree(leftover, ignore_errors=True)
     if path.exists():
         shutil.rmtree(_replaced(path), ignore_errors=True)

@@ -2,13 +2,13 @@
 docs/method.md)."""
 
 import dataclasses
-import fcntl
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 
+from steph_jax import locks
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
@@ -16,6 +16,9 @@ from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.layers import Linear
+
+#: Seconds to wait for another run that makes the null model of the same pool.
+_NULL_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +136,8 @@ def add_null(pool: Pool, architecture: Architecture, seed: int) -> None:
     the same one.
     """
     pool.root.mkdir(parents=True, exist_ok=True)
-    with open(pool.root / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    busy = f"{pool.root}: another run has been making the null model; give the same command again"
+    with locks.hold(pool.root / ".null.lock", busy, wait=_NULL_SECONDS):
         if not pool.has_null():
             pool.add(NULL, null_model(pool, architecture, seed))
 

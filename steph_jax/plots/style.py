@@ -82,13 +82,12 @@ def new_figure(title: str, width: float, height: float) -> Figure:
 
 @styled
 def save(figure: Figure, path: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes a PNG of 150 dots per inch, under a temporary name first; returns the path."""
+    """Writes a PNG of 150 dots per inch, whole or not at all; returns the path."""
     path = pathlib.Path(path)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI, metadata={"Software": None})
-    temporary = files.temporary_name(path)
-    temporary.write_bytes(picture.getvalue())
-    os.replace(temporary, path)
+    with files.whole(path) as temporary:
+        temporary.write_bytes(picture.getvalue())
     return path
 
 

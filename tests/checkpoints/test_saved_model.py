@@ -15,7 +15,7 @@ import pytest
 import released
 from absl import logging
 
-from steph_jax import records
+from steph_jax import locks, records
 from steph_jax.checkpoints import saved_model, torch_names
 from steph_jax.checkpoints.saved_model import SavedModel
 
@@ -86,11 +86,19 @@ def test_nothing_remains_of_a_failed_save(tmp_path, model):
 def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path, model):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    (tmp_path / f".m.new-{process.pid}").mkdir()
-    living = tmp_path / f".m.new-{os.getppid()}"
-    living.mkdir()
+    me = locks.this_process()
+    dead, living, elsewhere = (
+        tmp_path / f".m.{writer.temporary_suffix()}"
+        for writer in (
+            me._replace(number=process.pid),
+            me._replace(number=os.getppid()),
+            me._replace(number=process.pid, system="0" * 12),
+        )
+    )
+    for leftover in (dead, living, elsewhere):
+        leftover.mkdir()
     saved_model.save_model(tmp_path / "m", model)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [living.name, "m"]
+    assert {p.name for p in tmp_path.iterdir()} == {living.name, elsewhere.name, "m"}
 
 
 KILLED = """

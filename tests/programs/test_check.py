@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from configs import testing
-from steph_jax import check, cli, files, simulate
+from steph_jax import check, cli, locks, simulate
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
@@ -570,7 +570,7 @@ def test_an_interrupt_ends_the_processes_that_read(tmp_path):
         running.send_signal(signal.SIGINT)
         assert running.wait(100) == 130  # a slide is given up after 120 seconds
     pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    assert not any(files.is_running(pid) for pid in pids)
+    assert all(locks.this_process()._replace(number=pid).is_gone() for pid in pids)
     assert len(pids) == 2
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import simulated
 
-from steph_jax import convert, evaluate, export, predict, train
+from steph_jax import convert, evaluate, export, predict, run_directory, train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.data import tables
@@ -49,7 +49,8 @@ def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypa
     monkeypatch.setattr(experiment, "encoder", unreadable)
     with pytest.raises(OSError, match=r"x\.h5"):
         train.train(config, tmp_path / "w")
-    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    left = {path.name for path in (tmp_path / "w").iterdir()}
+    assert left == {".fold_0.lock", ".fold_1.lock"}
     assert not (tmp_path / "pool").exists()
     typed = Config.from_dict(config)
     cohort, pool = experiment.read_cohort(typed), Pool(tmp_path / "pool")
@@ -254,15 +255,34 @@ def test_folds_asked_for_in_parts_are_evaluated_together(home, tmp_path):
     assert summary["c_index"]["folds"] == each
 
 
-def test_a_second_run_in_one_directory_is_refused(home, tmp_path):
-    from steph_jax import run_directory
-
+def test_a_second_run_on_a_fold_is_refused(home, tmp_path):
+    config = simulated.config(home, folds=(0, 1))
     with (
-        run_directory.locked(tmp_path),
-        pytest.raises(ValueError, match="another run is at work"),
-        run_directory.locked(tmp_path),
+        run_directory.folds_locked(tmp_path / "w", [1]),
+        pytest.raises(ValueError, match=r"fold_1: another run is at work on this fold"),
     ):
+        train.train(config, tmp_path / "w")
+    assert not (tmp_path / "w" / "fold_0").exists()
+    with run_directory.folds_locked(tmp_path / "w", [0, 1]):
         pass
+
+
+def test_folds_of_one_run_in_two_processes(home, tmp_path):
+    """Side by side they give what one process gives."""
+
+    def start(workdir, folds):
+        flags = simulated.flags(home, "--config.epochs=2", f"--config.folds={folds}")
+        command = [sys.executable, "-m", "steph_jax.train", *flags, "--workdir", tmp_path / workdir]
+        return subprocess.Popen(command, cwd=simulated.ROOT)
+
+    running = [start("two", "(0,)"), start("two", "(1,)"), start("one", "(0,1)")]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    for name in (
+        *("summary.json", "fold_0/predictions_test.csv", "fold_1/predictions_test.csv"),
+        *("fold_0/merge_weights_test.csv", "fold_1/merge_weights_test.csv"),
+    ):
+        one, two = ((tmp_path / place / name).read_bytes() for place in ("one", "two"))
+        assert one == two
 
 
 @pytest.mark.parametrize("changed", ["pool", "outcomes"])

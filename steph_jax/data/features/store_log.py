@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from steph_jax import locks
 from steph_jax.data.features.slide import BLOCK
 from steph_jax.data.features.store import Record
 
@@ -66,13 +66,8 @@ def open_journal(partial: pathlib.Path) -> Iterator[Journal]:
     """
     descriptor = os.open(partial / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{partial}: another process is packing this store; wait for it, "
-                "or choose another --out"
-            ) from None
+        busy = f"{partial}: another process is packing this store; wait for it, or choose another"
+        locks.lock_open_file(descriptor, partial / NAME, f"{busy} --out")
         yield Journal(descriptor)
     finally:
         os.close(descriptor)

@@ -4,7 +4,6 @@ The file holds a pickle that rebuilds every tensor from a member with its bytes;
 that this needs are written.
 """
 
-import os
 import pathlib
 import struct
 import zipfile
@@ -44,14 +43,12 @@ def write_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Non
         stored = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
         members[f"data/{key}"] = stored.tobytes()
     members["version"] = b"3\n"
-    temporary = files.temporary_name(path)
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for member, content in members.items():
-                archive.writestr(f"archive/{member}", content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        files.whole(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for member, content in members.items():
+            archive.writestr(f"archive/{member}", content)
 
 
 def _text(value: str) -> bytes:
