@@ -7,7 +7,7 @@ Risks have none: a hazard ratio is estimated within each fold, and the folds' ra
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -271,7 +271,7 @@ def d_calibration(event: ArrayLike, survival: ArrayLike) -> DCalibration:
 
 
 def hazard_ratio(
-    folds: list[tuple[ArrayLike, ArrayLike, ArrayLike]], widening: float
+    folds: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]], widening: float
 ) -> tuple[IntervalEstimate | None, dict[int, str]]:
     """Hazard ratio of one unit of a predictor: inverse-variance mean of the folds' log ratios.
 
