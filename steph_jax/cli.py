@@ -1,19 +1,20 @@
 """How every entry point starts and how it fails: one message and an exit status, 1 for most."""
 
 import argparse
+import contextlib
 import ctypes
 import logging as std_logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
-from steph_jax.messages import USER_ERRORS
+from steph_jax.messages import USER_ERRORS, escaped
 
 
 def keep_freed_memory() -> None:
@@ -66,21 +67,61 @@ def keep_threads_for_virtual_devices() -> None:
         os.environ.setdefault("NPROC", str(devices + (os.cpu_count() or 1)))
 
 
+class _EscapedStream:
+    """A stream of text to which control characters are written as escapes; bytes pass."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(escaped(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _EscapedFormatter(logging.PythonFormatter):
+    """Formats records of absl's log; control characters as escapes."""
+
+    def format(self, record: std_logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
+@contextlib.contextmanager
+def escaped_output() -> Iterator[None]:
+    """What is printed within reaches the terminal without control characters.
+
+    Names come from files of others: keys, headers, ids, names of slides.
+    """
+    with (
+        contextlib.redirect_stdout(_EscapedStream(sys.stdout)),
+        contextlib.redirect_stderr(_EscapedStream(sys.stderr)),
+    ):
+        yield
+
+
 def guarded(main: Callable[[], int | None], mistake: int = 1) -> int:
     """Runs `main`; a user's mistake ends as one message on standard error and status `mistake`.
 
-    With the environment variable STEPH_DEBUG set, the traceback is kept.
+    What it prints is escaped, see `escaped_output`. With the environment variable STEPH_DEBUG set,
+    the traceback is kept.
     """
-    try:
-        return main() or 0
-    except USER_ERRORS as error:
-        if os.environ.get("STEPH_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return mistake
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with escaped_output():
+        try:
+            return main() or 0
+        except USER_ERRORS as error:
+            if os.environ.get("STEPH_DEBUG"):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return mistake
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,7 +157,7 @@ def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
             while isinstance(reason, BaseException) and reason.args:  # one within another
                 reason = reason.args[0]
             text = " ".join(str(reason).split()).rstrip(".")
-            print(f"error: {what}{text}; see --help", file=sys.stderr)
+            print(escaped(f"error: {what}{text}; see --help"), file=sys.stderr)
             sys.exit(mistake)
 
     return parse
@@ -143,6 +184,7 @@ def app_run(
     std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(_EscapedFormatter())
     for name in required:
         absl_flags.mark_flag_as_required(name)
 

@@ -1,15 +1,33 @@
 """How things are named in messages, and which errors are the user's."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 #: At most so many names are spelled out in an error.
 MAX_LISTED = 10
 
 
+#: What a terminal obeys (C0 but for tabs and ends of lines, DEL, C1), what turns the direction of
+#: text or ends a line unseen, and halves of characters, which cannot be written.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    """`text` as it may be shown on a terminal: control characters are written as in Python."""
+    return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def on_one_line(name: object) -> str:
+    """A name from a file: `escaped`, and without ends of lines."""
+    return escaped(str(name)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def listed(names: Iterable[object], most: int = MAX_LISTED) -> str:
     """The names, comma-separated; beyond `most` only the first ones and the count."""
-    every = [str(name) for name in names]
+    every = [on_one_line(name) for name in names]
     if len(every) <= most:
         return ", ".join(every)
     return f"{', '.join(every[:most])}, ... ({len(every)} in all)"
@@ -17,7 +35,7 @@ def listed(names: Iterable[object], most: int = MAX_LISTED) -> str:
 
 def setting_values(values: Mapping[str, object]) -> str:
     """Settings and their values, by name, as a line shows them."""
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    return ", ".join(f"{on_one_line(name)}={on_one_line(value)}" for name, value in values.items())
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:

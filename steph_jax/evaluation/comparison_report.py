@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from steph_jax import files, plots
-from steph_jax.evaluation import comparison
+from steph_jax.evaluation import comparison, markup
 from steph_jax.evaluation.comparison import REFERENCE, Comparison
+from steph_jax.messages import on_one_line
 from steph_jax.plots.style import number, p_value, signed
 from steph_jax.survival import significance
 
@@ -105,8 +106,10 @@ def markdown(
 ) -> str:
     """The page for people."""
     titles = list(columns(of))
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *cells(of, table)]
-    lines = [f"# {of.dataset}: methods compared", "", f"    {command}", ""]
+    named = [[markup.markdown(method), *numbers] for method, *numbers in cells(of, table)]
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *named]
+    title = f"# {markup.markdown(of.dataset)}: methods compared"
+    lines = [title, "", f"    {on_one_line(command)}", ""]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *(f"![{name}]({name})" for name in pictures), ""]
     lines += ["## What the differences are worth", "", *words(of), ""]
@@ -124,7 +127,7 @@ def words(of: Comparison) -> list[str]:
     if not of.differences:
         return [f"There is no method beside `{REFERENCE}`."]
     lines = [
-        f"- `{method}`: {signed(found.mean)} [{signed(found.interval.low)}, "
+        f"- {markup.code(method)}: {signed(found.mean)} [{signed(found.interval.low)}, "
         f"{signed(found.interval.high)}], {p_value(found.p)}: {comparison.verdict(found)}."
         for method, found in of.differences.items()
     ]
@@ -169,9 +172,9 @@ def notes(of: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "sources make of the patients is computed before, once for all folds, and is not in it.",
         f"GFLOP and ms per slide: inference on a slide of N = {one['num_patches']} patches (the "
         "median of the test patients), from features in memory, in batches of "
-        f"{one['batch_size']} on {one['device']}. Operations are those of matrix products, 2 per "
-        "multiply-add, counted from shapes (steph_jax/evaluation/cost.py has the formulas); for "
-        "ROUPKT they include all its source models.",
+        f"{one['batch_size']} on {markup.markdown(one['device'])}. Operations are those of matrix "
+        "products, 2 per multiply-add, counted from shapes (steph_jax/evaluation/cost.py has the "
+        "formulas); for ROUPKT they include all its source models.",
     ]
     return lines
 
@@ -182,17 +185,17 @@ def _starts(of: Comparison) -> list[str]:
     for method in of.methods:
         own = [run for run in of.runs if run.method == method]
         chosen = [
-            f"{run.numbers['source']} (fold {run.fold})"
+            f"{markup.markdown(run.numbers['source'])} (fold {run.fold})"
             for run in own
             if run.seed == of.seeds[0] and "source" in run.numbers
         ]
         if chosen:
-            lines.append(f"{method} starts from the model of {', '.join(chosen)}.")
+            lines.append(f"{markup.markdown(method)} starts from the model of {', '.join(chosen)}.")
         again = sum(run.numbers.get("restarts", 0) > 0 for run in own)
         if again:
             lines.append(
-                f"{method}: in {again} of {len(own)} trainings the weights of all sources died at "
-                "first, and it was started anew."
+                f"{markup.markdown(method)}: in {again} of {len(own)} trainings the weights of all "
+                "sources died at first, and it was started anew."
             )
     return lines
 
@@ -200,10 +203,10 @@ def _starts(of: Comparison) -> list[str]:
 def latex(of: Comparison, table: pd.DataFrame) -> str:
     """The table as a LaTeX tabular that needs no package."""
     titles = list(columns(of))
-    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in [titles, *cells(of, table)]]
+    rows = [" & ".join(map(markup.latex, row)) + r" \\" for row in [titles, *cells(of, table)]]
     return "\n".join(
         [
-            rf"% {of.dataset}: C-index of the test patients",
+            rf"% {on_one_line(of.dataset)}: C-index of the test patients",
             rf"\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}",
             r"\hline",
             rows[0],
@@ -214,12 +217,6 @@ def latex(of: Comparison, table: pd.DataFrame) -> str:
             "",
         ]
     )
-
-
-def _escaped(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("−", "$-$").replace("<", "$<$")
 
 
 def _difference(row: pd.Series) -> str:
