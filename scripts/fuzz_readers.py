@@ -3,10 +3,11 @@
     python scripts/fuzz_readers.py --inputs 100000 [--seed 0] [--out docs/fuzzing.md]
 
 Sound files of every layout (tests/helpers/readers.py) are changed at random
-(tests/helpers/fuzzing.py): bits, bytes, numbers, blocks, text, length. Allowed are a value and our
-documented error, with memory at most 10 times the file and 100 MB; a crash only within libhdf5 or
-LMDB. Inputs follow from the seed and their number. Ends with status 1 where something else
-happened; those inputs are kept.
+(tests/helpers/fuzzing.py): bits, bytes, numbers, blocks, text, length. Tensors are rebuilt of
+storages, of other tensors and of arrays, with any offsets, sizes and strides, between pages that
+may not be read (tests/helpers/rebuilds.py). Allowed are a value and our documented error, with
+memory at most 10 times the file and 100 MB; a crash only within libhdf5 or LMDB. Inputs follow from
+the seed and their number. Ends with status 1 where something else happened; those inputs are kept.
 """
 
 import argparse
@@ -83,6 +84,16 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
         "counted; `check` and `pack` read in child processes, with a limit of time, and report",
         "such a file as bad.",
         "",
+        "Of tensors, **bounds are the property**: no tensor has an entry outside the storage it",
+        "began from. The files of \"tensors, bounds\" are made and not mutated: tensors by every",
+        "function that rebuilds them, of storages, parts of storages, other tensors, arrays and",
+        "parameters; in the zip layout of both byte orders, the old stream and the pickle of an",
+        "LMDB; with offsets, sizes and strides about the ends of storages and far beyond, and with",
+        "repetitions and overlaps. Every buffer that the reader makes arrays of ends, or begins, at",
+        "a page that may not be read (tests/helpers/guarded_memory.py), for all readers of",
+        "PyTorch's files; all entries of all tensors are read. A read out of bounds ends the process",
+        "and counts under \"other\", and so does a tensor whose addresses lie outside its buffer.",
+        "",
         f"    python scripts/fuzz_readers.py --inputs {inputs} --seed {seed} --out docs/fuzzing.md",
         "",
         f"{', '.join(versions)}; {inputs:,} inputs.",
@@ -92,7 +103,8 @@ def document(rows: list[str], inputs: int, seed: int, others: list[str]) -> str:
         "Memory is the most resident memory that the process ever had beyond what it had before an",
         "input; with files as small as these the bound of 100 MB is what is tested. Inputs follow",
         "from the seed and their number; a shorter run with other seeds is one of the tests",
-        "(tests/data/test_fuzz.py). The readers and their sound files are listed in",
+        "(tests/data/test_fuzz.py); another takes the reader's check of bounds out, and expects",
+        "that this is noticed. The readers and their sound files are listed in",
         "tests/helpers/readers.py.",
     ]
     if others:
