@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from steph_jax.data.features.hdf5_chunks import refuse_bombs
 from steph_jax.data.features.slide import (
     BLOCK,
     BadFeatures,
@@ -51,6 +52,8 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             with damage(path, "an HDF5 file"):
                 _check_written(dataset, path)
+                if chunk_bytes and dataset.chunks:
+                    refuse_bombs(dataset, chunk_bytes, path)
                 _copy_hdf5(dataset, layout, start, stop, out, str(path))
 
         yield Patches(layout, copy)
