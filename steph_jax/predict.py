@@ -69,7 +69,9 @@ def main(more_files: Sequence[str]) -> int:
     predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
     out = pathlib.Path(flags.FLAGS.out)
     if flags.FLAGS.merge_weights:
-        weights = predictions.merge_weights_table(predicted, model.settings["sources"])
+        weights = predictions.merge_weights_table(
+            predicted, model.settings["sources"], model.settings.get("dataset", "")
+        )
         files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
     files.write_table(out, predictions.predictions_table(predicted))
     print(f"{len(predicted.patients)} patients written to {out}")

@@ -184,7 +184,7 @@ def test_the_picture_shows_every_simulation_and_the_means():
     )
     weights = pd.DataFrame(
         [("steph", k, kind, 0.1 * k) for kind in ("related", "unrelated") for k in (1, 2, 3)],
-        columns=["method", "seed", "kind", "weight"],
+        columns=["method", "seed", "kind", "used"],
     )
     figure = plots.simulated_truth_figure(gains, weights, "A title")
     assert [axes.get_title(loc="left") for axes in figure.axes][:2] == ["x", "y"]

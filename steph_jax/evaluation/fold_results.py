@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from absl import logging
 
 from steph_jax import files, plots, run_directory
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.evaluation import predictions
+from steph_jax.evaluation import predictions, source_share, survival_metrics
 from steph_jax.evaluation.evaluator import Part
+from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.survival.time_bins import TimeBins
 
 PATIENTS = "patients.csv"
@@ -95,12 +97,37 @@ def write_results(
     if history is not None and len(history):
         plots.training_curves(history, directory / "training_curves.png", title)
     if "weight" in test.predicted.record:
-        weights = predictions.merge_weights_table(test.predicted, model.settings["sources"])
+        weights = predictions.merge_weights_table(
+            test.predicted, model.settings["sources"], numbers["dataset"]
+        )
         files.write_table(directory / "merge_weights_test.csv", weights)
+        onto_target = model.settings.get("options", {}).get("base") == "target"
+        share = source_share.source_share(weights, onto_target=onto_target)
+        numbers = numbers | {"source_share": share}
+        logging.info("%s: %s", title, source_share.in_words(share))
         if history is not None:
             plots.source_weights(history, weights, directory / "source_weights.png", title)
-    scores = {part: of.scores for part, of in parts.items()}
+    scores: dict[str, dict[str, Any]] = {name: dict(part.scores) for name, part in parts.items()}
+    scores["test"] |= _survival_metrics(parts, table, model)
     files.write_json(directory / "metrics.json", scores | numbers | {"risk_cut": cut})
+
+
+def _survival_metrics(
+    parts: dict[str, Part], table: SurvivalTable, model: SavedModel
+) -> dict[str, Any]:
+    """Numbers of the test patients beside the C-index (`survival_metrics.fold_metrics`)."""
+    train, test = parts["train"], parts["test"]
+    cohort = np.union1d(train.rows, test.rows)
+    fold = FoldPredictions(
+        train=Labels(table.time[train.rows], table.event[train.rows]),
+        test=Labels(table.time[test.rows], table.event[test.rows]),
+        risk=np.asarray(test.predicted.risk, np.float64),
+        train_risk=np.asarray(train.predicted.risk, np.float64),
+        survival=test.predicted.survival,
+        edges=np.asarray(TimeBins.from_json(model.settings["bins"]).edges),
+    )
+    tau = survival_metrics.horizon(Labels(table.time[cohort], table.event[cohort]))
+    return survival_metrics.fold_metrics(fold, tau)
 
 
 def read_metrics(directory: pathlib.Path) -> dict[str, Any]:

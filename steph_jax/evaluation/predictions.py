@@ -154,8 +154,22 @@ def predictions_table(
     return pd.DataFrame(columns)
 
 
-def merge_weights_table(predicted: Predictions, sources: Sequence[str]) -> pd.DataFrame:
-    """One row per patient and source: weight (w as it is), lambda, selected (0/1)."""
+def merge_weights_table(
+    predicted: Predictions, sources: Sequence[str], dataset: str
+) -> pd.DataFrame:
+    """What every source adds to the merged model of every patient.
+
+    Args:
+        predicted: by a method that reports weights.
+        sources: names, in the order of the weights.
+        dataset: the target, whose own model may be among the sources.
+
+    Returns:
+        a row per patient and source: weight (w as it is), lambda and selected (0/1) where the
+        method has them; target, what the source adds to the coefficient of the target's own task
+        vector, and source_coefficient, that of the source's own (0 and 1 times the weight for
+        methods that do not mix; equation 13 of docs/method.md).
+    """
     record = predicted.record
     n, s = record["weight"].shape
     table = {
@@ -167,4 +181,9 @@ def merge_weights_table(predicted: Predictions, sources: Sequence[str]) -> pd.Da
         table["lambda"] = record["lambda"].ravel()
     if "selected" in record:
         table["selected"] = record["selected"].ravel().astype(int)
+    own = np.tile(np.asarray(sources) == dataset, n)
+    added = record["source"].ravel()
+    target = record["target"].ravel() if "target" in record else np.zeros_like(added)
+    table["target"] = np.where(own, target + added, target)
+    table["source_coefficient"] = np.where(own, 0.0, added)
     return pd.DataFrame(table)

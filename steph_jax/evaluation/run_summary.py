@@ -75,11 +75,11 @@ def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -
     if not all(path.is_file() for path in paths):
         return
     means = {
-        f"fold {fold}": pd.read_csv(path).groupby("source", sort=False)["weight"].mean()
+        f"fold {fold}": pd.read_csv(path).groupby("source", sort=False)["source_coefficient"].mean()
         for fold, path in zip(folds, paths, strict=True)
     }
     table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
-    label = "Mean weight w of the test patients"
+    label = "Mean coefficient of the source in the merged models of the test patients"
     plots.matrix(table, workdir / "source_weights.png", title, label)
 
 

@@ -87,7 +87,12 @@ class DynamicMethod:
         weights, _ = cast(tuple[jax.Array, None], both)
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
-        record = {"weight": weights, "selected": selected, "merge": regularizer}
+        record = {
+            "weight": weights,
+            "selected": selected,
+            "source": weights,
+            "merge": regularizer,
+        }
         encoder = {"coefficients": sources.coefficients(weights)}
         return Merged(encoder, {}, self.merge_weight * regularizer, record)
 

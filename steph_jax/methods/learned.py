@@ -49,7 +49,12 @@ class LearnedMethod(AbmilMethod):
         weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
         selected = jnp.ones(weights.shape, bool)
         regularizer = merge_regularizer(weights, selected)
-        record = {"weight": weights, "selected": selected, "merge": regularizer}
+        record = {
+            "weight": weights,
+            "selected": selected,
+            "source": weights,
+            "merge": regularizer,
+        }
         return Merged(encoder, {}, self.merge_weight * regularizer, record)
 
 

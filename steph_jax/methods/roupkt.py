@@ -56,6 +56,7 @@ class RoupktMethod(AbmilMethod):
         record = {
             "weight": routing.probabilities,
             "selected": routing.selected,
+            "source": jnp.where(routing.selected, routing.probabilities, 0.0),
             "balance": routing.balance,
             "z": routing.z,
         }

@@ -105,10 +105,13 @@ class StephMethod:
         head = task_vectors.weighted_sum(merged_head, coefficients)
         merge = merge_regularizer(sources.weights, sources.selected)
         mix = mix_regularizer(sources.ratios, sources.selected)
+        of_target, of_source = steph.shares(sources, self.options)
         record = {
             "weight": sources.weights,
             "lambda": sources.ratios,
             "selected": sources.selected,
+            "target": of_target,
+            "source": of_source,
             "merge": merge,
             "mix": mix,
         }

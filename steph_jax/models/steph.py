@@ -139,9 +139,19 @@ def coefficients(sources: SourceWeights, options: Options) -> jax.Array:
         sources: weights, ratios and selection of B bags.
         options: whether weights are clamped.
     """
+    target, source = shares(sources, options)
+    c_target = jnp.sum(target, axis=1, keepdims=True)
+    return jnp.concatenate([jnp.ones_like(c_target), c_target, source], axis=1)
+
+
+def shares(sources: SourceWeights, options: Options) -> tuple[jax.Array, jax.Array]:
+    """What each source adds to theta(X): (w lambda of tau_t, w (1 - lambda) of tau_s), [B, S] each.
+
+    0 outside of K; w after the clamp. Where lambda is 1, a source adds to the target's own task
+    vector alone, whatever its w.
+    """
     weights = jnp.clip(sources.weights, 0, 1) if options.clamp else sources.weights
-    c_target, c = task_vectors.mixup_coefficients(weights, sources.ratios, sources.selected)
-    return jnp.concatenate([jnp.ones_like(c_target)[:, None], c_target[:, None], c], axis=1)
+    return task_vectors.mixup_coefficients(weights, sources.ratios, sources.selected)
 
 
 def as_dict(options: Options) -> dict[str, Any]:

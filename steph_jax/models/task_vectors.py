@@ -116,10 +116,11 @@ def mixup_coefficients(
         selected: [..., S] True for the sources in K.
 
     Returns:
-        c_t [...], the coefficient of tau_t, and c [..., S], those of tau_s (0 outside of K).
+        [..., S] what each source adds to c_t, the coefficient of tau_t, which is their sum; and
+        [..., S] the coefficients c of tau_s. Both are 0 outside of K.
     """
-    kept = jnp.where(selected, weights, jnp.zeros((), weights.dtype))
-    return jnp.sum(kept * ratios, axis=-1), kept * (1 - ratios)
+    weights_in_k = jnp.where(selected, weights, jnp.zeros((), weights.dtype))
+    return weights_in_k * ratios, weights_in_k * (1 - ratios)
 
 
 def cosine_matrix(stacked: Params) -> jax.Array:

@@ -27,7 +27,10 @@ from steph_jax.plots.style import (
     styled,
 )
 
-_WEIGHT = "weight_"
+#: Columns of a training history: coefficients of the sources' own task vectors, and of the target's
+#: through each source; weights w alone where a history lacks them.
+_SOURCE, _TARGET, _WEIGHT = "source_", "target_", "weight_"
+_COEFFICIENT = "source_coefficient"
 
 
 def training_curves(
@@ -121,25 +124,28 @@ def source_weights(
 def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, title: str) -> Figure:
     """Which sources a merged model uses: while it learns, and on the test patients.
 
-    Left: the mean weight w of each source over the epochs (means over folds, if there are several).
-    Middle: w of each test patient, filled where the source was selected for the patient, with the
-    median and the middle half. Right: for what share of the patients a source was used, that is
-    selected with a weight other than 0 (left out where the method selects none). Sources stand in
-    the order of their mean weight.
+    Left: the mean coefficient of each source's task vector over the epochs, w (1 - lambda) in STEPH
+    (means over folds, if there are several), and dashed that of the target's own, the sum of
+    w lambda. Middle: the coefficients of each test patient, filled where the source was selected
+    for the patient, with the median and the middle half. Right: for what share of the patients a
+    source's task vector has a coefficient other than 0 (left out where the method selects none).
+    Sources stand in the order of their mean coefficient.
 
     Args:
-        history: columns epoch and weight_{source}.
-        merge_weights: columns patient_id, source, weight, and perhaps selected (0/1).
+        history: columns epoch and source_{source}, perhaps target_{source}; histories of older runs
+            have weight_{source} alone, which is drawn in their place.
+        merge_weights: columns patient_id, source, source_coefficient, and perhaps selected (0/1).
         title: of the picture.
 
     Raises:
         ValueError: if a column is missing, or the two tables name different sources.
     """
     require_columns(history, ("epoch",), "training history")
-    require_columns(merge_weights, ("patient_id", "source", "weight"), "merge weights")
-    means = merge_weights.groupby("source")["weight"].mean().sort_values(ascending=False)
+    require_columns(merge_weights, ("patient_id", "source", _COEFFICIENT), "merge weights")
+    means = merge_weights.groupby("source")[_COEFFICIENT].mean().sort_values(ascending=False)
     sources = [str(source) for source in means.index]
-    recorded = [c.removeprefix(_WEIGHT) for c in history.columns if c.startswith(_WEIGHT)]
+    prefix = _SOURCE if any(c.startswith(_SOURCE) for c in history.columns) else _WEIGHT
+    recorded = [c.removeprefix(prefix) for c in history.columns if c.startswith(prefix)]
     if set(recorded) != set(sources):
         raise ValueError(
             f"the training history has weights of {listed(sorted(recorded)) or 'no source'}, "
@@ -152,15 +158,14 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
     width = 11.0 + 0.12 * max(0, max(map(len, shown.values())) - 10)
     figure = new_figure(title, width, max(3.2, 1.6 + 0.24 * len(sources)))
     panels = figure.subplots(1, 3 if selects else 2, width_ratios=[2.2, 2, 1] if selects else None)
-    _weight_lines(panels[0], history, sources, shown, colors, figure.get_figheight())
-    _weight_points(panels[1], merge_weights, sources, colors)
+    _coefficient_lines(panels[0], history, prefix, shown, colors, figure.get_figheight())
+    _coefficient_points(panels[1], merge_weights, sources, colors)
     for axes in panels[1:]:
         axes.set_yticks(range(len(sources)), [shown[s] for s in sources])
         axes.set_ylim(len(sources) - 0.4, -0.6)
         axes.grid(axis="x")
     if selects:
-        is_used = (merge_weights["selected"] > 0) & (merge_weights["weight"] != 0)
-        used = is_used.groupby(merge_weights["source"]).mean()
+        used = (merge_weights[_COEFFICIENT] != 0).groupby(merge_weights["source"]).mean()
         panels[2].barh(
             range(len(sources)),
             [float(used[s]) for s in sources],
@@ -171,53 +176,60 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
         panels[2].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panels[2].set_xticks([0, 0.5, 1])
         panels[2].set_xlabel("Patients")
-        panels[2].set_title("Used (w ≠ 0) for")
+        panels[2].set_title("Coefficient ≠ 0 for")
         panels[2].tick_params(axis="y", left=False, labelleft=False)
     return figure
 
 
-def _weight_lines(
+def _coefficient_lines(
     axes: Axes,
     history: pd.DataFrame,
-    sources: list[str],
+    prefix: str,
     shown: dict[str, str],
     colors: dict[str, str],
     height: float,
 ) -> None:
-    """Mean weight per source over the epochs, in a figure of `height` inches."""
+    """Mean coefficients over the epochs, in a figure of `height` inches."""
     mean = history.groupby("epoch").mean(numeric_only=True)
+    lines = {source: mean[prefix + source] for source in reversed(list(shown))}
+    texts, styles = dict(shown), dict.fromkeys(shown, "-")
+    through = [column for column in mean.columns if column.startswith(_TARGET)]
+    if prefix == _SOURCE and through:
+        lines[_TARGET] = mean[through].sum(axis=1)
+        texts[_TARGET], styles[_TARGET] = "own cancer", "--"
+        colors = colors | {_TARGET: INK}
     ends, names = [], []
-    for source in reversed(sources):
-        known = mean[_WEIGHT + source].dropna().astype(float)
+    for name, line in lines.items():
+        known = line.dropna().astype(float)
         if known.empty:
             continue
         marker = "o" if len(known) <= 12 else ""
-        axes.plot(known.index, known, color=colors[source], marker=marker, markersize=3)
+        axes.plot(known.index, known, styles[name], color=colors[name], marker=marker, markersize=3)
         ends.append((float(known.index[-1]), float(known.iloc[-1])))
-        names.append(source)
+        names.append(name)
     _epoch_axis(axes, history["epoch"])
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1])
     axes.grid(axis="y")
-    axes.set_ylabel("Mean weight w")
+    axes.set_ylabel("Mean coefficient" if prefix == _SOURCE else "Mean weight w")
     axes.set_title("Training patients, per epoch")
     text_colors = [GRAY if colors[s] == FAINT else colors[s] for s in names]
     gap = 0.155 / (height - 1.3)  # a line of text, as a share of the axes
-    label_lines(axes, ends, [shown[s] for s in names], text_colors, gap)
+    label_lines(axes, ends, [texts[s] for s in names], text_colors, gap)
 
 
-def _weight_points(
+def _coefficient_points(
     axes: Axes, merge_weights: pd.DataFrame, sources: list[str], colors: dict[str, str]
 ) -> None:
-    """Weights of the test patients, one row per source."""
+    """Coefficients of the test patients, one row per source."""
     rng = np.random.default_rng(0)
     for row, source in enumerate(sources):
         own = merge_weights[merge_weights["source"] == source]
-        weight = own["weight"].to_numpy(float)
+        coefficient = own[_COEFFICIENT].to_numpy(float)
         filled = own["selected"].to_numpy(bool) if "selected" in own else np.ones(len(own), bool)
         height = row + rng.uniform(-0.28, 0.28, len(own))
         for member, face in ((~filled, "none"), (filled, colors[source])):
             axes.scatter(
-                weight[member],
+                coefficient[member],
                 height[member],
                 s=9,
                 facecolor=face,
@@ -225,7 +237,7 @@ def _weight_points(
                 linewidth=0.5,
                 alpha=0.45 if len(own) > 30 else 0.8,
             )
-        low, median, high = np.quantile(weight, [0.25, 0.5, 0.75])
+        low, median, high = np.quantile(coefficient, [0.25, 0.5, 0.75])
         axes.plot([low, high], [row, row], color=INK, linewidth=2.2, solid_capstyle="butt")
         axes.plot([median, median], [row - 0.3, row + 0.3], color=INK, linewidth=2.2)
     patients = merge_weights["patient_id"].nunique()
@@ -235,5 +247,5 @@ def _weight_points(
         if "selected" in merge_weights
         else ("black: median, middle half")
     )
-    axes.set_xlabel(f"Weight w\n({key})")
+    axes.set_xlabel(f"Coefficient of the source\n({key})")
     axes.set_title("1 test patient" if patients == 1 else f"{patients} test patients")

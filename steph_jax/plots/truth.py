@@ -35,7 +35,7 @@ def simulated_truth(
 
 @styled
 def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: str) -> Figure:
-    """Gain of every method in every simulation, a panel per scenario; and the weights of sources.
+    """Gain of every method in every simulation, a panel per scenario; and the use of sources.
 
     A simulation has one color and marker; a black bar, with its value beside the row, is the mean
     over simulations.
@@ -43,8 +43,8 @@ def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: st
     Args:
         gains: columns scenario, method, seed and gain, the difference in test C-index to the
             reference method; scenarios and methods are drawn in the order of the rows.
-        weights: columns method, seed, kind ("related" or "unrelated" sources) and weight, the mean
-            over test patients and sources of the kind; without rows, that panel is left out.
+        weights: columns method, seed, kind ("related" or "unrelated" sources) and used, the mean
+            coefficient over test patients and sources of the kind; without rows, that panel is left out.
         title: of the picture.
 
     Raises:
@@ -67,12 +67,12 @@ def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: st
         axes.set_title(scenario)
         axes.set_xlabel("Gain in test C-index\n← worse        better →")
     if not weights.empty:
-        require_columns(weights, ("method", "seed", "kind", "weight"), "weights")
+        require_columns(weights, ("method", "seed", "kind", "used"), "weights")
         axes, row = panels[-1], weights["method"] + ", " + weights["kind"]
-        _rows(axes, weights.assign(row=row, value=weights["weight"]), seeds, number)
-        axes.set_xlim(0, 1.1 * max(0.01, float(weights["weight"].max())))
-        axes.set_title("Weights of the sources")
-        axes.set_xlabel("Mean weight w of a source\non the test patients")
+        _rows(axes, weights.assign(row=row, value=weights["used"]), seeds, number)
+        axes.set_xlim(0, 1.1 * max(0.01, float(weights["used"].max())))
+        axes.set_title("Use of the sources")
+        axes.set_xlabel("Mean coefficient of a source\non the test patients")
 
     styles = zip(seeds, _looks(len(seeds)), strict=True)
     keys = [

@@ -37,10 +37,10 @@ def row_of(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[s
         "patches_per_second": patches / passed.seconds,
         "waiting_share": passed.waited / passed.seconds,
     }
-    for name, column in (("weight", "weight"), ("selected", "selected")):
+    for name in ("weight", "selected", "target", "source"):
         if name in record:
             means = np.asarray(record[name], np.float64).mean(axis=0)
-            row |= {f"{column}_{s}": float(m) for s, m in zip(sources, means, strict=True)}
+            row |= {f"{name}_{s}": float(m) for s, m in zip(sources, means, strict=True)}
     return row
 
 

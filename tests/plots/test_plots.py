@@ -52,7 +52,8 @@ def history(sources=(), epochs=20, every=1, seed=0):
         "test_c_index": np.where(np.isnan(test), math.nan, 0.7 - 0.2 * np.exp(-epoch / 4)),
     }
     for i, source in enumerate(sources):
-        table[f"weight_{source}"] = 0.05 + 0.1 / (i + 1) + rng.normal(0, 0.003, epochs)
+        table[f"target_{source}"] = 0.1
+        table[f"source_{source}"] = 0.05 + 0.1 / (i + 1) + rng.normal(0, 0.003, epochs)
     return pd.DataFrame(table)
 
 
@@ -67,6 +68,8 @@ def merge_weights(sources, patients=30, top_k=5):
             "weight": weight.ravel(),
             "lambda": 0.5,
             "selected": selected.ravel().astype(int),
+            "target": (0.5 * weight * selected).ravel(),
+            "source_coefficient": (0.5 * weight * selected).ravel(),
         }
     )
 
@@ -320,7 +323,7 @@ def test_source_weights_name_every_source_legibly(sources, epochs):
     figure = plots.source_weights_figure(history(sources, epochs), merge_weights(sources), "t")
     lines, points, selected = figure.axes
     shown = list(style.short_names(sources).values())
-    assert {t.get_text() for t in lines.texts} == set(shown)
+    assert {t.get_text() for t in lines.texts} == {*shown, "own cancer"}
     assert sorted(t.get_text() for t in points.get_yticklabels()) == sorted(shown)
     assert len(selected.patches) == len(sources)
     assert not reaches_the_edge(figure)
@@ -333,7 +336,7 @@ def test_source_weights_stand_in_the_order_of_their_mean():
         {
             "patient_id": np.repeat(patients, 2),
             "source": sources * 2,
-            "weight": [0.1, 0.4, 0.3, 0.2],
+            "source_coefficient": [0.0, 0.4, 0.3, 0.2],
             "selected": [0, 1, 1, 1],
         }
     )
@@ -342,16 +345,17 @@ def test_source_weights_stand_in_the_order_of_their_mean():
     assert [bar.get_width() for bar in selected.patches] == [1.0, 0.5]
     clouds = [c for c in points.collections if isinstance(c, PathCollection)]
     weights = [c.get_offsets()[:, 0].tolist() for c in clouds]
-    assert weights == [[], [0.4, 0.2], [0.1], [0.3]]  # unselected and selected, b then a
+    assert weights == [[], [0.4, 0.2], [0.0], [0.3]]  # unselected and selected, b then a
     assert "2 test patients" in [points.get_title(loc="left")]
 
 
-def test_a_source_of_weight_0_is_not_used_though_selected():
+def test_a_source_of_coefficient_0_is_not_used_though_selected():
     table = pd.DataFrame(
         {
             "patient_id": np.repeat(["p", "q"], 2),
             "source": ["a", "b"] * 2,
-            "weight": [0.4, 0.0, 0.3, 0.1],
+            "source_coefficient": [0.4, 0.0, 0.3, 0.1],
+            "weight": 0.5,
             "selected": 1,
         }
     )
@@ -364,12 +368,19 @@ def test_methods_that_select_no_sources_have_no_such_panel():
     assert len(plots.source_weights_figure(history(COHORTS[:3]), table, "t").axes) == 2
 
 
+def test_a_history_of_an_older_run_shows_its_weights():
+    older = history(["a", "b"]).rename(columns={"source_a": "weight_a", "source_b": "weight_b"})
+    lines = plots.source_weights_figure(older, merge_weights(["a", "b"]), "t").axes[0]
+    assert lines.get_ylabel() == "Mean weight w"
+    assert {t.get_text() for t in lines.texts} == {"a", "b"}
+
+
 def test_source_weights_of_two_runs_are_an_error():
     with pytest.raises(ValueError, match="weights of a, the merge weights are of b; expected"):
         plots.source_weights_figure(history(["a"]), merge_weights(["b"]), "t")
-    with pytest.raises(ValueError, match="merge weights: expected the columns weight"):
+    with pytest.raises(ValueError, match="merge weights: expected the columns source_coefficient"):
         plots.source_weights_figure(
-            history(["a"]), merge_weights(["a"]).drop(columns="weight"), "t"
+            history(["a"]), merge_weights(["a"]).drop(columns="source_coefficient"), "t"
         )
 
 

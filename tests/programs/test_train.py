@@ -102,7 +102,15 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
         assert table["patient_id"].tolist() == list(split.test)
 
         weights = pd.read_csv(directory / "merge_weights_test.csv")
-        assert list(weights) == ["patient_id", "source", "weight", "lambda", "selected"]
+        columns = ["patient_id", "source", "weight", "lambda", "selected", "target"]
+        assert list(weights) == [*columns, "source_coefficient"]
+        used = weights["weight"] * weights["selected"]
+        np.testing.assert_allclose(weights["target"], used * weights["lambda"], rtol=1e-5)
+        np.testing.assert_allclose(
+            weights["source_coefficient"], used * (1 - weights["lambda"]), rtol=1e-5, atol=1e-9
+        )
+        share = weights["source_coefficient"].sum() / used.sum()
+        assert found["source_share"] == pytest.approx(share, rel=1e-5)
         assert set(weights["source"]) == {"sim_b", "sim_c"}
         assert (weights.groupby("patient_id")["selected"].sum() == 1).all()
         top = weights.loc[weights.groupby("patient_id")["weight"].idxmax()]
