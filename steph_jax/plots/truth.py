@@ -43,8 +43,9 @@ def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: st
     Args:
         gains: columns scenario, method, seed and gain, the difference in test C-index to the
             reference method; scenarios and methods are drawn in the order of the rows.
-        weights: columns method, seed, kind ("related" or "unrelated" sources) and used, the mean
-            coefficient over test patients and sources of the kind; without rows, that panel is left out.
+        weights: columns method, seed, kind ("related" or "unrelated" sources) and used, the
+            mean coefficient over test patients and sources of the kind; without rows, that
+            panel is left out.
         title: of the picture.
 
     Raises:

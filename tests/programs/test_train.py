@@ -140,7 +140,7 @@ def test_evaluate_makes_the_same_files_from_the_directory_alone(home, steph_run,
     config = json.loads((moved / "config.json").read_text())
     config["pool"]["root"] = str(tmp_path / "no pool")
     config["data"]["root"] = str(tmp_path / "no table")
-    evaluate.evaluate_fold(directory, config)
+    evaluate.evaluate_fold(directory, Config.from_dict(config))
     assert (directory / "metrics.json").read_text() == metrics
     for name, table in kept.items():
         pd.testing.assert_frame_equal(pd.read_csv(directory / name), table)
@@ -407,7 +407,7 @@ def test_features_of_another_size_are_refused(home, steph_run, tmp_path):
     with pytest.raises(ValueError, match=r"D = 25.*expect D = 24"):
         train.train(config, tmp_path / "w")
     with pytest.raises(ValueError, match=r"24.*25|25.*24"):
-        evaluate.evaluate_fold(steph_run / "fold_0", config)
+        evaluate.evaluate_fold(steph_run / "fold_0", Config.from_dict(config))
 
 
 def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monkeypatch):
