@@ -2,7 +2,7 @@
 
 OUT has the layout of UNI2-h-DSS, for datasets sim_a, sim_b, ...:
 OUT/{dataset}/{dataset}_survival.csv and splits_{0..4}.csv, OUT/features/{dataset}/{slide}.h5; and
-beside it the truth: OUT/truth.json and OUT/{dataset}/{dataset}_truth.csv.
+the truth: OUT/truth.json and OUT/{dataset}/{dataset}_truth.csv.
 
 The generative model, for cancer c, patient i and patch n (K phenotypes of tissue shared by all
 cancers, and two of each cancer's own; all vectors below are drawn once, from the seed):
@@ -15,7 +15,7 @@ cancers, and two of each cancer's own; all vectors below are drawn once, from th
                     g the direction of the cancer's group, d_c its own; all of them orthonormal, so
                     that the cosine of two cancers' vectors is `shared` in a group, 0 across groups
     log hazard      eta_i = strength * beta_c . s(p_i) / sd,     of mean 0 and sd `strength`
-                    s standardises each proportion over the cancer's population
+                    s standardizes each proportion over the cancer's population
     survival        S(t | i) = exp(-(t / scale_c)^1.2 exp(eta_i)),  an event at T_i
     observed        t = min(T_i, C_i), e = [T_i <= C_i]; C_i is drawn independently of the rest, on
                     a scale that censors the share `censoring` of the population
@@ -24,8 +24,8 @@ Features have mean about 0 and variance about 1 in each dimension, as UNI2-h's. 
 in the mean of a bag, where it is a few percent of the variance. What can be reached is the oracle
 concordance, that of eta itself, which is printed and stored: about 0.78 by default.
 
-A cancer depends on the seed, on its own index and on the settings that speak of it, not on how
-many others there are, and a larger cohort begins with the patients of a smaller one.
+A cancer depends on the seed, on its own index and on its settings, not on the number of others, and
+a larger cohort begins with the patients of a smaller one.
 """
 
 import argparse
@@ -183,15 +183,15 @@ def _write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> N
 
 def _claim(out: pathlib.Path, settings: Settings) -> bool:
     """Makes `out` ready for these settings; True if all of it is there already."""
-    record, wanted = out / "simulation.json", _record(settings, complete=False)
-    if record.exists():
+    path, record = out / "simulation.json", _record(settings, complete=False)
+    if path.exists():
         try:
-            found = json.loads(record.read_text())
-            complete = found.pop("complete")
-            others = {**found.pop("settings"), **found}
+            stored = json.loads(path.read_text())
+            complete = stored.pop("complete")
+            others = {**stored.pop("settings"), **stored}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ValueError(f"{record}: expected the settings of a simulation: {error}") from error
-        expected = {**wanted["settings"], "generator": GENERATOR}
+            raise ValueError(f"{path}: expected the settings of a simulation: {error}") from error
+        expected = {**record["settings"], "generator": GENERATOR}
         names = sorted(name for name in expected | others if _differ(expected, others, name))
         if names:
             differences = ", ".join(
@@ -206,7 +206,7 @@ def _claim(out: pathlib.Path, settings: Settings) -> bool:
             f"{out}: expected a new or empty folder, found something else in its place"
         )
     out.mkdir(parents=True, exist_ok=True)
-    files.write_text(record, _json(wanted))
+    files.write_text(path, _json(record))
     return False
 
 

@@ -3,9 +3,15 @@
 import pathlib
 
 import jax
+import jaxtyping
 import pytest
 
-from steph_jax import cli
+# Before any of their modules is imported: shapes in the types of these packages are checked.
+jaxtyping.install_import_hook(
+    ["steph_jax.models", "steph_jax.survival"], "shape_checks.arrays_checked"
+)
+
+from steph_jax import cli  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -34,3 +40,11 @@ def shared() -> pathlib.Path:
 def parity(shared: pathlib.Path) -> pathlib.Path:
     """Arrays and checkpoints written by the published PyTorch program."""
     return shared / "parity"
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """No check of shapes in types, for tests of our own messages about wrong shapes."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

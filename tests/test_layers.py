@@ -33,7 +33,10 @@ STRANGERS = {
     "plots": {"models", "data", "run_directory"},
     "training": {"checks"},
 }
-MATHEMATICS = {"collections", "dataclasses", "functools", "math", "typing", "jax", "flax"}
+MATHEMATICS = {
+    *("collections", "dataclasses", "functools", "math", "typing"),
+    *("jax", "flax", "jaxtyping"),
+}
 HOMES = {
     "h5py": ("data.",),
     "lmdb": ("data.features.lmdb_source",),

@@ -169,7 +169,7 @@ def draw_cancer(settings: Settings, index: int) -> Cancer:
     log_hazard = population @ slope + intercept
     days = _weibull(own.standard_exponential(_POPULATION), log_hazard)
     scale = float(median / np.median(days))
-    # C < T is, on the scale c of C, c < T / (C / c): a quantile gives the share that is wanted.
+    # C < T is, on the scale c of C, c < T / (C / c): a quantile gives the requested share.
     ratio = scale * days / _weibull(own.standard_exponential(_POPULATION))
     censored = settings.censoring
     return Cancer(

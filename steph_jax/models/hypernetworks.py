@@ -7,7 +7,7 @@ Equations 9 to 11 of docs/method.md:
     r      = relu(MLP_m(g)),  lambda = 1 / (1 + r)
 
 `Hypernetworks.embed` is the part that sees patches; its mean over the bag is taken by the caller,
-who may hold the bag in pieces.
+who may hold the bag in chunks.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from steph_jax.models.layers import Linear, dropout
 
@@ -31,7 +32,7 @@ class Mlp(nn.Module):
     Attributes:
         hidden_dim, num_outputs: sizes.
         rate: of dropout.
-        site: of its dropout (`abmil.dropout`).
+        site: of its dropout (`layers.dropout`).
     """
 
     hidden_dim: int
@@ -43,7 +44,9 @@ class Mlp(nn.Module):
         self.hidden = Linear(self.hidden_dim)
         self.output = Linear(self.num_outputs)
 
-    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "*bags H"], keys: Key[Array, "*bags"] | None
+    ) -> Float[Array, "*bags S"]:
         return self.output(dropout(nn.relu(self.hidden(x)), keys, self.rate, self.site))
 
 
@@ -78,7 +81,7 @@ class Hypernetworks(nn.Module):
         if self.mixing == "fnn":
             self.mixing_embedding = Linear(self.hidden_dim, self.compute_dtype)
 
-    def embed(self, features: jax.Array) -> dict[str, jax.Array]:
+    def embed(self, features: Float[Array, "*patches D"]) -> dict[str, Float[Array, "*patches H"]]:
         """relu(W_e x_n + b_e) of patches [..., D]: "weights" and, for "fnn", "mixing"."""
         embedded = {"weights": nn.relu(self.embedding(features))}
         if self.mixing == "fnn":
@@ -87,8 +90,8 @@ class Hypernetworks(nn.Module):
 
     @nn.compact  # so that `embed` can be applied without the ratios of "param"
     def __call__(
-        self, summary: dict[str, jax.Array], keys: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self, summary: dict[str, Float[Array, "*bags H"]], keys: Key[Array, "*bags"] | None = None
+    ) -> tuple[Float[Array, "*bags S"], Float[Array, "*ratios S"] | None]:
         """From the means g of `embed` over bags ([B, 512] each) to w [B, S] and lambda.
 
         `keys` [B] switch dropout on. lambda is [B, S], or [S] where it is the same for every bag,
@@ -107,14 +110,14 @@ class Hypernetworks(nn.Module):
             r = nn.relu(self.mixing_mlp(summary.get("mixing", g), keys))
         return w, 1 / (1 + r)
 
-    def initial(self, features: jax.Array) -> jax.Array | None:
+    def initial(self, features: Float[Array, "N D"]) -> Float[Array, " S"]:
         """Touches every layer once; what `init` runs to create the parameters."""
         summary = jax.tree.map(lambda x: jnp.mean(x, axis=0), self.embed(features))
         return self(summary)[0]
 
 
 def init(
-    key: jax.Array,
+    key: Key[Array, ""],
     feature_dim: int,
     num_sources: int,
     weight_output: str = "relu",

@@ -1,4 +1,4 @@
-"""Matrix products as the models make them: their types, and what their gradients cost."""
+"""Building blocks of the models: matrix products in their types, dropout, linear layers."""
 
 import math
 from functools import partial
@@ -8,12 +8,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key, UInt32
 
 #: Rows from which the gradient of a kernel is worth transposes of its operands on a CPU.
 TRANSPOSED_ROWS = 512
 
 
-def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Array:
+def matmul(
+    x: Float[Array, "*rows K"], kernel: Float[ArrayLike, "K M"], compute_dtype: Any = None
+) -> Float[Array, "*rows M"]:
     """`x @ kernel`, of shapes [..., K] and [K, M], in the kernel's own type.
 
     Args:
@@ -22,6 +26,7 @@ def matmul(x: jax.Array, kernel: jax.Array, compute_dtype: Any = None) -> jax.Ar
         compute_dtype: operands are rounded to it, those of the backward pass too; None for the
             kernel's type. Sums are accumulated in the kernel's type.
     """
+    kernel = jnp.asarray(kernel)  # stored models hold numpy arrays
     return _product(x, kernel, kernel.dtype if compute_dtype is None else compute_dtype)
 
 
@@ -46,13 +51,13 @@ def _contract(
 
 def _product_forward(x: Any, kernel: Any, dtype: Any) -> tuple[jax.Array, Any]:
     # Where features are not differentiated, their kernel need not be kept, and the reverse.
-    kept = kernel.value if x.perturbed else None, x.value if kernel.perturbed else None
+    residuals = kernel.value if x.perturbed else None, x.value if kernel.perturbed else None
     y = _contract(x.value, kernel.value, (x.value.ndim - 1, 0), dtype, kernel.value.dtype)
-    return y, kept
+    return y, residuals
 
 
-def _product_backward(dtype: Any, kept: Any, cotangent: Any) -> tuple[Any, Any]:
-    kernel, x = kept
+def _product_backward(dtype: Any, residuals: Any, cotangent: Any) -> tuple[Any, Any]:
+    kernel, x = residuals
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
         return None, None
     x_bar = kernel_bar = None
@@ -68,7 +73,9 @@ def _product_backward(dtype: Any, kept: Any, cotangent: Any) -> tuple[Any, Any]:
 _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 
-def _kernel_gradient(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
+def _kernel_gradient(
+    x: Float[Array, "N K"], y: Float[Array, "N M"], dtype: Any
+) -> Float[Array, "K M"]:
     """x^T y of matrices [N, K] and [N, M], operands rounded to a type, sums in that of y."""
     (rows, width_x), width_y = x.shape, y.shape[1]
     pays = rows >= TRANSPOSED_ROWS and 1 < width_y <= width_x
@@ -81,7 +88,9 @@ def _kernel_gradient(x: jax.Array, y: jax.Array, dtype: Any) -> jax.Array:
     return lax.optimization_barrier(transposed).T
 
 
-def dropout(x: jax.Array, keys: jax.Array | None, rate: float, site: int = 0) -> jax.Array:
+def dropout(
+    x: Float[Array, "*shape"], keys: Key[Array, "..."] | None, rate: float, site: int = 0
+) -> Float[Array, "*shape"]:
     """Zeroes entries of `x` with probability `rate` and scales the rest by 1 / (1 - rate).
 
     Random words are hashes of the place of an entry under its key (`random_words`): they cost a few
@@ -103,7 +112,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float, site: int = 0) ->
     return jnp.where(keep, x * jnp.asarray(1.0 / (1.0 - rate), x.dtype), jnp.zeros((), x.dtype))
 
 
-def random_words(keys: jax.Array, shape: tuple[int, ...], site: int = 0) -> jax.Array:
+def random_words(
+    keys: Key[Array, "..."], shape: tuple[int, ...], site: int = 0
+) -> UInt32[Array, "..."]:
     """Random uint32 [*keys.shape, *shape]: an entry's number, mixed with a 64-bit seed of its key.
 
     Mixed by the finalizer of MurmurHash3 (Appleby), in which every bit of the input reaches every
@@ -111,7 +122,7 @@ def random_words(keys: jax.Array, shape: tuple[int, ...], site: int = 0) -> jax.
     of words. Enough for dropout masks; not for what needs more than 2^32 entries a key.
     """
 
-    def seed_of(key: jax.Array) -> jax.Array:
+    def seed_of(key: Key[Array, ""]) -> UInt32[Array, " 2"]:
         return jax.random.bits(jax.random.fold_in(key, site), (2,), jnp.uint32)
 
     for _ in range(keys.ndim):
@@ -129,7 +140,9 @@ def random_words(keys: jax.Array, shape: tuple[int, ...], site: int = 0) -> jax.
     return x ^ (x >> 16)
 
 
-def uniform_fan_in(key: jax.Array, shape: tuple[int, ...], fan_in: int, dtype: Any) -> jax.Array:
+def uniform_fan_in(
+    key: Key[Array, ""], shape: tuple[int, ...], fan_in: int, dtype: Any
+) -> Float[Array, "..."]:
     """torch's default start of a linear layer: uniform in +-1/sqrt(fan_in)."""
     bound = 1.0 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -148,7 +161,7 @@ class Linear(nn.Module):
     compute_dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*rows K"]) -> Float[Array, "*rows M"]:
         fan_in = x.shape[-1]
         kernel = self.param(
             "kernel", lambda k: uniform_fan_in(k, (fan_in, self.features), fan_in, jnp.float32)

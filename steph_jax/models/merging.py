@@ -6,8 +6,8 @@ Each source's task vector tau_s is paired with the target's, tau_t, and the resu
 A target that is one of the sources is paired with itself, as any other: matrices (with TIES, all
 tensors) of every pair have the size of a sum of two task vectors, its own being about 2 tau_t.
 All functions are pure and work on the tensors that are merged, as trees (`task_vectors.parts_of`).
-Kernels are [inputs, outputs] here and [outputs, inputs] in the papers; what "left" and "right"
-singular vectors mean below is as in the papers.
+Kernels are [inputs, outputs] here and [outputs, inputs] in the papers; "left" and "right"
+singular vectors below are those of the papers.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from steph_jax.models.abmil import Params
 from steph_jax.models.layers import matmul
 
 #: tau_t and tau_s as [outputs, inputs] -> a matrix of that shape.
-Rule = Callable[[jax.Array, jax.Array], jax.Array]
+Rule = Callable[[Array, Array], Array]
 
-#: Share of the entries of a task vector that TIES keeps.
+#: Share of the entries of a task vector that survives TIES.
 TIES_KEPT = 0.2
 #: Share of the singular directions that Iso-CTS takes from the sum of the two task vectors.
 ISO_CTS_COMMON = 0.8
@@ -57,7 +58,7 @@ def ties(target: Params, source: Params) -> Params:
     return summed
 
 
-def _trimmed(flat: jax.Array) -> jax.Array:
+def _trimmed(flat: Float[Array, " d"]) -> Float[Array, " d"]:
     """A vector [d] with all but its largest entries set to 0; those as large as the least stay."""
     magnitude = jnp.abs(flat)
     rank = flat.size - int(flat.size * TIES_KEPT)
@@ -105,12 +106,12 @@ def iso_cts(target: Params, source: Params) -> Params:
 class _Triplets(NamedTuple):
     """Singular triplets of a matrix [a, b]: left [a, k], values [k], right [k, b]."""
 
-    left: jax.Array
-    values: jax.Array
-    right: jax.Array
+    left: Float[Array, "a k"]
+    values: Float[Array, " k"]
+    right: Float[Array, "k b"]
 
 
-def _triplets(matrix: jax.Array, count: int) -> _Triplets:
+def _triplets(matrix: Float[Array, "a b"], count: int) -> _Triplets:
     """The `count` leading ones.
 
     By QR iterations: the default, divide and conquer, now and then finds none in float32 where many
@@ -122,17 +123,19 @@ def _triplets(matrix: jax.Array, count: int) -> _Triplets:
     return _Triplets(left[:, :count], values[:count], right[:count])
 
 
-def _matrices_or_mean(rule: Rule, tau_t: jax.Array, tau_s: jax.Array) -> jax.Array:
+def _matrices_or_mean(
+    rule: Rule, tau_t: Float[Array, "*shape"], tau_s: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """A rule for matrices [outputs, inputs] on two kernels; the mean of two other tensors."""
     return rule(tau_t.T, tau_s.T).T if tau_t.ndim == 2 else (tau_t + tau_s) / 2
 
 
-def _iso_c(tau_t: jax.Array, tau_s: jax.Array) -> jax.Array:
+def _iso_c(tau_t: Float[Array, "a b"], tau_s: Float[Array, "a b"]) -> Float[Array, "a b"]:
     both = _triplets(tau_t + tau_s, min(tau_t.shape))
     return jnp.mean(both.values) * matmul(both.left, both.right)
 
 
-def _iso_cts(tau_t: jax.Array, tau_s: jax.Array) -> jax.Array:
+def _iso_cts(tau_t: Float[Array, "a b"], tau_s: Float[Array, "a b"]) -> Float[Array, "a b"]:
     rank = min(tau_t.shape)
     specific = round((rank - int(ISO_CTS_COMMON * rank)) / 2)
     common = _triplets(tau_t + tau_s, rank - 2 * specific)
@@ -146,7 +149,7 @@ def _iso_cts(tau_t: jax.Array, tau_s: jax.Array) -> jax.Array:
     return jnp.mean(values) * matmul(_polar_factor(left), _polar_factor(right))
 
 
-def _polar_factor(matrix: jax.Array) -> jax.Array:
+def _polar_factor(matrix: Float[Array, "a b"]) -> Float[Array, "a b"]:
     """The closest matrix with orthonormal rows or columns: U V^T of its singular vectors.
 
     Directions without any strength have no singular vectors of their own and are left out. There
@@ -154,8 +157,8 @@ def _polar_factor(matrix: jax.Array) -> jax.Array:
     """
     both = _triplets(matrix, min(matrix.shape))
     least = max(matrix.shape) * jnp.finfo(matrix.dtype).eps * both.values[0]
-    kept = (both.values > least).astype(matrix.dtype)
-    return matmul(both.left * kept[None], both.right)
+    mask = (both.values > least).astype(matrix.dtype)
+    return matmul(both.left * mask[None], both.right)
 
 
 #: Rules by name, besides "none".

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
 
 from steph_jax.models import abmil, task_vectors
 from steph_jax.models.abmil import Architecture, Params
@@ -63,7 +64,7 @@ class Options:
 
 
 class Routing(NamedTuple):
-    """What the router says of B slides.
+    """Outputs of the router for B bags.
 
     Attributes:
         probabilities: p [B, S].
@@ -72,25 +73,25 @@ class Routing(NamedTuple):
         z: [B] logsumexp(q)^2.
     """
 
-    probabilities: jax.Array
-    selected: jax.Array
-    balance: jax.Array
-    z: jax.Array
+    probabilities: Float[Array, "B S"]
+    selected: Bool[Array, "B S"]
+    balance: Float[Array, " B"]
+    z: Float[Array, " B"]
 
 
-def route(q: jax.Array, top_k: int) -> Routing:
+def route(q: Float[Array, "B S"], top_k: int) -> Routing:
     """The routing of slides from the router's outputs q [B, S]; ties go to the lowest index."""
     p = jax.nn.softmax(q, axis=-1)
     selected = task_vectors.select_top_k(p, top_k)
     return Routing(p, selected, jnp.max(p, axis=-1), jax.nn.logsumexp(q, axis=-1) ** 2)
 
 
-def linear(params: Params, x: jax.Array) -> jax.Array:
+def linear(params: Params, x: Float[Array, "*rows K"]) -> Float[Array, "*rows M"]:
     """x W + b."""
-    return cast(jax.Array, Linear(params["bias"].shape[0]).apply({"params": params}, x))
+    return cast(Array, Linear(params["bias"].shape[0]).apply({"params": params}, x))
 
 
-def mixture(experts: Params, z: jax.Array, routing: Routing) -> jax.Array:
+def mixture(experts: Params, z: Float[Array, "B S E"], routing: Routing) -> Float[Array, "B E"]:
     """sum_{s in K} p_s expert_s(z_s).
 
     Args:
@@ -110,7 +111,7 @@ def mixture(experts: Params, z: jax.Array, routing: Routing) -> jax.Array:
 
 
 def init(
-    key: jax.Array, architecture: Architecture, num_sources: int, num_outputs: int, expert: str
+    key: Key[Array, ""], architecture: Architecture, num_sources: int, num_outputs: int, expert: str
 ) -> Params:
     """Random float32 parameters of torch's default start.
 

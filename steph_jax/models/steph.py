@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Params
@@ -44,8 +45,8 @@ class Options:
             target's.
         retrained: "pred_head" (a new head is trained) or "none" (it stays merged or the target's).
         initial_weight: added to the start of the output biases of MLP_w. Around 0, the merge
-            regularizer can push all w below 0 before any was of use, and relu lets no gradient
-            bring them back; 0.3 keeps them alive.
+            regularizer can push all w below 0 in the first epochs, and relu passes no gradient
+            to bring them back; 0.3 prevents it.
         head_init: the new head starts at random ("new") or as the target's ("target").
     """
 
@@ -89,7 +90,7 @@ class Options:
 
 
 class SourceWeights(NamedTuple):
-    """What the hypernetworks said of B bags.
+    """Outputs of the hypernetworks for B bags.
 
     Attributes:
         weights: w [B, S] as MLP_w gives it, before any clamp.
@@ -97,9 +98,9 @@ class SourceWeights(NamedTuple):
         selected: [B, S] True for the k sources that are summed.
     """
 
-    weights: jax.Array
-    ratios: jax.Array
-    selected: jax.Array
+    weights: Float[Array, "B S"]
+    ratios: Float[Array, "B S"]
+    selected: Bool[Array, "B S"]
 
 
 def merge_stack(
@@ -124,13 +125,15 @@ def merge_stack(
     )
 
 
-def select(weights: jax.Array, ratios: jax.Array, options: Options) -> SourceWeights:
+def select(
+    weights: Float[Array, "B S"], ratios: Float[Array, "*bags S"], options: Options
+) -> SourceWeights:
     """The sources that are summed, from w [B, S] and lambda [B, S] or [S]."""
     selected = task_vectors.select_top_k(weights, options.top_k)
     return SourceWeights(weights, jnp.broadcast_to(ratios, weights.shape), selected)
 
 
-def coefficients(sources: SourceWeights, options: Options) -> jax.Array:
+def coefficients(sources: SourceWeights, options: Options) -> Float[Array, "B stack"]:
     """[1, c_t, c] of B bags, over the stack that `merge_stack` returns: [B, S + 2].
 
     theta(X) of equation 12 is `task_vectors.weighted_sum` of stack and coefficients.
@@ -155,11 +158,13 @@ def shares(sources: SourceWeights, options: Options) -> tuple[jax.Array, jax.Arr
 
 
 def as_dict(options: Options) -> dict[str, Any]:
-    """JSON-able form of the options, for the record beside a model."""
+    """JSON-able form of the options, for the metadata of a model."""
     return dataclasses.asdict(options) | {"fixed_mixing": list(options.fixed_mixing)}
 
 
-def merge_regularizer(w: jax.Array, selected: jax.Array) -> jax.Array:
+def merge_regularizer(
+    w: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"]
+) -> Float[Array, "*bags"]:
     """merge = logsumexp(w)^2 + mean_{s in K} w_s per slide (equation 25 of docs/method.md).
 
     Args:
@@ -172,7 +177,9 @@ def merge_regularizer(w: jax.Array, selected: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(w, axis=-1) ** 2 + _mean_selected(w, selected)
 
 
-def mix_regularizer(mixing_ratio: jax.Array, selected: jax.Array) -> jax.Array:
+def mix_regularizer(
+    mixing_ratio: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"]
+) -> Float[Array, "*bags"]:
     """mix = mean_{s in K} lambda_s^2 per slide (equation 26 of docs/method.md).
 
     Args:
@@ -185,7 +192,9 @@ def mix_regularizer(mixing_ratio: jax.Array, selected: jax.Array) -> jax.Array:
     return _mean_selected(mixing_ratio**2, selected)
 
 
-def _mean_selected(values: jax.Array, selected: jax.Array) -> jax.Array:
+def _mean_selected(
+    values: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"]
+) -> Float[Array, "*bags"]:
     """Mean of `values` [..., S] over the selected sources."""
-    kept = jnp.where(selected, values, jnp.zeros_like(values))
-    return jnp.sum(kept, axis=-1) / jnp.sum(selected, axis=-1, dtype=values.dtype)
+    masked = jnp.where(selected, values, jnp.zeros_like(values))
+    return jnp.sum(masked, axis=-1) / jnp.sum(selected, axis=-1, dtype=values.dtype)

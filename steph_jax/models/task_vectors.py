@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from steph_jax.models.abmil import Params
 from steph_jax.models.layers import matmul
 
-#: The parts of an ABMIL tree that `merged_parts` names.
+#: Parts of an ABMIL tree by the values of `steph.Options.merged`.
 PARTS = {
     "mil_encoder": ("feat_proj", "attention_net"),
     "pred_head": ("pred_head",),
@@ -37,7 +38,7 @@ def parts_of(theta: Params, merged: str) -> Params:
     return {name: theta[name] for name in PARTS[merged] if name in theta}
 
 
-def weighted_sum(stacked: Params, coefficients: jax.Array) -> Params:
+def weighted_sum(stacked: Params, coefficients: Float[Array, "*bags S"]) -> Params:
     """sum_s c_s theta_s over a stack.
 
     Args:
@@ -58,16 +59,16 @@ def _weighted(coefficients: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _weighted_forward(coefficients: Any, x: Any) -> tuple[jax.Array, Any]:
-    kept = coefficients.value if x.perturbed else None, x.value
+    residuals = coefficients.value if x.perturbed else None, x.value
     flat = x.value.reshape(x.value.shape[0], -1)
     y = matmul(coefficients.value, flat)
-    return y.reshape(*coefficients.value.shape[:-1], *x.value.shape[1:]), kept
+    return y.reshape(*coefficients.value.shape[:-1], *x.value.shape[1:]), residuals
 
 
-def _weighted_backward(kept: Any, cotangent: Any) -> tuple[Any, Any]:
+def _weighted_backward(residuals: Any, cotangent: Any) -> tuple[Any, Any]:
     # On a CPU a product with the stack on its left takes two thirds of the time of the other order,
     # which XLA would choose but for the barrier.
-    coefficients, x = kept
+    coefficients, x = residuals
     if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
         return None, None
     sums = cotangent.reshape(-1, x[0].size)
@@ -84,7 +85,7 @@ def _weighted_backward(kept: Any, cotangent: Any) -> tuple[Any, Any]:
 _weighted.defvjp(_weighted_forward, _weighted_backward, symbolic_zeros=True)
 
 
-def select_top_k(weights: jax.Array, top_k: int) -> jax.Array:
+def select_top_k(weights: Float[Array, "*bags S"], top_k: int) -> Bool[Array, "*bags S"]:
     """The sources with the largest weights (STEPH, sparse aggregation); ties: lowest index.
 
     Args:
@@ -101,13 +102,15 @@ def select_top_k(weights: jax.Array, top_k: int) -> jax.Array:
         )
     if top_k in (0, num_sources):
         return jnp.ones(weights.shape, bool)
-    _, kept = jax.lax.top_k(jax.lax.stop_gradient(weights), top_k)
-    return jnp.any(jax.nn.one_hot(kept, num_sources, dtype=jnp.int32) > 0, axis=-2)
+    _, indices = jax.lax.top_k(jax.lax.stop_gradient(weights), top_k)
+    return jnp.any(jax.nn.one_hot(indices, num_sources, dtype=jnp.int32) > 0, axis=-2)
 
 
 def mixup_coefficients(
-    weights: jax.Array, ratios: jax.Array, selected: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    weights: Float[Array, "*bags S"],
+    ratios: Float[Array, "*bags S"],
+    selected: Bool[Array, "*bags S"],
+) -> tuple[Float[Array, "*bags S"], Float[Array, "*bags S"]]:
     """Coefficients of theta_0 + sum_{s in K} w_s [lambda_s tau_t + (1 - lambda_s) tau_s].
 
     Args:
@@ -123,7 +126,7 @@ def mixup_coefficients(
     return weights_in_k * ratios, weights_in_k * (1 - ratios)
 
 
-def cosine_matrix(stacked: Params) -> jax.Array:
+def cosine_matrix(stacked: Params) -> Float[Array, "S S"]:
     """Cosine similarity [S, S] between the stacked task vectors, all tensors together.
 
     A vector of zeros has similarity 0 with everything.

@@ -4,7 +4,7 @@ Each picture is a pair: `NAME_figure(...)` builds a matplotlib figure, `NAME(...
 it to a PNG (whole or not at all) and returns the path. No display, no pyplot and none of the user's
 matplotlib settings are involved.
 
-Colors can be told apart by color-blind readers (Okabe and Ito; cividis; red to blue), times are in
+Colors are distinct for color-blind readers (Okabe and Ito; cividis; red to blue), times are in
 years of 365.25 days, and a higher risk means a shorter life.
 """
 

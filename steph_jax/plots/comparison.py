@@ -97,7 +97,7 @@ def folds_figure(
             label=f"fold {numbers[fold]}",
             zorder=3,
         )
-    told = "mean ± sd" if mean_intervals is None else "mean [95 % interval]"
+    summary = "mean ± sd" if mean_intervals is None else "mean [95 % interval]"
     for row, method in enumerate(methods):
         mean, sd = metrics.mean_sd(c_index[method])
         if mean_intervals is None:
@@ -112,14 +112,14 @@ def folds_figure(
             below = row + 0.28
             axes.plot([low, high], [below, below], color=INK, linewidth=1.4, zorder=4)
             axes.plot(mean, below, marker="|", markersize=9, markeredgewidth=2.2, color=INK)
-    _heading(axes, told if num_folds > 1 or mean_intervals is not None else "C-index")
+    _heading(axes, summary if num_folds > 1 or mean_intervals is not None else "C-index")
     axes.set_xlabel(f"C-index on the {patients} (0.5 = chance)")
     handles, labels = axes.get_legend_handles_labels()
     if num_folds > len(CATEGORIES):
         handles, labels = [Line2D([], [], color=FAINT, marker="o")], ["one fold"]
     if num_folds > 1 or mean_intervals is not None:
         handles.append(Line2D([], [], color=INK, marker="|", markersize=8, markeredgewidth=2))
-        labels.append(told)
+        labels.append(summary)
     columns = 4 if len(labels) > 6 else 6
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8.5)
     return figure

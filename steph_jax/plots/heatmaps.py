@@ -104,8 +104,8 @@ def _heatmaps(panels: list[Heatmap], title: str) -> Figure:
 def _shown(names: pd.Index) -> list[str]:
     """Names of rows or columns as shown."""
     texts = [str(name) for name in names]
-    shown = short_names(texts)
-    return [shown[text] for text in texts]
+    short = short_names(texts)
+    return [short[text] for text in texts]
 
 
 def _longest(names: pd.Index) -> int:
@@ -121,10 +121,10 @@ def _heatmap(axes: Axes, panel: Heatmap) -> None:
     colors = colors.with_extremes(bad="#F2F2F2", over=None if diverging else "#DADADA")
     axes.imshow(np.ma.masked_invalid(values), cmap=colors, norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        known = bool(np.isfinite(value))
-        red, green, blue, _ = colors(norm(value)) if known else (1, 1, 1, 1)
+        defined = bool(np.isfinite(value))
+        red, green, blue, _ = colors(norm(value)) if defined else (1, 1, 1, 1)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        text = f"{value:.2f}".replace("-", "−") if known else "–"
+        text = f"{value:.2f}".replace("-", "−") if defined else "–"
         axes.text(
             column,
             row,
@@ -134,16 +134,16 @@ def _heatmap(axes: Axes, panel: Heatmap) -> None:
             fontsize=7.5,
             color="white" if dark else INK,
         )
-    below, beside = _shown(panel.values.columns), _shown(panel.values.index)
+    columns, rows = _shown(panel.values.columns), _shown(panel.values.index)
     steep = _longest(panel.values.columns) > 5
     axes.set_xticks(
         range(values.shape[1]),
-        below,
+        columns,
         rotation=45 if steep else 0,
         ha="right" if steep else "center",
         rotation_mode="anchor" if steep else "default",
     )
-    axes.set_yticks(range(values.shape[0]), beside)
+    axes.set_yticks(range(values.shape[0]), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel(str(panel.values.columns.name or ""))

@@ -198,7 +198,7 @@ def survival_curves_figure(
     """Predicted survival of some patients from the lowest to the highest risk.
 
     The patients are those at evenly spaced ranks of risk. Beneath lies the Kaplan-Meier curve of
-    all patients, where their follow-up is known; a mark on a patient's curve says how theirs ended.
+    all patients, where their follow-up is known; a mark on a patient's curve shows how it ended.
 
     Args:
         predictions: columns patient_id, risk, surv_1 .. surv_T (probability to live beyond the end

@@ -1,4 +1,4 @@
-"""What all pictures share: fonts and colors, labels beside lines, and writing the file."""
+"""Shared by all pictures: fonts and colors, labels next to lines, and writing the file."""
 
 import io
 import os

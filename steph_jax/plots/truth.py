@@ -1,4 +1,4 @@
-"""What methods gain on simulated cancers, and whether their weights know the related ones."""
+"""Gains of methods on simulated cancers, and their weights of related and unrelated sources."""
 
 import os
 import pathlib
@@ -37,7 +37,7 @@ def simulated_truth(
 def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: str) -> Figure:
     """Gain of every method in every simulation, a panel per scenario; and the use of sources.
 
-    A simulation has one color and marker; a black bar, with its value beside the row, is the mean
+    A simulation has one color and marker; a black bar, with its value at the right, is the mean
     over simulations.
 
     Args:
@@ -61,9 +61,9 @@ def simulated_truth_figure(gains: pd.DataFrame, weights: pd.DataFrame, title: st
 
     reach = 1.1 * max(0.01, float(gains["gain"].abs().max()))
     for scenario, axes in zip(scenarios, panels, strict=False):
-        of = gains[gains["scenario"] == scenario]
+        rows = gains[gains["scenario"] == scenario]
         axes.axvline(0, color=INK, linewidth=1, zorder=1)
-        _rows(axes, of.assign(row=of["method"], value=of["gain"]), seeds, signed)
+        _rows(axes, rows.assign(row=rows["method"], value=rows["gain"]), seeds, signed)
         axes.set_xlim(-reach, reach)
         axes.set_title(scenario)
         axes.set_xlabel("Gain in test C-index\n← worse        better →")
@@ -98,9 +98,9 @@ def _rows(
     """A row of points for each value of the column `row`, by the columns seed and value."""
     names = list(dict.fromkeys(table["row"]))
     for height, name in enumerate(names):
-        of = table[table["row"] == name]
+        points = table[table["row"] == name]
         for seed, (color, marker) in zip(seeds, _looks(len(seeds)), strict=True):
-            values = of.loc[of["seed"] == seed, "value"].to_numpy(float)
+            values = points.loc[points["seed"] == seed, "value"].to_numpy(float)
             axes.plot(
                 values,
                 np.full(len(values), height),
@@ -111,7 +111,7 @@ def _rows(
                 alpha=0.9,
                 zorder=3,
             )
-        mean = float(of["value"].mean())
+        mean = float(points["value"].mean())
         axes.plot(mean, height, marker="|", markersize=15, markeredgewidth=2.2, color=INK, zorder=2)
         axes.text(
             1.02,

@@ -1,16 +1,17 @@
-"""The one place that says what valid survival labels are."""
+"""Valid survival labels: the one definition, used everywhere."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float64
+from numpy.typing import ArrayLike
 
 from steph_jax.messages import listed
 
 
 def survival_labels(
     time: ArrayLike, event: ArrayLike, names: Sequence[str] | None = None
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+) -> tuple[Float64[np.ndarray, " P"], Bool[np.ndarray, " P"]]:
     """Checks survival labels and brings them into one form.
 
     Args:
@@ -41,6 +42,6 @@ def survival_labels(
         (events, (events != 0) & (events != 1), "events must be 0 or 1"),
     ):
         if bad.any():
-            found = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
-            raise ValueError(f"{rule}; found {found}")
+            values_of = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
+            raise ValueError(f"{rule}; found {values_of}")
     return times, events.astype(bool)

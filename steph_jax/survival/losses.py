@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 #: Arguments of logarithms in the likelihoods are clipped below at this.
 LOG_CLIP = 1e-7
@@ -23,45 +24,42 @@ LOG_CLIP = 1e-7
 MAX_LOG_RISK = 10.0
 
 
-def hazards(logits: jax.Array) -> jax.Array:
+def hazards(logits: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
     """hazard_t = sigmoid(logits_t) [..., T]: probability of death in bin t once it is reached."""
     return jax.nn.sigmoid(logits)
 
 
-def survival_from_hazards(hazards: jax.Array) -> jax.Array:
+def survival_from_hazards(hazards: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
     """S_t = prod_{u <= t} (1 - hazard_u): probability of outliving bin t [..., T]."""
     return jnp.cumprod(1 - hazards, axis=-1)
 
 
-def survival_from_incidence(incidence: jax.Array) -> jax.Array:
+def survival_from_incidence(incidence: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
     """S_t = 1 - CIF_t = sum_{u > t} p_u of probabilities p of dying in each bin [..., T]."""
     at_or_after = jnp.flip(jnp.cumsum(jnp.flip(incidence, -1), axis=-1), -1)
     return jnp.concatenate([at_or_after[..., 1:], jnp.zeros_like(incidence[..., :1])], axis=-1)
 
 
-def risk_from_survival(survival: jax.Array) -> jax.Array:
+def risk_from_survival(survival: Float[Array, "*batch T"]) -> Float[Array, "*batch"]:
     """risk = -sum_t S_t [...] of survival curves [..., T]; higher risk = shorter life."""
     return -jnp.sum(survival, axis=-1)
 
 
-def risk_from_hazards(hazards: jax.Array) -> jax.Array:
-    """risk = -sum_t S_t [...] of hazards [..., T]; higher risk = shorter life."""
-    return risk_from_survival(survival_from_hazards(hazards))
-
-
-def mean(values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def mean(values: Float[Array, " B"], mask: Bool[Array, " B"] | None = None) -> Float[Array, ""]:
     """Mean of `values` [B] over the patients of the batch; 0 if there is none."""
     mask = _mask_or_all(values, mask)
-    kept = jnp.where(mask, values, jnp.zeros_like(values))
-    return jnp.sum(kept) / jnp.maximum(jnp.sum(mask, dtype=values.dtype), 1)
+    masked = jnp.where(mask, values, jnp.zeros_like(values))
+    return jnp.sum(masked) / jnp.maximum(jnp.sum(mask, dtype=values.dtype), 1)
 
 
-def _mask_or_all(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+def _mask_or_all(
+    values: Float[Array, "B ..."], mask: Bool[Array, " B"] | None
+) -> Bool[Array, " B"]:
     """The mask as booleans [B]; all True if there is none."""
     return jnp.ones(values.shape[:1], bool) if mask is None else mask.astype(bool)
 
 
-def _check(outputs: jax.Array, ndim: int, *labels: jax.Array | None) -> None:
+def _check(outputs: Array, ndim: int, *labels: Array | None) -> None:
     """A ValueError unless outputs have `ndim` axes and each vector an entry per patient.
 
     A [B, 1] against a [B] would broadcast to [B, B] without a word.
@@ -75,42 +73,44 @@ def _check(outputs: jax.Array, ndim: int, *labels: jax.Array | None) -> None:
         )
 
 
-def _only(mask: jax.Array, values: jax.Array) -> jax.Array:
+def _only(mask: Bool[Array, " B"], values: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
     """`values` [B] or [B, T] with zeros, and zero gradients, in slots without a patient."""
     where = mask if values.ndim == 1 else mask[:, None]
     return jnp.where(where, values, jnp.zeros_like(values))
 
 
-def _clipped(log_value: jax.Array) -> jax.Array:
+def _clipped(log_value: Float[Array, " B"]) -> Float[Array, " B"]:
     """log max(value, LOG_CLIP)."""
     return jnp.maximum(log_value, math.log(LOG_CLIP))
 
 
-#: (logits [B, T], y [B, 1], bins [1, T]) -> clipped logarithms [B] of what an event in bin y, and
-#: what a life beyond it, has as its likelihood.
-_LogLikelihoods = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+#: (logits [B, T], y [B, 1], bins [1, T]) -> clipped log-likelihoods [B] of an event in bin y, and
+#: of survival beyond it.
+_LogLikelihoods = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def _likelihood(
-    of: _LogLikelihoods,
-    logits: jax.Array,
-    time_bin: jax.Array,
-    event: jax.Array,
+    log_likelihoods: _LogLikelihoods,
+    logits: Float[Array, "B T"],
+    time_bin: Int[Array, " B"],
+    event: Shaped[Array, " B"],
     alpha: float,
-    mask: jax.Array | None,
-) -> jax.Array:
+    mask: Bool[Array, " B"] | None,
+) -> Float[Array, " B"]:
     """(1 - alpha)(uncensored + censored) + alpha uncensored [B]."""
     _check(logits, 2, time_bin, event, mask)
     mask = _mask_or_all(logits, mask)
     bins = jnp.arange(logits.shape[1], dtype=time_bin.dtype)[None]
-    log_density, log_survival = of(_only(mask, logits), time_bin[:, None], bins)
+    log_density, log_survival = log_likelihoods(_only(mask, logits), time_bin[:, None], bins)
     died = event.astype(logits.dtype)
     uncensored = -died * log_density
     censored = -(1 - died) * log_survival
     return _only(mask, (1 - alpha) * (uncensored + censored) + alpha * uncensored)
 
 
-def _of_hazards(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _of_hazards(
+    logits: Float[Array, "B T"], y: Int[Array, "B 1"], bins: Int[Array, "1 T"]
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """log S_{y-1} + log hazard_y, and log S_y."""
     log_hazard, log_alive = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     zero = jnp.zeros_like(logits)
@@ -120,7 +120,9 @@ def _of_hazards(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[jax.A
     return _clipped(log_survival_before) + _clipped(log_hazard_y), _clipped(log_survival_y)
 
 
-def _of_incidences(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _of_incidences(
+    logits: Float[Array, "B T"], y: Int[Array, "B 1"], bins: Int[Array, "1 T"]
+) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """log p_y and log(1 - CIF_y)."""
     log_p = jax.nn.log_softmax(logits, axis=1)
     log_p_y = jnp.sum(jnp.where(bins == y, log_p, jnp.zeros_like(log_p)), axis=1)
@@ -131,13 +133,13 @@ def _of_incidences(logits: jax.Array, y: jax.Array, bins: jax.Array) -> tuple[ja
 
 
 def nll(
-    logits: jax.Array,
-    time_bin: jax.Array,
-    event: jax.Array,
+    logits: Float[Array, "B T"],
+    time_bin: Int[Array, " B"],
+    event: Shaped[Array, " B"],
     *,
     alpha: float = 0.5,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
     """Negative log-likelihood of discrete-time hazards (equations 23 and 24 of docs/method.md).
 
         uncensored = -e     [log S_{y-1} + log hazard_y]      S_{-1} = 1
@@ -164,13 +166,13 @@ def nll(
 
 
 def incidence_nll(
-    logits: jax.Array,
-    time_bin: jax.Array,
-    event: jax.Array,
+    logits: Float[Array, "B T"],
+    time_bin: Int[Array, " B"],
+    event: Shaped[Array, " B"],
     *,
     alpha: float = 0.5,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
     """Negative log-likelihood of incidences (equation 28 of docs/method.md).
 
         uncensored = -e log p_y,  censored = -(1-e) log(1 - CIF_y)
@@ -194,14 +196,18 @@ def incidence_nll(
     return _likelihood(_of_incidences, logits, time_bin, event, alpha, mask)
 
 
-def log_risk(output: jax.Array) -> jax.Array:
+def log_risk(output: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """x = min(output, 10): the log risk of a Cox model, and its risk (higher = worse)."""
     return jnp.minimum(output, MAX_LOG_RISK)
 
 
 def cox(
-    output: jax.Array, time: jax.Array, event: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+    output: Float[Array, " B"],
+    time: Shaped[Array, " B"],
+    event: Shaped[Array, " B"],
+    *,
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, ""]:
     """Negative partial log-likelihood of a Cox model (equation 29 of docs/method.md).
 
         mean_i -e_i (x_i - log sum_{j: t_j >= t_i} exp x_j),   x = min(output, 10)
@@ -233,13 +239,13 @@ def cox(
 
 
 def earth_mover(
-    logits: jax.Array,
-    time_bin: jax.Array,
-    event: jax.Array,
+    logits: Float[Array, "B T"],
+    time_bin: Int[Array, " B"],
+    event: Shaped[Array, " B"],
     *,
     scale: float = 10.0,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
     """Squared earth mover's distance between predicted and seen incidence (equations 30 to 32).
 
         P = softmax(logits);  g = 1 at y, and for a censored patient at all later bins too
@@ -274,8 +280,12 @@ def earth_mover(
 
 
 def ranking(
-    output: jax.Array, time: jax.Array, event: jax.Array, *, mask: jax.Array | None = None
-) -> jax.Array:
+    output: Float[Array, " B"],
+    time: Shaped[Array, " B"],
+    event: Shaped[Array, " B"],
+    *,
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, ""]:
     """Hinge loss over pairs of patients whose order is known (equation 33 of docs/method.md).
 
         mean over pairs with e_i = 1 and t_i < t_j of relu(1 + p_i - p_j)
@@ -302,13 +312,13 @@ def ranking(
 
 
 def reconstruction(
-    output: jax.Array,
-    time: jax.Array,
-    event: jax.Array,
+    output: Float[Array, " B"],
+    time: Shaped[Array, " B"],
+    event: Shaped[Array, " B"],
     *,
     alpha: float = 0.5,
-    mask: jax.Array | None = None,
-) -> jax.Array:
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
     """Distance of a predicted time from the seen one (equation 34 of docs/method.md).
 
         o = e |p - t|,  c = (1-e) relu(1 - (p - t)),  (1 - alpha)(o + c) + alpha o

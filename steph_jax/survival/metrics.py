@@ -1,4 +1,4 @@
-"""Numbers that say how good predictions of survival are: numpy arrays in, numbers out.
+"""How good predictions of survival are: numpy arrays in, numbers out.
 
 Everywhere `time` is in days (any unit will do, if it is one), `event` is True or 1 where death was
 seen, and a higher `risk` means a shorter life.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 
 from steph_jax.messages import listed
@@ -23,7 +24,7 @@ _PAIRS_AT_ONCE = 1 << 22
 Floats = NDArray[np.float64]
 
 
-def _finite(values: ArrayLike, length: int, what: str) -> Floats:
+def _finite(values: ArrayLike, length: int, what: str) -> Float64[np.ndarray, " P"]:
     """`values` as a float64 vector; a ValueError unless it is finite and of this length."""
     array = np.asarray(values, np.float64)
     if array.shape != (length,):
@@ -84,10 +85,10 @@ class KaplanMeier:
         upper: [K] upper end.
     """
 
-    times: Floats
-    survival: Floats
-    lower: Floats
-    upper: Floats
+    times: Float64[np.ndarray, " K"]
+    survival: Float64[np.ndarray, " K"]
+    lower: Float64[np.ndarray, " K"]
+    upper: Float64[np.ndarray, " K"]
 
 
 def kaplan_meier(time: ArrayLike, event: ArrayLike) -> KaplanMeier:
@@ -115,7 +116,7 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike) -> KaplanMeier:
     )
 
 
-def number_at_risk(time: ArrayLike, at: ArrayLike) -> NDArray[np.int64]:
+def number_at_risk(time: ArrayLike, at: ArrayLike) -> Int64[np.ndarray, " M"]:
     """How many of the patients with follow-up `time` [P] are under observation at times `at` [M].
 
     A patient counts up to and including the own time.
@@ -157,7 +158,7 @@ def logrank_p(time: ArrayLike, event: ArrayLike, group: ArrayLike) -> float:
     return float(test.p_value)
 
 
-def risk_groups(risk: ArrayLike, cut: float) -> NDArray[np.bool_]:
+def risk_groups(risk: ArrayLike, cut: float) -> Bool[np.ndarray, " P"]:
     """True for the high-risk group: risk above `cut` (pictures use the training median)."""
     return np.asarray(risk, np.float64) > cut
 
@@ -174,7 +175,7 @@ class Baseline:
     times: tuple[float, ...]
     hazard: tuple[float, ...]
 
-    def survival(self, log_risk: ArrayLike, at: ArrayLike) -> Floats:
+    def survival(self, log_risk: ArrayLike, at: ArrayLike) -> Float64[np.ndarray, "P M"]:
         """S(t | x) = exp(-H_0(t) exp(x)).
 
         Args:
@@ -189,7 +190,7 @@ class Baseline:
         return np.exp(-np.exp(np.asarray(log_risk, np.float64))[:, None] * cumulative[None])
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads; plain lists of numbers."""
+        """JSON-able form, which `from_json` reads."""
         return {"times": list(self.times), "hazard": list(self.hazard)}
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Losses by name: what each needs of a model, and sums of them, for programs that choose by config.
+"""Losses by name, and weighted sums of them, for programs that choose them by config.
 
-A model's outputs mean something else under each loss; `Output` says what, and how risk (higher =
-worse under every loss) and a survival curve follow from them.
+The outputs of a model have a meaning that depends on the loss; `Output` defines it, and how risk
+(higher = worse under every loss) and a survival curve follow from them.
 """
 
 import dataclasses
@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from steph_jax.survival import losses
 
-#: Times are given to losses in years: in days, `recon` would ask of a head that starts near 0 to
-#: reach thousands by steps of 1e-4. The margins of `rank` and `recon` are 1.
+#: Losses read times in years: with days, `recon` would drive a head that starts near 0 to
+#: thousands by steps of 1e-4. The margins of `rank` and `recon` are 1.
 DAYS_PER_UNIT = 365.25
 
 
 class Labels(NamedTuple):
-    """What is known of the patients of a batch.
+    """Survival labels of the patients of a batch.
 
     Attributes:
         time_bin: [B] integers in [0, T), the bin that holds `time`.
@@ -29,9 +30,9 @@ class Labels(NamedTuple):
         event: [B] True or 1 where death was seen.
     """
 
-    time_bin: jax.Array
-    time: jax.Array
-    event: jax.Array
+    time_bin: Int[Array, " B"]
+    time: Shaped[Array, " B"]
+    event: Shaped[Array, " B"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +49,19 @@ class Output:
 
     name: str
     per_bin: bool
-    risk: Callable[[jax.Array], jax.Array]
-    survival: Callable[[jax.Array], jax.Array] | None
+    risk: Callable[[Array], Array]
+    survival: Callable[[Array], Array] | None
 
     def num_outputs(self, num_bins: int) -> int:
         """O: outputs of a model for `num_bins` time bins."""
         return num_bins if self.per_bin else 1
 
 
-def _survival_of_hazard_logits(logits: jax.Array) -> jax.Array:
+def _survival_of_hazard_logits(logits: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
     return losses.survival_from_hazards(losses.hazards(logits))
 
 
-def _survival_of_incidence_logits(logits: jax.Array) -> jax.Array:
+def _survival_of_incidence_logits(logits: Float[Array, "*batch T"]) -> Float[Array, "*batch T"]:
     return losses.survival_from_incidence(jax.nn.softmax(logits, axis=-1))
 
 
@@ -86,7 +87,7 @@ class Loss:
 
     Attributes:
         name: key in `LOSSES`.
-        output: what the loss takes the outputs of a model for.
+        output: meaning of the model outputs that the loss reads.
         value: (outputs [B, O], labels, objective, mask [B] or None) -> the loss of the batch.
     """
 
@@ -133,12 +134,12 @@ class Objective:
 
     @property
     def output(self) -> Output:
-        """What all of its losses take the outputs of a model for."""
+        """Meaning of the model outputs that all of its losses read."""
         return LOSSES[self.terms[0][0]].output
 
     def values(
-        self, outputs: jax.Array, labels: Labels, mask: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
+        self, outputs: Float[Array, "B O"], labels: Labels, mask: Bool[Array, " B"] | None = None
+    ) -> dict[str, Float[Array, ""]]:
         """Each loss of the batch by name, without its weight.
 
         Args:
@@ -149,8 +150,8 @@ class Objective:
         return {name: LOSSES[name].value(outputs, labels, self, mask) for name, _ in self.terms}
 
     def __call__(
-        self, outputs: jax.Array, labels: Labels, mask: jax.Array | None = None
-    ) -> jax.Array:
+        self, outputs: Float[Array, "B O"], labels: Labels, mask: Bool[Array, " B"] | None = None
+    ) -> Float[Array, ""]:
         """The weighted sum, a scalar; arguments as of `values`."""
         values = self.values(outputs, labels, mask)
         total = jnp.zeros((), outputs.dtype)
@@ -160,22 +161,25 @@ class Objective:
 
 
 #: (outputs [B, O], labels, objective, mask [B] or None) -> the loss of a batch.
-Value = Callable[[jax.Array, Labels, Objective, jax.Array | None], jax.Array]
+Value = Callable[[Array, Labels, Objective, Array | None], Array]
 
 
-def _single(outputs: jax.Array) -> jax.Array:
+def _single(outputs: Float[Array, "B ..."]) -> Float[Array, " B"]:
     """[B] of outputs [B, 1]."""
     if outputs.ndim != 2 or outputs.shape[1] != 1:
         raise ValueError(f"expected one output per patient, [B, 1]; found {outputs.shape}")
     return outputs[:, 0]
 
 
-def _of_bins(loss: Callable[..., jax.Array], option: str) -> Value:
+def _of_bins(loss: Callable[..., Array], option: str) -> Value:
     """A loss [B] over time bins with one option of the objective, as the mean over the patients."""
 
     def value(
-        outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-    ) -> jax.Array:
+        outputs: Float[Array, "B O"],
+        labels: Labels,
+        objective: Objective,
+        mask: Bool[Array, " B"] | None,
+    ) -> Float[Array, ""]:
         options = {option: getattr(objective, option)}
         values = loss(outputs, labels.time_bin, labels.event, mask=mask, **options)
         return losses.mean(values, mask)
@@ -183,20 +187,26 @@ def _of_bins(loss: Callable[..., jax.Array], option: str) -> Value:
     return value
 
 
-def _of_pairs(loss: Callable[..., jax.Array]) -> Value:
+def _of_pairs(loss: Callable[..., Array]) -> Value:
     """A loss of single outputs that compares patients."""
 
     def value(
-        outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-    ) -> jax.Array:
+        outputs: Float[Array, "B O"],
+        labels: Labels,
+        objective: Objective,
+        mask: Bool[Array, " B"] | None,
+    ) -> Float[Array, ""]:
         return loss(_single(outputs), labels.time, labels.event, mask=mask)
 
     return value
 
 
 def _recon(
-    outputs: jax.Array, labels: Labels, objective: Objective, mask: jax.Array | None
-) -> jax.Array:
+    outputs: Float[Array, "B O"],
+    labels: Labels,
+    objective: Objective,
+    mask: Bool[Array, " B"] | None,
+) -> Float[Array, ""]:
     values = losses.reconstruction(
         _single(outputs), labels.time, labels.event, alpha=objective.alpha, mask=mask
     )
@@ -227,6 +237,6 @@ def objective(loss: dict[str, Any]) -> Objective:
     return Objective(terms, float(loss["alpha"]), float(loss["scale"]))
 
 
-def objective_record(of: Objective) -> dict[str, Any]:
-    """JSON-able form of a loss, for the record beside a model."""
-    return dataclasses.asdict(of) | {"terms": [list(term) for term in of.terms]}
+def objective_record(loss: Objective) -> dict[str, Any]:
+    """JSON-able form of a loss, for the metadata of a model."""
+    return dataclasses.asdict(loss) | {"terms": [list(term) for term in loss.terms]}

@@ -1,8 +1,8 @@
-"""What a difference between methods is worth: bootstrap over patients, t-test over folds.
+"""Significance of a difference between methods: bootstrap over patients, t-test over folds.
 
-The two look at different noise. The bootstrap keeps the fitted models and asks what other patients
-of the same kind would have said of them; the t-test asks what other folds would have said of
-methods fitted anew. A higher `risk` means a shorter life, as everywhere.
+The two measure different noise. The bootstrap keeps the fitted models and draws other patients of
+the same kind; the t-test asks for the spread over folds, whose models are fitted again. A higher
+`risk` means a shorter life.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float64, Int64
+from numpy.typing import ArrayLike
 
 from steph_jax.survival.labels import survival_labels
 from steph_jax.survival.metrics import RISK_TOLERANCE, Floats, mean_sd
@@ -37,7 +38,7 @@ class Interval(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FoldRisks:
-    """The test patients of a fold, and what methods said of them.
+    """The test patients of a fold, and the risks that methods predict for them.
 
     Attributes:
         time: [P] finite, at least 0.
@@ -45,12 +46,12 @@ class FoldRisks:
         risk: by method, [K, P] for K seeds; higher = worse.
     """
 
-    time: Floats
-    event: NDArray[np.bool_]
-    risk: Mapping[str, Floats]
+    time: Float64[np.ndarray, " P"]
+    event: Bool[np.ndarray, " P"]
+    risk: Mapping[str, Float64[np.ndarray, "K P"]]
 
 
-def comparable_pairs(time: ArrayLike, event: ArrayLike) -> NDArray[np.bool_]:
+def comparable_pairs(time: ArrayLike, event: ArrayLike) -> Bool[np.ndarray, "P P"]:
     """Pairs of patients that can be compared: [P, P], True where i died before j (equation 40).
 
     i has an event, and j outlived t_i or was censored at it. A patient is never comparable to a
@@ -64,7 +65,7 @@ def comparable_pairs(time: ArrayLike, event: ArrayLike) -> NDArray[np.bool_]:
 
 def resampled_c_index(
     time: ArrayLike, event: ArrayLike, risk: ArrayLike, counts: ArrayLike
-) -> Floats:
+) -> Float64[np.ndarray, " R"]:
     """Harrell's C-index of resamples of some patients.
 
         C = sum_ij n_i n_j c_ij / sum_ij n_i n_j m_ij
@@ -90,12 +91,16 @@ def resampled_c_index(
     return np.divide(won, compared, out=np.full(len(drawn), np.nan), where=compared > 0)
 
 
-def _pair_sums(pairs: Floats, counts: Floats) -> Floats:
+def _pair_sums(
+    pairs: Float64[np.ndarray, "P P"], counts: Float64[np.ndarray, "R P"]
+) -> Float64[np.ndarray, " R"]:
     """sum_ij n_i n_j x_ij for every row n of counts [R, P]: [R]."""
     return np.asarray(np.einsum("rp,rp->r", counts @ pairs, counts), np.float64)
 
 
-def _resample(num_patients: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _resample(
+    num_patients: int, resamples: int, rng: np.random.Generator
+) -> Int64[np.ndarray, "R P"]:
     """How often every patient is drawn when as many are drawn with replacement: [R, P]."""
     chosen = rng.integers(0, num_patients, (resamples, num_patients))
     offsets = num_patients * np.arange(resamples)[:, None]
@@ -105,12 +110,12 @@ def _resample(num_patients: int, resamples: int, rng: np.random.Generator) -> ND
 
 def bootstrap_means(
     folds: Sequence[FoldRisks], resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Floats]:
+) -> dict[str, Float64[np.ndarray, " R"]]:
     """The mean C-index over folds of every method, on resamples of the patients.
 
-    Patients are drawn with replacement within each fold, since the risks of one fold's model say
-    nothing beside those of another's. All methods and seeds see the same resample; seeds are
-    averaged within it.
+    Patients are drawn with replacement within each fold, since risks of
+    different folds' models are not comparable. All methods and seeds see the same resample; seeds
+    are averaged within it.
 
     Args:
         folds: with the same methods in each.
@@ -130,7 +135,7 @@ def bootstrap_means(
     return {method: total / len(folds) for method, total in sums.items()}
 
 
-def percentile_interval(resampled: Floats) -> Interval:
+def percentile_interval(resampled: Float64[np.ndarray, " R"]) -> Interval:
     """The 2.5th and 97.5th percentile of numbers on resamples [R], of those that are defined."""
     defined = resampled[np.isfinite(resampled)]
     if not len(defined):

@@ -5,7 +5,8 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float64, Int32
+from numpy.typing import ArrayLike
 
 from steph_jax.survival.labels import survival_labels
 
@@ -19,7 +20,7 @@ class TimeBins:
 
     Attributes:
         edges: a_0 = 0 < a_1 < ... < a_T in days. The last bin holds everything from a_{T-1} on;
-            a_T says only where it nominally ends.
+            a_T is only its nominal end.
         kind: one of `BIN_KINDS`, how the edges were chosen.
 
     Raises:
@@ -44,7 +45,7 @@ class TimeBins:
         """T."""
         return len(self.edges) - 1
 
-    def index(self, time: ArrayLike) -> NDArray[np.int32]:
+    def index(self, time: ArrayLike) -> Int32[np.ndarray, "*times"]:
         """The bin y of each time: a_y <= time < a_{y+1}, and T - 1 for all from a_{T-1} on.
 
         Args:
@@ -62,7 +63,7 @@ class TimeBins:
         return np.searchsorted(self.edges[1:-1], days, side="right").astype(np.int32)
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """JSON-able form, which `from_json` reads."""
         return {"kind": self.kind, "edges": list(self.edges)}
 
     @classmethod
@@ -83,7 +84,7 @@ def _check_num_bins(num_bins: int) -> None:
         raise ValueError(f"the number of bins is at least 1, not {num_bins}")
 
 
-def _event_times(time: ArrayLike, event: ArrayLike) -> NDArray[np.float64]:
+def _event_times(time: ArrayLike, event: ArrayLike) -> Float64[np.ndarray, " M"]:
     """Times of the events; a ValueError unless one is positive."""
     times, events = survival_labels(time, event)
     days = times[events]

@@ -34,7 +34,7 @@ def test_weights_and_ratios(mixing, output):
         params["mixing_ratio"] = jnp.array([-0.5, 0.0, 3.0])
     patches = np.random.default_rng(0).normal(size=(5, D)).astype(np.float32)
     module = Hypernetworks(S, output, mixing, fixed)
-    embedded = module.apply({"params": params}, patches, method="embed")
+    embedded = module.apply({"params": params}, jnp.asarray(patches), method="embed")
     assert set(embedded) == ({"weights", "mixing"} if mixing == "fnn" else {"weights"})
     means = {name: jnp.mean(x, axis=0) for name, x in embedded.items()}
     w, ratios = module.apply({"params": params}, means)

@@ -139,7 +139,7 @@ def by_torch_name(tree):
     return found
 
 
-def test_ties_is_the_published(published):
+def test_ties_matches_the_published_program(published):
     target, source, record = published
     stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], source)
     prepared = merging.prepare("ties", target, stacked)
@@ -159,7 +159,7 @@ def test_ties_is_the_published(published):
 
 @pytest.mark.parametrize("name", ["iso_c", "iso_cts"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-4), ("float64", 2e-6)])
-def test_iso_is_the_published(name, dtype, tolerance, published):
+def test_iso_matches_the_published_program(name, dtype, tolerance, published):
     target, source, record = published
     with jax.enable_x64(dtype == "float64"):
 
@@ -252,7 +252,7 @@ def test_iso_makes_all_directions_equally_strong(rule):
 
 
 @pytest.mark.parametrize("rule", merging.RULES.values(), ids=merging.RULES)
-def test_the_two_vectors_may_change_places(rule):
+def test_rules_are_symmetric(rule):
     target, source = vectors(4), vectors(5)
     one, other = each(rule(target, source)), each(rule(source, target))
     for name, x in one.items():
@@ -260,7 +260,7 @@ def test_the_two_vectors_may_change_places(rule):
 
 
 @pytest.mark.parametrize("rule", merging.RULES.values(), ids=merging.RULES)
-def test_vectors_of_zeros_and_equal_vectors_give_numbers(rule):
+def test_zero_and_equal_vectors_give_finite_results(rule):
     tau = vectors(6)
     zero = jax.tree.map(jnp.zeros_like, tau)
     for pair in ((zero, tau), (tau, zero), (tau, tau)):
@@ -272,7 +272,7 @@ def test_vectors_of_zeros_and_equal_vectors_give_numbers(rule):
 
 
 @pytest.mark.parametrize("kind", ["ties", "iso_c", "iso_cts"])
-def test_prepare_treats_each_source_by_itself(kind):
+def test_prepare_is_independent_per_source(kind):
     target = vectors(0)
     sources = [vectors(seed) for seed in (1, 2, 3)]
     found = each(merging.prepare(kind, target, task_vectors.stack(sources)))
@@ -287,7 +287,7 @@ def test_preparing_with_none_changes_nothing():
     assert merging.prepare("none", vectors(0), sources) is sources
 
 
-def test_unknown_preparation_lists_the_known():
+def test_unknown_preparation_lists_valid_ones():
     known = "none, ties, iso_c, iso_cts; found 'dare'"
     with pytest.raises(ValueError, match=f"task vectors are prepared by one of {known}"):
         merging.prepare("dare", vectors(0), vectors(1, lead=(3,)))

@@ -62,7 +62,7 @@ def test_biases_of_experts_are_vectors_so_that_they_do_not_decay():
     assert "experts" not in identity
 
 
-def test_options_that_cannot_be():
+def test_invalid_options_are_refused():
     with pytest.raises(ValueError, match="relu, identity, not 'gelu'"):
         roupkt.Options(expert="gelu")
     with pytest.raises(ValueError, match="0 for all, not -1"):

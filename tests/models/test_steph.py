@@ -60,7 +60,7 @@ def test_sources_that_are_not_selected_add_nothing(stored):
     assert_same(found, alone)
 
 
-def test_clamped_weights_are_summed_and_the_others_are_reported():
+def test_clamp_applies_to_the_sum_alone():
     w = jnp.array([[0.5, 3.0, 2.0, 1.5]])
     options = Options(top_k=2, clamp=True)
     sources = steph.select(w, jnp.full(4, 0.25), options)
@@ -74,7 +74,7 @@ def test_clamped_weights_are_summed_and_the_others_are_reported():
     np.testing.assert_allclose(free, [[1, 1.25, 0, 2.25, 1.5, 0]], atol=1e-6)
 
 
-def test_options_survive_their_record():
+def test_options_round_trip_through_their_json_form():
     options = Options(top_k=0, mixing="fix", fixed_mixing=(0.5, 0.25), merged="all")
     assert Options(**steph.as_dict(options)) == options
 

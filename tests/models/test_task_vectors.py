@@ -50,14 +50,14 @@ def test_weighted_sum_equals_a_loop(num_bags):
         ([0.1, 0.5, 0.3, 0.4], 4, [0, 1, 2, 3]),
     ],
 )
-def test_the_largest_weights_are_selected_and_ties_go_to_the_lowest(weights, top_k, expected):
+def test_top_k_selection_with_ties(weights, top_k, expected):
     batch = jnp.asarray([weights, weights], jnp.float32)
     for selected in task_vectors.select_top_k(batch, top_k):
         assert np.flatnonzero(selected).tolist() == expected
 
 
 @pytest.mark.parametrize("top_k", [5, -1])
-def test_more_sources_than_there_are_cannot_be_kept(top_k):
+def test_top_k_beyond_the_sources_is_refused(top_k):
     with pytest.raises(ValueError, match=f"top_k = {top_k} sources cannot be kept of 4"):
         task_vectors.select_top_k(jnp.zeros(4), top_k)
 

@@ -216,7 +216,7 @@ def test_long_titles_wrap():
 # What they share
 
 
-def test_labels_are_spread_by_the_least_that_keeps_them_apart():
+def test_labels_move_as_little_as_possible():
     assert style.spread([0.2, 0.9, 0.5], 0.1) == pytest.approx([0.2, 0.9, 0.5])
     assert style.spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
     assert style.spread([0.52, 0.5, 0.9], 0.1) == pytest.approx([0.56, 0.46, 0.9])
@@ -239,11 +239,11 @@ def test_labels_are_spread_by_the_least_that_keeps_them_apart():
         ([f"{'x' * 20}{i}{'y' * 20}" for i in range(2)], None),
     ],
 )
-def test_names_are_shortened_but_stay_apart(names, expected):
+def test_short_names_stay_distinct(names, expected):
     assert list(style.short_names(names).values()) == (expected or names)
 
 
-def test_numbers_are_written_for_people():
+def test_number_formats():
     assert style.number(0.12349) == "0.123"
     assert style.number(math.nan) == style.signed(math.nan) == "n/a"
     assert style.signed(-0.01) == "−0.010"
@@ -279,12 +279,12 @@ def test_a_loss_without_regularizers_is_drawn_once():
     assert len(loss.lines) == 2
 
 
-def test_epochs_that_were_not_evaluated_are_bridged():
+def test_lines_bridge_epochs_without_evaluation():
     _, concordance = plots.training_curves_figure(history(every=5), "t").axes
     np.testing.assert_array_equal(concordance.lines[-1].get_xdata(), [5, 10, 15, 20])
 
 
-def test_curves_of_a_method_that_never_saw_the_test_patients():
+def test_training_curves_without_test_columns():
     table = history().assign(test_nll=math.nan, test_c_index=math.nan)
     figure = plots.training_curves_figure(table, "t")
     assert not any("Test" in text for text in texts(figure))
@@ -590,7 +590,7 @@ def test_a_matrix_has_every_number_in_its_cell(names, center):
     assert shown == list(style.short_names(names).values())
 
 
-def test_numbers_in_a_matrix_can_be_read_on_their_color():
+def test_matrix_numbers_contrast_with_their_color():
     for heatmap in (plots.Heatmap(square(0), "x", 0.5), plots.Heatmap(square(0), "x")):
         axes = plots.matrix_figure(heatmap, "t").axes[0]
         image = axes.images[0]
@@ -610,7 +610,7 @@ def contrast(a, b) -> float:
     return (light[1] + 0.05) / (light[0] + 0.05)
 
 
-def test_colors_of_a_matrix_span_what_differs():
+def test_matrix_colors_span_off_diagonal_numbers():
     cosine = square(0) - 0.3
     np.fill_diagonal(cosine.values, 1.0)
     image = plots.matrix_figure(plots.Heatmap(cosine, "cosine"), "t").axes[0].images[0]
@@ -622,7 +622,7 @@ def test_colors_of_a_matrix_span_what_differs():
 
 
 @pytest.mark.parametrize("center", [None, 0.5])
-def test_unknown_and_equal_numbers_of_a_matrix(center):
+def test_matrix_of_nan_or_equal_numbers(center):
     values = square(0, ["a", "b"])
     values.iloc[0, 1] = math.nan
     for table in (values, values * math.nan, values * 0):
@@ -654,7 +654,7 @@ def test_two_matrices_stand_side_by_side(names):
     assert first.get_title(loc="left") == "left"
 
 
-def test_intervals_tell_noise_from_difference():
+def test_interval_colors_show_the_verdict():
     figure = plots.intervals_figure(DIFFERENCES, "t", "abmil", PER_FOLD)
     (axes,) = figure.axes
     bars = [

@@ -127,7 +127,7 @@ def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch
     assert fewer.differences == {}
     page = (workdir / "compare.md").read_text()
     assert "`abmil` is not among the methods, so differences to it are left out" in page
-    assert "difference to" not in page.split("## What the differences")[0]
+    assert "difference to" not in page.split("## Differences")[0]
     again = compare.compare(config, METHODS, SEEDS, workdir, COMMAND)
     assert again.intervals == first.intervals
     with pytest.raises(ValueError, match=r"other settings; use them, or another --workdir"):

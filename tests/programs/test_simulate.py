@@ -48,7 +48,7 @@ def many_patients(settings: Settings, index: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def test_tables_splits_and_features_fit_together(written):
+def test_tables_splits_and_features_agree(written):
     assert {path.name for path in written.iterdir()} == {
         "features",
         "sim_a",
@@ -76,7 +76,7 @@ def test_tables_splits_and_features_fit_together(written):
             assert len(bag) >= 8
 
 
-def test_features_files_are_as_the_field_writes_them(written):
+def test_feature_files_have_the_layout_of_clam(written):
     with h5py.File(written / "features/sim_a/SIM-A-0000-DX1.h5") as file:
         assert file["features"].dtype == np.float32
         assert file["features"].shape[1] == 32
@@ -99,7 +99,7 @@ def test_folds_partition_the_patients_and_share_the_events(written):
     assert max(events) - min(events) <= 1
 
 
-def test_truth_is_that_of_the_files(written):
+def test_truth_matches_the_files(written):
     truth = json.loads((written / "truth.json").read_text())
     assert truth["phenotypes"] == 12
     for dataset in SMALL.datasets:
@@ -127,7 +127,7 @@ def test_truth_is_that_of_the_files(written):
         assert facts["oracle_c_index"] == pytest.approx(concordant)
 
 
-def test_hazards_are_as_related_as_asked_for():
+def test_hazard_vectors_have_the_requested_cosine():
     def cosines(**changes: float) -> np.ndarray:
         settings = dataclasses.replace(SMALL, **changes)
         vectors = np.stack([simulation.draw_cancer(settings, c).hazard_vector for c in range(3)])
@@ -221,7 +221,7 @@ def test_seeds_differ():
     assert not np.isclose(*hazards).any()
 
 
-def test_a_run_that_was_cut_off_goes_on(written, tmp_path, monkeypatch):
+def test_interrupted_simulation_continues(written, tmp_path, monkeypatch):
     write, calls = simulate._write_features, []
 
     def fail_at_last(folder: pathlib.Path, cancer: object, patient: object) -> None:
@@ -253,7 +253,7 @@ def test_a_complete_simulation_is_not_made_again(written):
     assert simulate.simulate(written, same, quiet) == truth
 
 
-def test_other_things_are_not_overwritten(written, tmp_path):
+def test_other_folders_are_not_overwritten(written, tmp_path):
     other = dataclasses.replace(SMALL, seed=7, shared=0.5)
     with pytest.raises(ValueError, match=r"seed 42 there, 7 here, shared 0\.7 there, 0\.5 here"):
         simulate.simulate(written, other, quiet)

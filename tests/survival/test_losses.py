@@ -63,7 +63,7 @@ def patients(dtype, num=9, bins=5, seed=0):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-def test_likelihoods_are_the_published(record, dtype, alpha):
+def test_likelihoods_match_the_published_program(record, dtype, alpha):
     logits = jnp.asarray(record["logits"], dtype)
     y, e = jnp.asarray(record["bin"], jnp.int32), jnp.asarray(record["event"], jnp.int32)
     close(nll(logits, y, e, alpha=alpha).mean(), record[f"nll_{alpha}"], 1e-6)
@@ -71,7 +71,7 @@ def test_likelihoods_are_the_published(record, dtype, alpha):
     close(incidence, record[f"incidence_nll_{alpha}"], 1e-5)
 
 
-def test_other_losses_are_the_published(record, dtype):
+def test_other_losses_match_the_published_program(record, dtype):
     e = jnp.asarray(record["event"], bool)
     days, tied = jnp.asarray(record["days"], dtype), jnp.asarray(record["tied_time"], dtype)
     close(cox(jnp.asarray(record["log_risk"], dtype), days, e), record["cox"], 1e-5)
@@ -81,7 +81,7 @@ def test_other_losses_are_the_published(record, dtype):
     close(recon.mean(), record["recon"], 1e-5)
 
 
-def test_earth_mover_is_the_published(record, dtype):
+def test_earth_mover_matches_the_published_program(record, dtype):
     y, e = jnp.asarray(record["bin"], jnp.int32), jnp.asarray(record["event"], bool)
     emd = earth_mover(jnp.asarray(record["logits"], dtype), y, e)
     close(emd.mean(), record["emd"], 1e-5)
@@ -216,7 +216,7 @@ def test_survival_and_risk_by_hand():
     curve = losses.survival_from_hazards(jnp.asarray([[0.5, 0.5], [0.0, 1.0]]))
     np.testing.assert_array_equal(curve, [[0.5, 0.25], [1.0, 0.0]])
     np.testing.assert_array_equal(
-        losses.risk_from_hazards(jnp.asarray([[0.5, 0.5], [0.0, 1.0]])), [-0.75, -1.0]
+        losses.risk_from_survival(jnp.asarray([[0.5, 0.25], [1.0, 0.0]])), [-0.75, -1.0]
     )
     curve = losses.survival_from_incidence(jnp.asarray([[0.25, 0.5, 0.25]]))
     np.testing.assert_array_equal(curve, [[0.75, 0.25, 0.0]])
@@ -287,7 +287,7 @@ def test_gradients_agree_with_differences():
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, math.nan])
 @pytest.mark.parametrize("name", LOSSES)
-def test_padded_patients_change_nothing(dtype, name, garbage):
+def test_padding_has_no_effect(dtype, name, garbage):
     outputs, labels = patients(dtype)
     objective = Objective(((name, 1.0),), alpha=0.3)
     outputs = outputs[:, : objective.output.num_outputs(5)]
@@ -306,7 +306,7 @@ def test_padded_patients_change_nothing(dtype, name, garbage):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_batch_without_patients_costs_nothing(name):
+def test_empty_batch_has_zero_loss(name):
     outputs, labels = patients(jnp.float32)
     objective = Objective(((name, 1.0),))
     outputs = outputs[:, : objective.output.num_outputs(5)]
@@ -317,7 +317,7 @@ def test_a_batch_without_patients_costs_nothing(name):
 
 
 @pytest.mark.parametrize("name", ["nll", "incidence_nll", "emd", "recon"])
-def test_a_patient_is_the_same_in_any_batch(name):
+def test_loss_of_a_patient_is_independent_of_the_batch(name):
     outputs, labels = patients(jnp.float32)
     objective = Objective(((name, 1.0),))
     outputs = outputs[:, : objective.output.num_outputs(5)]
@@ -356,7 +356,7 @@ def test_curves_fall_from_one_to_zero(name):
     np.testing.assert_allclose(output.risk(logits), -curve.sum(axis=1), rtol=1e-6)
 
 
-def test_losses_without_a_curve_say_so():
+def test_losses_without_a_survival_curve():
     assert [name for name in LOSSES if LOSSES[name].output.survival is None] == [
         "cox",
         "rank",
@@ -398,7 +398,7 @@ def test_a_weighted_sum_is_the_sum():
         ((("nll", math.nan),), "finite"),
     ],
 )
-def test_sums_that_make_no_sense_are_refused(terms, message):
+def test_invalid_sums_of_losses_are_refused(terms, message):
     with pytest.raises(ValueError, match=message):
         Objective(terms)
 
@@ -408,6 +408,7 @@ def test_an_alpha_outside_its_range_is_refused():
         Objective(alpha=1.5)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_columns_are_not_broadcast_against_rows():
     outputs, labels = patients(jnp.float32)
     with pytest.raises(ValueError, match=r"labels and mask \[B\]; found outputs \(9, 1\)"):

@@ -25,7 +25,7 @@ def drawn(num, resamples, seed):
     return chosen, np.stack([np.bincount(row, minlength=num) for row in chosen])
 
 
-def test_a_resample_has_the_c_index_of_its_list_of_patients():
+def test_resampled_c_index_equals_that_of_the_listed_patients():
     time, event, risk = patients(30, 0)
     chosen, counts = drawn(30, 50, 1)
     found = significance.resampled_c_index(time, event, risk, counts)
@@ -35,7 +35,7 @@ def test_a_resample_has_the_c_index_of_its_list_of_patients():
     np.testing.assert_allclose(found, by_lifelines, rtol=1e-12)
 
 
-def test_every_patient_once_is_the_cohort_itself():
+def test_resample_of_each_patient_once_is_the_cohort():
     time, event, risk = patients(40, 3)
     found = significance.resampled_c_index(time, event, risk, np.ones((1, 40)))
     assert found[0] == pytest.approx(metrics.concordance_index(time, event, risk), abs=1e-14)
@@ -86,7 +86,7 @@ def test_a_method_against_itself_does_not_differ_on_any_resample():
     assert not interval.excludes_zero()
 
 
-def test_the_interval_covers_what_it_should():
+def test_percentile_interval_coverage():
     # The true C-index of a logistic score is that of a huge cohort.
     def cohort(num, rng):
         risk = rng.normal(size=num)
@@ -104,7 +104,7 @@ def test_the_interval_covers_what_it_should():
     assert 0.86 <= covered / 100 <= 0.99
 
 
-def test_percentiles_of_what_is_defined():
+def test_percentiles_ignore_undefined_resamples():
     values = np.append(np.arange(101.0), [np.nan] * 50)
     assert significance.percentile_interval(values) == pytest.approx((2.5, 97.5))
     assert all(math.isnan(end) for end in significance.percentile_interval(np.full(3, np.nan)))
@@ -133,6 +133,6 @@ def test_the_corrected_t_test_is_students_with_a_larger_variance():
 @pytest.mark.parametrize(
     "differences", [[0.1], [0.1, math.nan], [0.0, 0.0], [0.1, 0.1, 0.3 - 0.2], []]
 )
-def test_what_cannot_be_tested_has_no_p(differences):
+def test_t_test_is_nan_where_undefined(differences):
     sizes = [10] * len(differences)
     assert math.isnan(significance.corrected_t_test(differences, sizes, sizes))
