@@ -211,5 +211,5 @@ def test_one_fold_one_seed_one_method(compared):
     found = comparison.compare_runs(workdir, "sim_a", ["abmil"], [1], [0], resamples=50)
     assert math.isnan(found.seed_sd("abmil"))
     assert "sd of seeds" not in comparison_report.columns(found)
-    assert comparison_report.words(found) == ["There is no method beside `abmil`."]
+    assert comparison_report.words(found) == ["There is no method but `abmil`."]
     assert run_directory.is_finished(workdir / "abmil-seed_1/fold_0")
