@@ -9,7 +9,7 @@ five folds of tcga_gbmlgg and tcga_kirc,
 OUT/{cohort}/compare.*         all methods with the first seed
 OUT/{cohort}/seeds/compare.*   those of SEVERAL_SEEDS with all seeds
 OUT/transfer/                  the zero-shot matrix of all cohorts
-OUT/published.md               beside the published program's numbers, where there are any
+OUT/published.md               with the published program's numbers, where it has any
 
 Interrupted, it goes on where it was. After a call with `--only_prepare`, cohorts and methods can be
 run side by side, each in a process of its own (`--cohorts`, `--methods`, `--notransfer`); a last
@@ -76,7 +76,7 @@ def run_cohort(
 
 
 def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[str]) -> None:
-    """Our mean C-index, of the first seed, beside the published program's of seed 42."""
+    """Our mean C-index, of the first seed, and the published program's of seed 42."""
     reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
     rows = []
     for cohort in cohorts:

@@ -39,7 +39,7 @@ def workdir_of(out: pathlib.Path, cohort: str, method: str, seed: int) -> pathli
 
 
 def write_results(shared: pathlib.Path, out: pathlib.Path) -> None:
-    """The table of all finished runs beside the published program's numbers."""
+    """The table of all finished runs and of the published program's."""
     reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
     rows = []
     for summary in sorted(out.glob("*/summary.json")):

@@ -102,12 +102,12 @@ def folds_figure(
         mean, sd = metrics.mean_sd(c_index[method])
         if mean_intervals is None:
             low, high = mean - sd, mean + sd
-            _beside(
+            _row_text(
                 axes, row, f"{number(mean)} ± {number(sd)}" if np.isfinite(sd) else number(mean)
             )
         else:
             low, high = mean_intervals[method]
-            _beside(axes, row, f"{number(mean)} [{number(low)}, {number(high)}]")
+            _row_text(axes, row, f"{number(mean)} [{number(low)}, {number(high)}]")
         if num_folds > 1 or mean_intervals is not None:
             below = row + 0.28
             axes.plot([low, high], [below, below], color=INK, linewidth=1.4, zorder=4)
@@ -176,7 +176,7 @@ def intervals_figure(
                 zorder=3,
             )
         interval = f"[{signed(low)}, {signed(high)}]"
-        _beside(axes, row, f"{signed(mean)}  {interval}")
+        _row_text(axes, row, f"{signed(mean)}  {interval}")
     _heading(axes, "difference  [95 % interval]")
     reach = max(0.01, *np.abs(np.nan_to_num(axes.get_xlim())).tolist())
     axes.set_xlim(-reach, reach)
@@ -207,7 +207,7 @@ def _rows(title: str, methods: Sequence[str], extra: float) -> tuple[Figure, Axe
     return figure, axes
 
 
-def _beside(axes: Axes, row: int, text: str) -> None:
+def _row_text(axes: Axes, row: int, text: str) -> None:
     """A text right of a row."""
     axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5)
 

@@ -42,6 +42,6 @@ def survival_labels(
         (events, (events != 0) & (events != 1), "events must be 0 or 1"),
     ):
         if bad.any():
-            values_of = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
-            raise ValueError(f"{rule}; found {values_of}")
+            problems = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
+            raise ValueError(f"{rule}; found {problems}")
     return times, events.astype(bool)

@@ -118,8 +118,8 @@ class Objective:
         names = [name for name, _ in self.terms]
         unknown = [name for name in names if name not in LOSSES]
         if unknown or not names:
-            found = ", ".join(map(repr, unknown)) or "none"
-            raise ValueError(f"losses are {', '.join(LOSSES)}; found {found}")
+            names_found = ", ".join(map(repr, unknown)) or "none"
+            raise ValueError(f"losses are {', '.join(LOSSES)}; found {names_found}")
         if len(set(names)) < len(names):
             raise ValueError(f"each loss is named once, found {', '.join(names)}")
         if not all(math.isfinite(weight) and weight >= 0 for _, weight in self.terms):

@@ -74,8 +74,8 @@ class TimeBins:
             ValueError: if a field is missing, unknown or invalid.
         """
         if set(record) != {"kind", "edges"}:
-            found = ", ".join(record) or "none"
-            raise ValueError(f"a record of time bins has the fields kind and edges, found {found}")
+            fields = ", ".join(record) or "none"
+            raise ValueError(f"a record of time bins has the fields kind and edges, found {fields}")
         return cls(tuple(map(float, record["edges"])), record["kind"])
 
 
