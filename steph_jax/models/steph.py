@@ -147,7 +147,9 @@ def coefficients(sources: SourceWeights, options: Options) -> Float[Array, "B st
     return jnp.concatenate([jnp.ones_like(c_target), c_target, source], axis=1)
 
 
-def shares(sources: SourceWeights, options: Options) -> tuple[jax.Array, jax.Array]:
+def shares(
+    sources: SourceWeights, options: Options
+) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
     """What each source adds to theta(X): (w lambda of tau_t, w (1 - lambda) of tau_s), [B, S] each.
 
     0 outside of K; w after the clamp. Where lambda is 1, a source adds to the target's own task
