@@ -28,7 +28,9 @@ def get_config() -> ConfigDict:
     config.learning_rate = 1e-4  # peak; warmed up linearly, then half a cosine to 0
     config.warmup_epochs = 1
     config.weight_decay = 1e-5  # on tensors of two or more dimensions
-    config.eval_every = 1  # epochs between evaluations on the test patients
+    # Epochs between evaluations on the test patients; 0: only the final model is evaluated on them.
+    # Whoever watches them while training chooses by them in the end.
+    config.eval_every = 0
     config.compute_dtype = "float32"  # or bfloat16: operands of products over patches
 
     # --- data ---

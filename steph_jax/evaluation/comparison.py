@@ -166,12 +166,13 @@ def compare_runs(
     for method in methods:
         if REFERENCE not in methods or method == REFERENCE:
             continue
-        of_folds = c_index[method] - c_index[REFERENCE]
+        by_folds = c_index[method] - c_index[REFERENCE]
+        mean = float(by_folds.mean())
         differences[method] = Difference(
-            float(of_folds.mean()),
-            significance.percentile_interval(means[method] - means[REFERENCE]),
-            significance.corrected_t_test(of_folds, num_train, num_test),
-            of_folds,
+            mean,
+            significance.interval_of_mean(means[method] - means[REFERENCE], mean),
+            significance.corrected_t_test(by_folds, num_train, num_test),
+            by_folds,
         )
     return Comparison(
         dataset=dataset,
@@ -180,7 +181,10 @@ def compare_runs(
         folds=tuple(folds),
         runs=tuple(found),
         c_index=c_index,
-        intervals={m: significance.percentile_interval(of) for m, of in means.items()},
+        intervals={
+            method: significance.interval_of_mean(resampled, float(c_index[method].mean()))
+            for method, resampled in means.items()
+        },
         differences=differences,
         undefined=float(np.mean(np.isnan(means[methods[0]]))),
     )

@@ -137,8 +137,7 @@ def words(result: Comparison) -> list[str]:
         lines += [
             "",
             f"These are {len(result.differences)} comparisons, none corrected for their number: of "
-            "20 that differ in nothing, two or three would be expected beyond the noise of "
-            "patients.",
+            "20 that differ in nothing, one would be expected beyond the noise of patients.",
         ]
     return lines
 
@@ -156,8 +155,9 @@ def notes(result: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> list[st
         lines.append("sd of seeds: standard deviation (n - 1) over seeds of the mean over folds.")
     lines.append(
         f"[95 %]: percentiles of {significance.RESAMPLES} bootstrap resamples of the patients "
-        "within each fold, the same for all methods; C-index per fold, then their mean. The fitted "
-        "models stay as they are, so the variation between trainings is not in it."
+        "within each fold, the same for all methods; C-index per fold, then their mean. The "
+        f"interval is {significance.WIDENING:.2f} times as wide as these percentiles, since the "
+        "patients of one fold trained the models of the others (docs/method.md)."
     )
     if result.undefined:
         lines.append(

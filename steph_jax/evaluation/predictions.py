@@ -12,7 +12,7 @@ from steph_jax.data.batches import Batch
 from steph_jax.engine.loader import HELD_BYTES, Feed
 from steph_jax.engine.step import Outputs, Program
 from steph_jax.models.abmil import Params
-from steph_jax.survival import metrics
+from steph_jax.survival import cox, metrics
 from steph_jax.survival.objectives import LOG_RISK, Labels, Objective
 from steph_jax.survival.time_bins import TimeBins
 
@@ -132,12 +132,15 @@ def score(
     """{"c_index", "nll"}: Harrell's C on days, and the loss without regularizers.
 
     The C-index is NaN where no two patients can be compared. The key "nll" names the loss whatever
-    its terms, so that tables of several losses line up.
+    its terms, so that tables of several losses line up. The partial likelihood of a Cox model grows
+    with the logarithm of the risk sets, so its loss is given per event and less that of equal
+    risks: 0 for a model that knows nothing, negative for a better one, on any number of patients.
     """
-    return {
-        "c_index": metrics.concordance_index(time, event, predicted.risk),
-        "nll": float(objective(jnp.asarray(predicted.outputs), labels)),
-    }
+    if objective.output is LOG_RISK:
+        nll = -cox.gain_per_event(time, event, predicted.risk)
+    else:
+        nll = float(objective(jnp.asarray(predicted.outputs), labels))
+    return {"c_index": metrics.concordance_index(time, event, predicted.risk), "nll": nll}
 
 
 def predictions_table(

@@ -45,16 +45,17 @@ def training_curves_figure(history: pd.DataFrame, title: str) -> Figure:
     """Loss and C-index of training and test patients over the epochs.
 
     Args:
-        history: columns epoch, train_loss (with regularizers), train_nll and test_nll (without),
-            train_c_index, test_c_index, NaN where an epoch was not evaluated. With a column `fold`
-            each fold is a thin line, and the mean over folds a thick one.
+        history: columns epoch, train_loss (with regularizers), train_nll (without), train_c_index,
+            and test_nll, test_c_index, NaN where an epoch was not evaluated, absent where none was.
+            With a column `fold` each fold is a thin line, and the mean over folds a thick one.
         title: of the picture.
 
     Raises:
         ValueError: if a column is missing, or there is no epoch.
     """
-    curves = ("train_loss", "train_nll", "test_nll", "train_c_index", "test_c_index")
+    curves = ("train_loss", "train_nll", "train_c_index")
     require_columns(history, ("epoch", *curves), "training history")
+    history = history.reindex(columns=[*history.columns.union(["test_nll", "test_c_index"])])
     figure = new_figure(title, 9.0, 3.6)
     loss, concordance = figure.subplots(1, 2)
 

@@ -42,8 +42,11 @@ def risk_groups(
 def risk_groups_figure(predictions: pd.DataFrame, title: str) -> Figure:
     """Kaplan-Meier curves of patients of high and of low risk, with 95 % bands.
 
-    The log-rank p compares the two groups as drawn; the C-index is the mean (and standard
-    deviation) over folds where there are several, since risks of two models are not comparable.
+    The C-index is the mean (and standard deviation) over folds where there are several, since risks
+    of two models are not comparable. The log-rank p compares the two groups of one fold. Groups of
+    several folds have none: each patient is grouped by a model that was trained on patients of the
+    other folds, so the groups depend on each other's outcomes and the test would reject equal
+    groups too often (Simon et al. 2011).
 
     Args:
         predictions: columns patient_id, t (days), e (0/1) and risk (higher = worse). With a column
@@ -66,7 +69,6 @@ def risk_groups_figure(predictions: pd.DataFrame, title: str) -> Figure:
     )
     high = high.sort_index()
     time, event = predictions["t"].to_numpy(float), predictions["e"].to_numpy()
-    p = metrics.logrank_p(time, event, high.to_numpy(bool))
 
     figure = new_figure(title, 7.0, 4.9)
     curves, table = figure.subplots(2, 1, height_ratios=[1, 0.16], sharex=True)
@@ -88,10 +90,18 @@ def risk_groups_figure(predictions: pd.DataFrame, title: str) -> Figure:
         [color for _, color, _, _ in groups],
         gap=0.19,
     )
-    test = f"log-rank {p_value(p)}" if len(groups) == 2 else "all patients in one risk group"
-    curves.set_title(f"{_concordance(c_index)}   ·   {test}")
+    curves.set_title("   ·   ".join([_concordance(c_index), *_test(time, event, high, len(parts))]))
     _at_risk(table, curves.get_xticks(), groups)
     return figure
+
+
+def _test(time: np.ndarray, event: np.ndarray, high: pd.Series, num_folds: int) -> Sequence[str]:
+    """What is said of the difference between the groups."""
+    if high.all() or not high.any():
+        return ["all patients in one risk group"]
+    if num_folds > 1:
+        return []
+    return [f"log-rank {p_value(metrics.logrank_p(time, event, high.to_numpy(bool)))}"]
 
 
 def _cut(part: pd.DataFrame) -> float:

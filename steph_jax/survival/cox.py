@@ -66,6 +66,19 @@ def log_partial_likelihood(time: ArrayLike, event: ArrayLike, log_risk: ArrayLik
     return _terms(_ordered(times, events), np.asarray(log_risk, np.float64))[0]
 
 
+def gain_per_event(time: ArrayLike, event: ArrayLike, log_risk: ArrayLike) -> float:
+    """Log partial likelihood less that of equal risks, per event; NaN without events.
+
+    Comparable between sets of patients of any size.
+    """
+    times, events = survival_labels(time, event)
+    if not events.any():
+        return math.nan
+    risks = np.asarray(log_risk, np.float64)
+    gain = log_partial_likelihood(times, events, risks)
+    return (gain - log_partial_likelihood(times, events, np.zeros_like(risks))) / int(events.sum())
+
+
 def _derivatives(order: _Order, weights: Floats, at_risk: Floats) -> tuple[Floats, Floats]:
     """Gradient [n] and negative Hessian [n, n] of the likelihood over eta, in sorted order."""
     hazard = np.cumsum(np.where(order.event, 1.0 / at_risk, 0.0))[order.last]

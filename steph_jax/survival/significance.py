@@ -151,6 +151,11 @@ def widened(interval: Interval, value: float) -> Interval:
     )
 
 
+def interval_of_mean(resampled: Floats, mean: float) -> Interval:
+    """95 % interval of a mean over folds from its values on resamples [R]: percentiles, widened."""
+    return widened(percentile_interval(resampled), mean)
+
+
 def corrected_t_test(
     differences: Sequence[float] | Floats, num_train: Sequence[int], num_test: Sequence[int]
 ) -> float:

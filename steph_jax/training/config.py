@@ -33,7 +33,7 @@ from steph_jax.training.sections import (
 )
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds", "data.cache_gb", "data.device_gb", "data.check_values")
+FREE = ("folds", "eval_every", "data.cache_gb", "data.device_gb", "data.check_values")
 #: More than this is a mistake, and would end in a machine without memory or a run without end.
 MOST_EPOCHS = 100_000
 MOST_PATIENTS_A_STEP = 65_536
@@ -66,7 +66,7 @@ class Config:
     learning_rate: float = 1e-4
     warmup_epochs: int = 1
     weight_decay: float = 1e-5
-    eval_every: int = 1
+    eval_every: int = 0
     compute_dtype: str = "float32"
     data: Data = dataclasses.field(default_factory=Data)
     bins: Bins = dataclasses.field(default_factory=Bins)
@@ -358,7 +358,7 @@ _VALUE_CHECKS: dict[str, Any] = {
     "learning_rate": _expect_rate,
     "warmup_epochs": lambda name, value: expect_within(name, value, 0, MOST_EPOCHS),
     "weight_decay": _expect_rate,
-    "eval_every": lambda name, value: expect_within(name, value, 1, 2**63 - 1),
+    "eval_every": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
     "compute_dtype": lambda name, value: Precision(value),
     "model": _expect_model,
 }

@@ -209,7 +209,8 @@ def _fingerprint(task: Task, evaluate: evaluator.Evaluator) -> str:
 
 def _watched(config: Config, split: Fold, epoch: int) -> dict[str, np.ndarray]:
     """The patients that a model is evaluated on after an epoch (from 0), by part of the split."""
-    due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+    every = config.eval_every
+    due = every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == config.epochs)
     watched = {"test": split.test} if due and len(split.test) else {}
     if config.validation.is_on:
         watched["validation"] = split.validation

@@ -37,6 +37,17 @@ def test_likelihood_equals_the_sum_over_risk_sets(ties):
     assert cox.log_partial_likelihood(time, event, eta + 800) == pytest.approx(found, rel=1e-9)
 
 
+def test_gain_per_event_does_not_grow_with_the_cohort():
+    x, time, event = draw(2000)
+    whole = cox.gain_per_event(time, event, x[:, 0])
+    quarters = [slice(500 * k, 500 * k + 500) for k in range(4)]
+    parts = [cox.gain_per_event(time[q], event[q], x[q, 0]) for q in quarters]
+    assert whole > 0.2
+    assert np.mean(parts) == pytest.approx(whole, abs=0.02)
+    assert cox.gain_per_event(time, event, np.full(2000, 7.0)) == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(cox.gain_per_event(time, np.zeros(2000), x[:, 0]))
+
+
 def test_coefficients_equal_lifelines():
     x, time, event = draw()
     x = (x - x.mean(axis=0)) / x.std(axis=0, ddof=1)

@@ -136,3 +136,11 @@ def test_the_corrected_t_test_is_students_with_a_larger_variance():
 def test_t_test_is_nan_where_undefined(differences):
     sizes = [10] * len(differences)
     assert math.isnan(significance.corrected_t_test(differences, sizes, sizes))
+
+
+def test_an_interval_is_widened_about_its_mean():
+    """Twice the variance: both ends lie sqrt(2) times as far from the mean."""
+    resampled = np.linspace(0.5, 0.9, 1001)
+    low, high = significance.interval_of_mean(resampled, 0.6)
+    assert 0.6 - low == pytest.approx(np.sqrt(2) * (0.6 - 0.51))
+    assert high - 0.6 == pytest.approx(np.sqrt(2) * (0.89 - 0.6))

@@ -106,7 +106,7 @@ def test_size_is_bounded(name, value):
         ("seed", -1, "seed is a whole number from 0"),
         ("learning_rate", 0.0, "learning_rate is a number above 0"),
         ("weight_decay", -1.0, "weight_decay is a number 0 or more"),
-        ("eval_every", 0, "eval_every is a whole number from 1"),
+        ("eval_every", -1, "eval_every is a whole number from 0"),
         ("compute_dtype", "float16", "compute_dtype is float32 or bfloat16"),
         ("data.cache_gb", -1.0, "data.cache_gb is a number, 0 or more"),
         ("data.device_gb", -3.0, "data.device_gb is 0 or more, or -1"),
