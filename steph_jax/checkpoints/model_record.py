@@ -1,6 +1,7 @@
 """`model.json`: what a stored model says of itself, and what it must hold to be used."""
 
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ Described = dict[str, Any]
 _WHAT = "the record of a model"
 _ADVICE = "make the model again"
 _MOST_SIZE, _MOST_LAYERS = 1 << 24, 1 << 10
+_DTYPE_NAME = re.compile("[a-z]+[0-9]*")
 
 
 def _described(name: str, value: Any) -> str:
@@ -33,7 +35,9 @@ def _described(name: str, value: Any) -> str:
     if problem:
         return problem
     try:
-        dtype = np.dtype(value[0]) if isinstance(value[0], str) else None
+        # A plain name: NumPy parses others, and some as Python.
+        is_name = isinstance(value[0], str) and _DTYPE_NAME.fullmatch(value[0])
+        dtype = np.dtype(value[0]) if is_name else None
     except TypeError:
         dtype = None
     if dtype is None or dtype.hasobject or len(value) > 2:

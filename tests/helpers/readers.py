@@ -283,7 +283,8 @@ def in_model(folder: pathlib.Path, data: bytes) -> pathlib.Path:
 
 
 def model_records() -> list[bytes]:
-    architecture = {"feature_dim": D, "embed_dim": 5, "attention_dim": 3, "num_bins": 4}
+    sizes = {"feature_dim": D, "embed_dim": 5, "attention_dim": 3, "num_bins": 4}
+    architecture = sizes | {"pooling": "gated", "num_layers": 1, "dropout": 0.25}
     record = {"format": 1, "kind": "abmil", "architecture": architecture, "settings": {"fold": 0}}
     return [json.dumps(record | {"params": {"pred_head": {"bias": ["float32", [4]]}}}).encode()]
 
