@@ -14,6 +14,7 @@ refused. Elsewhere sizes are compared, and nothing else.
 import contextlib
 import ctypes
 import mmap
+import os
 import pathlib
 import signal
 import sys
@@ -65,7 +66,7 @@ class MappedFile:
             may_grow: take a file that has grown.
         """
         self.has_lost_pages = False
-        self._path = path
+        self._path = os.fspath(path)
         self._size = size
         self._advice = advice
         self._may_grow = may_grow
@@ -78,16 +79,18 @@ class MappedFile:
             BadFeatures: the file has another size, or its mapping has lost pages.
         """
         self._check()
+        _lost_pages.begin(self)
         try:
-            with _lost_pages.replaced(self):
-                yield
+            yield
         except Exception:
             self._check()  # empty pages fail in ways of their own
             raise
+        finally:
+            _lost_pages.end()
         self._check()
 
     def _check(self) -> None:
-        size = self._path.stat().st_size
+        size = os.stat(self._path).st_size
         if size < self._size or (size > self._size and not self._may_grow):
             raise BadFeatures(
                 f"{self._path}: expected {self._size:,} bytes, found {size:,}; {self._advice}"
@@ -108,21 +111,22 @@ class _LostPages:
         #: What each thread is reading, by its number; the innermost file last.
         self._reading: dict[int, list[MappedFile]] = {}
 
-    @contextlib.contextmanager
-    def replaced(self, file: MappedFile) -> Iterator[None]:
-        """Pages that this thread cannot read within are replaced; the file takes note."""
-        with self._lock:
-            if not self._installed:
-                self._install()
-                self._installed = True
-        files = self._reading.setdefault(threading.get_ident(), [])
-        files.append(file)
-        try:
-            yield
-        finally:
-            files.pop()
-            if not files:
-                del self._reading[threading.get_ident()]
+    def begin(self, file: MappedFile) -> None:
+        """From here on, pages that this thread cannot read are replaced; the file takes note."""
+        if not self._installed:
+            with self._lock:
+                if not self._installed:
+                    self._install()
+                    self._installed = True
+        self._reading.setdefault(threading.get_ident(), []).append(file)
+
+    def end(self) -> None:
+        """Ends what this thread began last."""
+        thread = threading.get_ident()
+        files = self._reading[thread]
+        files.pop()
+        if not files:
+            del self._reading[thread]
 
     def _install(self) -> None:
         if not sys.platform.startswith("linux") or ctypes.sizeof(ctypes.c_void_p) != 8:
