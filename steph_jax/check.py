@@ -28,7 +28,8 @@ from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checks import cohort, devices, findings, folds, models, reading, slides, tables
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import take
-from steph_jax.data.features import sandbox
+from steph_jax.data.features import kinds, sandbox
+from steph_jax.data.features.open import exists
 from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import listed
@@ -210,7 +211,9 @@ def check_features(
     if result is None:
         return None
     location, read = result
-    found += slides.check_slides(location, table.patients, table.slides, read, others)
+    found += slides.check_slides(
+        location, table.patients, table.slides, read, others, config.model.feature_dim
+    )
     return read
 
 
@@ -219,7 +222,7 @@ def check_pool(
 ) -> tuple[str, ...]:
     """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
     pool = Pool(config.pool.root)
-    dim = slides.feature_dim(read) if read is not None else None
+    dim = slides.feature_dim(read, config.model.feature_dim) if read is not None else None
     made_by = slides.encoder_name(read) if read is not None else ""
 
     def look(wanted: Sequence[str]) -> None:
@@ -236,8 +239,7 @@ def check_pool(
         wanted_dim = config.model.feature_dim
         if dim not in (None, wanted_dim):
             text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
-            advice = f"set --config.model.feature_dim={dim}"
-            found.append(findings.error("pool", text, advice))
+            found.append(findings.error("pool", text, kinds.dim_advice(dim)))
         found.append(findings.ok("pool", f"{pool.root}: no null model; one is made from the seed"))
     else:
         wanted = list(dict.fromkeys(member_name(*member) for member in members))
@@ -282,7 +284,7 @@ def check_encoders(
     in_part: list[str] = []
     for source in sources:
         location = data.features_of(source)
-        if location == ours or not location.exists():
+        if location == ours or not exists(location):
             continue
 
         def first_slides(location: pathlib.Path = location) -> reading.Reading:

@@ -23,22 +23,25 @@ packed from where that is still there, and compares checksums.
 import contextlib
 import pathlib
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from steph_jax import cli
+from steph_jax import cli, messages
 from steph_jax.data import tables
 from steph_jax.data.features import store_writer
-from steph_jax.data.features.open import open_features
+from steph_jax.data.features.open import exists, open_features
 from steph_jax.data.features.sandbox import IsolatedSource
 from steph_jax.data.features.source import FeatureSource, own_id
 from steph_jax.data.features.store import DTYPES, StoreSource
 from steph_jax.training.config import Config, as_dict
 
+#: Flags of this program for settings that messages name.
+_FLAGS = {"data.hdf5_dataset": "--hdf5_dataset"}
 #: Seconds that one slide may take before its file is taken to hang; drives may be slow.
 SLIDE_SECONDS = 300.0
 
@@ -46,7 +49,9 @@ SLIDE_SECONDS = 300.0
 def define_flags() -> None:
     """The flags of the command line."""
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_string("features", None, "Features to pack, if not those of --config.")
+    flags.DEFINE_multi_string(
+        "features", None, "Features to pack, if not those of --config; several places are joined."
+    )
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files of --features.")
     flags.DEFINE_string("out", None, "Directory of the store.")
     flags.DEFINE_enum(
@@ -59,6 +64,17 @@ def define_flags() -> None:
 
 def main() -> int:
     """The entry point; returns the exit status."""
+    own = {} if flags.FLAGS.config is not None else _FLAGS
+    with messages.naming_flags(own):
+        return run(own)
+
+
+def run(own_flags: Mapping[str, str]) -> int:
+    """Packs or verifies as the flags say; returns the exit status.
+
+    Args:
+        own_flags: of this program, for the settings that messages name in place of them.
+    """
     given = flags.FLAGS
     out = pathlib.Path(given.out)
     if given.config is not None and given.features is not None:
@@ -68,7 +84,7 @@ def main() -> int:
         location, slides = of_config(config)
         origin = _isolated(location, config.data.hdf5_dataset)
     elif given.features is not None:
-        origin, slides = _isolated(given.features, given.hdf5_dataset), None
+        origin, slides = _isolated(",".join(given.features), given.hdf5_dataset), None
     elif given.verify:
         return verify(out, None, given.workers)
     else:
@@ -76,7 +92,7 @@ def main() -> int:
     with origin as source:
         there = source.slide_ids
         wanted = there if slides is None else [own_id(slide, there) or slide for slide in slides]
-        status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad)
+        status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad, own_flags)
         return status or (verify(out, source, given.workers) if given.verify else 0)
 
 
@@ -99,8 +115,14 @@ def pack(
     dtype: str = store_writer.SAME,
     workers: int = 4,
     skip_bad: bool = False,
+    own_flags: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Packs slides, says what became of them, and returns the exit status; see `packing.pack`."""
+    """Packs slides, says what became of them, and returns the exit status.
+
+    Args:
+        source, slides, out, dtype, workers, skip_bad: see `store_writer.pack`.
+        own_flags: names of flags in place of settings, for messages.
+    """
     with _bar("packing", len(slides)) as progress:
         packed = store_writer.pack(
             source,
@@ -112,7 +134,7 @@ def pack(
             progress=progress.update,
         )
     for message in packed.bad.values():
-        print(f"bad slide: {message}", file=sys.stderr)
+        print(f"bad slide: {messages.with_flags(message, own_flags)}", file=sys.stderr)
     if packed.index is None:
         print(
             f"error: {len(packed.bad)} of {len(slides)} slides cannot be packed (above); the "
@@ -145,7 +167,7 @@ def verify(out: pathlib.Path, source: FeatureSource | None, workers: int = 4) ->
     came_from = store.index.provenance
     slides = [record.slide_id for record in store.index.slides]
     with contextlib.ExitStack() as stack:
-        if source is None and pathlib.Path(came_from["location"]).exists():
+        if source is None and exists(came_from["location"]):
             origin = _isolated(came_from["location"], came_from["dataset_name"])
             source = stack.enter_context(origin)
         progress = stack.enter_context(_bar("verifying", len(slides)))

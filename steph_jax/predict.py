@@ -25,6 +25,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
 from steph_jax.data.bags import LazyBags
+from steph_jax.data.features import kinds
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import Columns
@@ -33,11 +34,20 @@ from steph_jax.engine.loader import Feed
 from steph_jax.engine.step import Program
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions
+from steph_jax.messages import naming_flags
 from steph_jax.methods.registry import recipe
 from steph_jax.training.config import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision
 
+#: Flags of this program for settings that messages name.
+_FLAGS = {
+    "data.hdf5_dataset": "--hdf5_dataset",
+    "data.columns.patient": "--patient_column",
+    "data.columns.slide": "--slide_column",
+}
 
+
+@naming_flags(_FLAGS)
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
     model = saved_model.load_model(
@@ -101,6 +111,10 @@ def predict(
     precision = Precision(dtype)
     bags = LazyBags(source, list(slides_of.values()), precision.features)
     patients = list(slides_of)
+    counts = [source.num_patches(slide) for slides in slides_of.values() for slide in slides]
+    slide_level = kinds.slide_level_text([number for number in counts if number])
+    if slide_level:
+        logging.warning("%s: %s", source.location, slide_level)
     filled = np.flatnonzero(bags.num_patches)
     empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
     if empty:

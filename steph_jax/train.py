@@ -31,6 +31,8 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.checks.cohort import warn_of_cohort
+from steph_jax.checks.findings import Status, sentence
+from steph_jax.checks.models import check_pool
 from steph_jax.data.cohort import Cohort
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods import abmil
@@ -119,6 +121,8 @@ def look_ahead(
     if grows_pool(config):
         expect_room(config, cohort, pool, model.architecture, folds)
     read = preflight.members(config, cohort, pool, config.folds[0])
+    if read:
+        expect_sound_pool(config, cohort, pool)
     data = config.data
     warn_of_cohort(
         data.folder, config.dataset, list(config.folds), data.table_columns, config.batch_size
@@ -126,6 +130,15 @@ def look_ahead(
     preflight.warn_of_leaks(config, cohort, dict.fromkeys(dataset for dataset, _ in read))
     sweep.check(grid, config, cohort, pool)
     return model
+
+
+def expect_sound_pool(config: Config, cohort: Cohort, pool: Pool) -> None:
+    """Raises ValueError for models that the run reads and `check` finds unfit to be merged."""
+    folds = (preflight.members(config, cohort, pool, fold) for fold in config.folds)
+    names = dict.fromkeys(member_name(*member) for members in folds for member in members)
+    for finding in check_pool(pool, tuple(names), None):
+        if finding.status is Status.ERROR:
+            raise ValueError(f"{pool.root}: {sentence(finding)}")
 
 
 def expect_room(
@@ -168,13 +181,14 @@ def open_run(
     Raises:
         ValueError, FileNotFoundError: features that are missing or cannot be used.
     """
+    encoder = preflight.encoder_of(config, config.dataset, cohort.table)
+    preflight.expect_encoder_of_members(config, cohort, pool, config.folds, encoder)
     run = experiment.open_experiment(config, cohort, pool)
     preflight.expect_features_of(model, run)
+    preflight.warn_of_slide_level(run)
     if config.data.check_values:
         preflight.check_values(run, workdir / "values.sha256")
-    if grows_pool(config):  # now, when a file that cannot be read costs no training
-        run = dataclasses.replace(run, encoder=experiment.encoder(config, cohort.table))
-    return run
+    return dataclasses.replace(run, encoder=encoder) if grows_pool(config) else run
 
 
 def grows_pool(config: Config) -> bool:

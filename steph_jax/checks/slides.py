@@ -1,6 +1,7 @@
 """Feature files: which are missing, unreadable, empty, of another size, or not finite."""
 
 import pathlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,13 @@ import numpy as np
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
-from steph_jax.data.features.source import own_id, same_slides
+from steph_jax.data.features import kinds
+from steph_jax.data.features.source import other_names, other_names_text, own_id
 
 CHECK = "features"
+#: So many files with one problem are one finding; of fewer, each is told apart.
+_MANY = 3
+_NUMBERS = re.compile(r"\d+")
 
 
 def check_slides(
@@ -21,6 +26,7 @@ def check_slides(
     slides: Sequence[Sequence[str]],
     read: Reading,
     others: Iterable[str] = (),
+    expected_dim: int | None = None,
 ) -> list[Finding]:
     """What is wrong with the features of some patients.
 
@@ -30,11 +36,13 @@ def check_slides(
         slides: [P] ids of their slides.
         read: what came of reading them.
         others: ids of slides of the table whose patients the run does not use.
+        expected_dim: D of the model, if known.
     """
     wanted = [slide for of_patient in slides for slide in of_patient]
     good = {s: a for s, a in read.answers.items() if "problem" not in a and "nonfinite" not in a}
     found = [_summary(location, good)]
     missing = [slide for slide in wanted if slide not in read.slides]
+    renamed = other_names(missing, read.slides)
     if missing:
         text = f"{location}: no features of slides of the table ({len(missing)} of {len(wanted)})"
         advice = "extract them, or take these slides out of the table"
@@ -42,18 +50,18 @@ def check_slides(
             findings.error(
                 CHECK,
                 text,
-                _hint(missing, read.slides) or advice,
+                other_names_text(renamed) if renamed else advice,
                 missing,
                 missing=len(missing),
                 wanted=len(wanted),
             )
         )
-    twice = same_slides(wanted, read.slides)
+    twice = _twice(wanted, read)
     if twice:
         text = f"{location}: ids of the table that mean one slide ({len(twice)})"
         found.append(findings.error(CHECK, text, "keep one row per slide", twice))
     of_others = {own_id(slide, read.slides) for slide in others}
-    spare = sorted(set(read.slides) - set(wanted) - of_others)
+    spare = sorted(set(read.slides) - set(wanted) - of_others - set(renamed.values()))
     if spare:
         text = f"{location}: files of slides that the table lacks ({len(spare)})"
         found.append(findings.warning(CHECK, text, "they are not used", spare, files=len(spare)))
@@ -61,10 +69,7 @@ def check_slides(
     if unused:
         text = f"{location}: {unused} slides of the table are of patients whom the run does not use"
         found.append(findings.ok(CHECK, text, slides=unused))
-    bad = [read.answers[slide]["problem"] for slide in wanted if _has(read, slide, "problem")]
-    if bad:
-        text = f"{location}: files that cannot be read ({len(bad)})"
-        found.append(findings.error(CHECK, text, "replace each", bad))
+    found += _problems(location, read, [s for s in wanted if _has(read, s, "problem")])
     bad = [read.answers[slide]["nonfinite"] for slide in wanted if _has(read, slide, "nonfinite")]
     if bad:
         text = f"{location}: files with NaN or infinity ({len(bad)})"
@@ -77,8 +82,40 @@ def check_slides(
                 CHECK, text, advice, read.unread, unread=len(read.unread), wanted=len(wanted)
             )
         )
-    found += [*_empty(patients, slides, read), *_sizes(good, read), *_encoders(good, read)]
-    return [*found, *_copies(good, read)]
+    found += [*_empty(patients, slides, read), *_sizes(location, good, read, expected_dim)]
+    found += _encoders(good, read)
+    return [*found, *_slide_level(location, good), *([] if twice else _copies(good))]
+
+
+def _twice(wanted: Sequence[str], read: Reading) -> list[str]:
+    """Ids that mean one file, as "X.svs and X.tiff"."""
+    first: dict[str, str] = {}
+    return [
+        f"{first[read.slides[slide]]} and {slide}"
+        for slide in wanted
+        if slide in read.slides and first.setdefault(read.slides[slide], slide) != slide
+    ]
+
+
+def _problems(location: pathlib.Path, read: Reading, bad: Sequence[str]) -> list[Finding]:
+    """Files that cannot be read; what is wrong with many for one reason is one finding."""
+    by_cause: dict[str, list[str]] = defaultdict(list)
+    for slide in bad:
+        cause = read.answers[slide]["problem"].replace(f"{read.slides[slide]}: ", "")
+        by_cause[_NUMBERS.sub("#", cause)].append(slide)
+    found, rest = [], []
+    for slides in by_cause.values():
+        problems = [read.answers[slide]["problem"] for slide in slides]
+        paths = [read.slides[slide] for slide in slides]
+        if len(slides) < _MANY:
+            rest += problems
+            continue
+        text = problems[0].replace(f"{paths[0]}: ", "")
+        found.append(findings.error(CHECK, f"{location}: {text} ({len(slides)} files)", "", paths))
+    if rest:
+        text = f"{location}: files that cannot be read ({len(rest)})"
+        found.append(findings.error(CHECK, text, "replace each", rest))
+    return found
 
 
 def _has(read: Reading, slide: str, key: str) -> bool:
@@ -109,16 +146,6 @@ def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Find
     )
 
 
-def _hint(missing: Sequence[str], there: Mapping[str, str]) -> str:
-    """Why none of the missing slides may be found: ids that are written in another way."""
-    short = {slide.split(".")[0]: slide for slide in there}
-    for slide in missing:
-        other = short.get(slide.split(".")[0])
-        if other is not None:
-            return f"the same slide may be there under another id: {slide} and {other}"
-    return ""
-
-
 def _empty(
     patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
 ) -> list[Finding]:
@@ -146,9 +173,22 @@ def _empty(
     return found
 
 
-def _sizes(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
-    """Features of several sizes."""
-    dims = Counter(answer["dim"] for answer in good.values() if answer["num_patches"])
+def _shapes(good: Mapping[str, dict[str, Any]]) -> list[tuple[int, int]]:
+    """N and D of slides that have patches."""
+    return [(a["num_patches"], a["dim"]) for a in good.values() if a.get("num_patches")]
+
+
+def _sizes(
+    location: pathlib.Path,
+    good: Mapping[str, dict[str, Any]],
+    read: Reading,
+    expected_dim: int | None,
+) -> list[Finding]:
+    """Features of several sizes, or transposed."""
+    shapes = _shapes(good)
+    if kinds.seem_transposed(shapes, expected_dim):
+        return [findings.error(CHECK, f"{location}: {kinds.transposed_text(shapes)}")]
+    dims = Counter(dim for _, dim in shapes)
     if len(dims) < 2:
         return []
     common = dims.most_common(1)[0][0]
@@ -162,23 +202,24 @@ def _sizes(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     return [findings.error(CHECK, text, "extract all with one encoder", others, slides=slides)]
 
 
+def _slide_level(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> list[Finding]:
+    """Slides that have one patch each."""
+    text = kinds.slide_level_text([num_patches for num_patches, _ in _shapes(good)])
+    return [findings.warning(CHECK, f"{location}: {text}")] if text else []
+
+
 def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     """Features whose files name several encoders."""
     named = {slide: answer["encoder"] for slide, answer in good.items() if answer.get("encoder")}
-    counts = Counter(map(same_encoder, named.values()))
-    if len(counts) < 2:
+    text = kinds.several_encoders(named)
+    if not text:
         return []
+    counts = Counter(map(kinds.same_encoder, named.values()))
     common = counts.most_common(1)[0][0]
-    others = [f"{read.slides[s]}: {n}" for s, n in named.items() if same_encoder(n) != common]
-    text = "features of several encoders: " + ", ".join(f"{n} in {c}" for n, c in counts.items())
+    others = [f"{read.slides[s]}: {n}" for s, n in named.items() if kinds.same_encoder(n) != common]
     return [
         findings.error(CHECK, text, "extract all with one encoder", others, slides=dict(counts))
     ]
-
-
-def same_encoder(name: str) -> str:
-    """What spellings of one encoder's name share: letters and digits, in lower case."""
-    return "".join(filter(str.isalnum, name.lower()))
 
 
 def encoder_name(read: Reading) -> str:
@@ -187,7 +228,7 @@ def encoder_name(read: Reading) -> str:
     return names.most_common(1)[0][0] if names else ""
 
 
-def _copies(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
+def _copies(good: Mapping[str, dict[str, Any]]) -> list[Finding]:
     """Slides with the very same features."""
     same = defaultdict(list)
     for slide, answer in good.items():
@@ -200,8 +241,10 @@ def _copies(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     return [findings.warning(CHECK, text, "is a file there under several names?", groups)]
 
 
-def feature_dim(read: Reading) -> int | None:
-    """D of most slides; None where no slide tells it."""
+def feature_dim(read: Reading, expected_dim: int | None = None) -> int | None:
+    """D of most slides; None where no slide tells it, or the arrays seem transposed."""
+    if kinds.seem_transposed(_shapes(read.answers), expected_dim):
+        return None
     dims = Counter(a["dim"] for a in read.answers.values() if a.get("num_patches"))
     return dims.most_common(1)[0][0] if dims else None
 
@@ -212,7 +255,8 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
     Files may name it. Besides, an encoder leaves its mark on the mean of every dimension, whatever
     the tissue. Where the slides of either cohort agree in these means (correlation 0.8 and more),
     and the cohorts do not (less than 0.2), or patches differ tenfold in length, another encoder is
-    likely.
+    likely. Warnings all: a run reads no features of sources, unless it joins the cohorts, which
+    `preflight.check_joined` looks at.
 
     Args:
         target: slides of the target, some with means.
@@ -225,12 +269,12 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
     if ours != theirs:
         text = f"{location}: D = {theirs}, but the features of the target have D = {ours}"
         advice = "source and target need features of one encoder"
-        return [findings.error("encoder", text, advice, target_dim=ours, source_dim=theirs)]
+        return [findings.warning("encoder", text, advice, target_dim=ours, source_dim=theirs)]
     names = [encoder_name(read) for read in (target, source)]
-    if all(names) and len(set(map(same_encoder, names))) > 1:
+    if all(names) and len(set(map(kinds.same_encoder, names))) > 1:
         text = f"{location}: features of the encoder {names[1]}, but the target's are of {names[0]}"
         advice = "source and target need features of one encoder"
-        return [findings.error("encoder", text, advice, encoders=names)]
+        return [findings.warning("encoder", text, advice, encoders=names)]
     means = [
         np.array([a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == ours])
         for read in (target, source)

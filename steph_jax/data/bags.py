@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from steph_jax.data.features import kinds
 from steph_jax.data.features.source import EmptyBag, FeatureSource, read_bag
 from steph_jax.messages import listed
 
@@ -159,6 +160,9 @@ def shared_dim(source: FeatureSource, slides: Sequence[Sequence[str]]) -> int:
         if source.num_patches(slide):
             of_dim[source.dim(slide)].append(slide)
     if len(of_dim) > 1:
+        shapes = [(source.num_patches(s), d) for d, names in of_dim.items() for s in names]
+        if kinds.seem_transposed(shapes):
+            raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
         found = "; ".join(
             f"D = {dim} in {len(of)} slide(s), {source.path_of(of[0])} among them"
             for dim, of in sorted(of_dim.items())

@@ -120,13 +120,6 @@ def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
     return joins(fold_spec(config, cohort, fold), pool)
 
 
-def encoder(config: Config, table: SurvivalTable) -> str:
-    """Name of the encoder that made the features of a dataset, where its files say; else ""."""
-    source = open_source(config, config.dataset)
-    slides = [slide for of_patient in table.slides[:20] for slide in of_patient]
-    return next(filter(None, (source.encoder(slide) for slide in slides)), "")
-
-
 def open_source(config: Config, dataset: str) -> FeatureSource:
     """The reader of the features of a dataset, which reads nothing yet."""
     data = config.data

@@ -3,6 +3,7 @@
 import math
 import pathlib
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -14,9 +15,11 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
 from steph_jax.data.cohort import Cohort
+from steph_jax.data.features import kinds
+from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.leaks import find_leaks
 from steph_jax.data.splits import split_path
-from steph_jax.data.tables import read_table, table_path
+from steph_jax.data.tables import SurvivalTable, read_table, table_path
 from steph_jax.messages import listed
 from steph_jax.survival import metrics
 from steph_jax.training.config import Config
@@ -28,15 +31,70 @@ def expect_features_of(model: SavedModel, run: Experiment) -> None:
     found, expected = run.bags.feature_dim, model.architecture.feature_dim
     if found == expected:
         return
+    source = open_source(run.config, run.config.dataset)
+    layouts = [source.layout(slide) for slides in run.cohort.table.slides for slide in slides]
+    shapes = [(layout.num_patches, layout.dim) for layout in layouts if layout.num_patches]
+    if kinds.seem_transposed(shapes, expected):
+        raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
     if run.pool.has_null():
         what = f"the models of {run.pool.root} expect"
         advice = "use features of the encoder that the pool was fitted on, or another pool"
     else:
         what = "model.feature_dim says"
-        advice = f"set --config.model.feature_dim={found}"
+        advice = kinds.dim_advice(found)
     raise ValueError(
         f"features of {run.config.dataset} have D = {found}, {what} D = {expected}; {advice}"
     )
+
+
+def warn_of_slide_level(run: Experiment) -> None:
+    """Says on the log where every slide of a run has one patch."""
+    pairs = list(zip(run.bags.num_patches, run.cohort.table.slides, strict=True))
+    if all(num_patches <= len(slides) for num_patches, slides in pairs):
+        text = kinds.slide_level_text([1] * int(run.bags.num_patches.sum()))
+        logging.warning("features of %s: %s", run.config.dataset, text)
+
+
+def encoder_of(config: Config, dataset: str, table: SurvivalTable) -> str:
+    """The encoder that most files of a dataset name; "" where none does.
+
+    Raises:
+        FileNotFoundError, ValueError: features that are missing or cannot be used; files that name
+            several encoders.
+    """
+    source = open_source(config, dataset)
+    slides = [slide for of_patient in table.slides for slide in of_patient]
+    source.require(slides)
+    names = {slide: source.encoder(slide) for slide in slides}
+    several = kinds.several_encoders(names)
+    if several:
+        raise ValueError(f"{source.location}: {several}; extract all with one encoder")
+    return Counter(filter(None, names.values())).most_common(1)[0][0] if any(names.values()) else ""
+
+
+def expect_encoder_of_members(
+    config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int], encoder: str
+) -> None:
+    """Looks whether the models that a run reads were fitted on features of its own encoder.
+
+    Args:
+        config: of the run.
+        cohort: of the target.
+        pool: of models.
+        folds: numbers.
+        encoder: of the target's features; "" where it is not known.
+
+    Raises:
+        ValueError: one was fitted on features of another encoder.
+    """
+    for member in {m for fold in folds for m in members(config, cohort, pool, fold)}:
+        theirs = str(pool.member(*member).settings.get("encoder", ""))
+        if encoder and theirs and kinds.same_encoder(theirs) != kinds.same_encoder(encoder):
+            raise ValueError(
+                f"{pool.root}: {member[0]}, fold {member[1]}, was fitted on features of the "
+                f"encoder {theirs}, but the features of {config.dataset} are of {encoder}; use "
+                "models and features of one encoder"
+            )
 
 
 def check_values(run: Experiment, marker: pathlib.Path) -> None:
@@ -147,11 +205,36 @@ def check_joined(config: Config, cohort: Cohort, pool: Pool) -> None:
     root, columns = config.data.folder, config.data.table_columns
     for name in joined_names(config, cohort, pool):
         try:
-            read_table(table_path(root, name), columns)
-            open_source(config, name)
+            table = read_table(table_path(root, name), columns)
+            ours = open_source(config, config.dataset)
+            _expect_alike(open_source(config, name), table, ours, cohort.table)
         except (OSError, ValueError) as error:
             kind = FileNotFoundError if isinstance(error, OSError) else ValueError
             raise kind(
                 f"method {config.method} trains on the patients of {name} too: {error}; "
                 "--config.sources names the cohorts to be joined, all others of the pool by default"
             ) from error
+
+
+def _expect_alike(
+    theirs: FeatureSource, their_table: SurvivalTable, ours: FeatureSource, our_table: SurvivalTable
+) -> None:
+    """Raises ValueError where the first slides of two cohorts differ in size or encoder."""
+    found = []
+    for source, table in ((ours, our_table), (theirs, their_table)):
+        slides = (slide for of_patient in table.slides for slide in of_patient)
+        first = next((slide for slide in slides if not source.missing([slide])), None)
+        if first is None:  # what is missing is said when the features that are needed are opened
+            return
+        found.append((source.dim(first), kinds.same_encoder(source.encoder(first))))
+    (dim, encoder), (other_dim, other) = found
+    if dim != other_dim and dim and other_dim:
+        raise ValueError(
+            f"{theirs.location}: features of D = {other_dim}, those of {ours.location} have D = "
+            f"{dim}; source and target need features of one encoder"
+        )
+    if encoder != other and encoder and other:
+        raise ValueError(
+            f"{theirs.location}: features of the encoder {other}, those of {ours.location} are of "
+            f"{encoder}; source and target need features of one encoder"
+        )

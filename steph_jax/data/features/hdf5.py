@@ -4,6 +4,8 @@ This is the only home of h5py.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import math
 import pathlib
 from collections import deque
@@ -13,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from steph_jax.data.features import kinds
 from steph_jax.data.features.hdf5_chunks import refuse_bombs
 from steph_jax.data.features.slide import (
     BLOCK,
@@ -25,8 +28,26 @@ from steph_jax.data.features.slide import (
 )
 
 #: Attributes that name the encoder, and the one that names TRIDENT's folder of features.
-_ENCODER_ATTRIBUTES = ("encoder", "encoder_name", "patch_encoder", "patch_encoder_name")
+_ENCODER_ATTRIBUTES = (
+    *("encoder", "encoder_name", "patch_encoder", "patch_encoder_name"),
+    *("extractor", "feature_extractor", "extractor_name", "tile_encoder", "model_name"),
+    *("backbone", "foundation_model"),
+)
 _FOLDER_ATTRIBUTE, _FOLDER_PREFIX = "savetodir", "features_"
+#: HDF5's numbers of compression filters that h5py itself may lack.
+_FILTERS = {
+    4: "szip",
+    305: "LZO",
+    307: "bzip2",
+    32000: "LZF",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "Bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32026: "Blosc2",
+}
 #: Bytes of an attribute that is read.
 _MAX_TEXT = 4096
 #: Datasets that a message names, and links and levels of groups that are looked at for them.
@@ -44,6 +65,7 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
             # read-only, or on a network drive that has none.
             file = stack.enter_context(h5py.File(path, "r", locking=False, rdcc_nbytes=0))
             dataset = _hdf5_dataset(file, name, path)
+            _load_filters(dataset, path)
             shape = (0,) if dataset.shape is None else dataset.shape
             layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
             chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
@@ -61,9 +83,18 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
 
 def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     dataset = _object(file, name, path)
+    if dataset is None and name == kinds.FEATURE_NAMES[0]:
+        others = (_object(file, other, path) for other in kinds.FEATURE_NAMES[1:])
+        dataset = next((other for other in others if other is not None), None)
     if not isinstance(dataset, h5py.Dataset):
+        names = _hdf5_names(file)
+        instead = kinds.without_features([text for text, _ in names])
+        if names and instead:
+            raise BadFeatures(
+                f"{path}: no features here: {instead} ({_listed(names)}); {kinds.NAME_ANOTHER}"
+            )
         raise BadFeatures(
-            f"{path}: expected a dataset {name!r}, found {_hdf5_names(file) or 'none at all'}; "
+            f"{path}: expected a dataset {name!r}, found {_listed(names) or 'none at all'}; "
             "name it by data.hdf5_dataset"
         )
     if _keeps_values_elsewhere(dataset):
@@ -114,19 +145,21 @@ def _elsewhere(path: pathlib.Path, name: str) -> BadFeatures:
 def encoder(path: pathlib.Path, name: str) -> str:
     """The encoder's name from the attributes of the dataset `name` or the file; "" without any.
 
-    Some programs write it as it is; TRIDENT writes the folder, features_ENCODER. Read apart from
-    the features, because it is text in a heap, which libhdf5 is weakest at where it is damaged.
+    Most programs write it as it is (STAMP: `extractor`); TRIDENT writes the folder,
+    features_ENCODER. Read apart from the features, because it is text in a heap, which libhdf5 is
+    weakest at where it is damaged.
 
     Raises:
         BadFeatures: see `features.open_file`.
     """
     with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
         dataset = _hdf5_dataset(file, name, path)
-        for owner in (dataset, file):
+        for owner in (dataset, dataset.parent, file):
             for attribute in _ENCODER_ATTRIBUTES:
                 if text := _text(owner.attrs, attribute):
                     return text
         folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
+        folder = folder.removeprefix("slide_")
         return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
 
 
@@ -165,9 +198,38 @@ def _copy_hdf5(
         convert(piece.view(layout.dtype), out[first - start : last - start], where)
 
 
-def _hdf5_names(file: h5py.File) -> str:
+def _load_filters(dataset: Any, path: pathlib.Path) -> None:
+    """Makes the filters that a dataset was compressed with known to h5py.
+
+    Raises:
+        BadFeatures: one is not installed; names it.
+    """
+    plan = dataset.id.get_create_plist()
+    numbers = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
+    if all(map(h5py.h5z.filter_avail, numbers)):
+        return
+    # The package registers its filters when it is imported.
+    known = importlib.util.find_spec("hdf5plugin") is not None
+    if known:
+        importlib.import_module("hdf5plugin")
+    missing = [number for number in numbers if not h5py.h5z.filter_avail(number)]
+    if missing:
+        names = ", ".join(f"{_FILTERS.get(n, 'unknown')} (number {n})" for n in missing)
+        advice = (
+            "which hdf5plugin lacks too: write the features again without it"
+            if known
+            else "which is not installed: `pip install hdf5plugin`"
+        )
+        raise BadFeatures(f"{path}: compressed with the HDF5 filter {names}, {advice}")
+
+
+def _listed(names: list[tuple[str, object]]) -> str:
+    return ", ".join(f"{name!r} {shape}" for name, shape in names)
+
+
+def _hdf5_names(file: h5py.File) -> list[tuple[str, object]]:
     """The first datasets of a file with their shapes; links are not followed out of it."""
-    names: list[str] = []
+    names: list[tuple[str, object]] = []
     groups = deque([("", file["/"], 0)])
     seen, links = {_address(file["/"])}, 0
     while groups and links < _MAX_LINKS:
@@ -193,12 +255,12 @@ def _hdf5_names(file: h5py.File) -> str:
                 shape = (
                     "in other files" if _keeps_values_elsewhere(item) else list(item.shape or ())
                 )
-                names.append(f"{prefix + name!r} {shape}")
+                names.append((prefix + name, shape))
                 if len(names) == _MAX_NAMES:
-                    return ", ".join(names)
+                    return names
             elif isinstance(item, h5py.Group) and depth < _MAX_DEPTH:
                 groups.append((f"{prefix}{name}/", item, depth + 1))
-    return ", ".join(names)
+    return names
 
 
 def _address(item: Any) -> int:

@@ -2,7 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from steph_jax.data.features import hdf5, npy
@@ -11,10 +12,16 @@ from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, Patches, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
+from steph_jax.messages import listed
 
 #: Extensions by format, lower case.
 HDF5, NPY, NPZ, TORCH = (".h5", ".hdf5"), (".npy",), (".npz",), (".pt", ".pth")
 EXTENSIONS = HDF5 + NPY + NPZ + TORCH
+#: Levels of folders that are looked through, and names of files that say nothing of their slide.
+_MAX_DEPTH = 2
+#: So many folders with a file of one and the same name are folders of slides.
+_FOLDERS_OF_SLIDES = 3
+_GENERIC_NAMES = ("features", "feats", "feat", "embeddings")
 
 
 def open_file(
@@ -70,17 +77,70 @@ def require_file(path: pathlib.Path) -> None:
         )
 
 
-def in_folder(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Files of features in a folder; where there are none, says which of its folders have some."""
+def slides_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Files of features by slide: those of a folder, or where it has none, of the folders in it.
+
+    Folders may be of projects (`TCGA-GBM/X.h5`) or of slides (`X/X.h5`, or `X/features.h5`, where
+    the slide has the name of the folder).
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: a slide that two files claim.
+    """
     files = list(_files_in(folder))
     if files:
-        return files
-    below = [child.name for child in sorted(folder.iterdir()) if child.is_dir()]
-    hint = [name for name in below if next(_files_in(folder / name), None)]
-    advice = f"; its folder(s) {', '.join(hint)} have some, name one of them" if hint else ""
-    raise FileNotFoundError(
-        f"{folder}: expected files of features ({', '.join(EXTENSIONS)}), found none{advice}"
-    )
+        return _by_name(files, str(folder))
+    below = _files_below(folder, _MAX_DEPTH)
+    if not below:
+        raise FileNotFoundError(
+            f"{folder}: expected files of features ({', '.join(EXTENSIONS)}), found none, nor in "
+            "its folders"
+        )
+    alone = Counter(path.parent for path in below)
+    one_name = len(below) >= _FOLDERS_OF_SLIDES and len({path.stem for path in below}) == 1
+    files_of: dict[str, list[pathlib.Path]] = defaultdict(list)
+    for path in below:
+        says_nothing = one_name or path.stem.lower() in _GENERIC_NAMES
+        by_folder = says_nothing and alone[path.parent] == 1
+        files_of[path.parent.name if by_folder else path.stem].append(path)
+    several = [paths for paths in files_of.values() if len(paths) > 1]
+    if several:
+        folders = sorted({str(path.parent.relative_to(folder)) for path in several[0]})
+        raise ValueError(
+            f"{folder}: {len(several)} slide(s) are in several of its folders "
+            f"({listed(folders)}); name one of them"
+        )
+    return {slide: paths[0] for slide, paths in sorted(files_of.items())}
+
+
+def _files_below(folder: pathlib.Path, depth: int) -> list[pathlib.Path]:
+    """Files of features in the folders of a folder, `depth` levels deep."""
+    files = []
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith("."):
+            files += list(_files_in(child))
+            files += _files_below(child, depth - 1) if depth > 1 else []
+    return files
+
+
+def _by_name(files: Iterable[pathlib.Path], location: str) -> dict[str, pathlib.Path]:
+    """Files by slide, which is their name without the extension.
+
+    Raises:
+        ValueError: a slide that two files claim.
+    """
+    slides: dict[str, pathlib.Path] = {}
+    twice = []
+    for path in sorted(files):
+        if path.stem in slides:
+            twice.append(f"{slides[path.stem]} and {path.name}")
+        slides[path.stem] = path
+    if twice:
+        raise ValueError(
+            f"{location}: {len(twice)} slide(s) are there more than once, keep one file of each: "
+            f"{listed(twice)}"
+        )
+    return slides
 
 
 def _files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -95,28 +155,33 @@ def _files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 Location = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
+def places(location: Location) -> list[pathlib.Path]:
+    """The folders and files that a location names: several are given one by one, or with commas."""
+    if not isinstance(location, str | os.PathLike):
+        return [pathlib.Path(path) for path in location]
+    text = os.fspath(location)
+    if "," not in text or os.path.lexists(text):
+        return [pathlib.Path(text)]
+    return [pathlib.Path(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def exists(location: Location) -> bool:
+    """Whether there is something at every place that a location names."""
+    return all(path.exists() for path in places(location))
+
+
 class FileSource(FeatureSource):
     """A file for each slide."""
 
     def __init__(
         self,
         location: str,
-        files: Iterable[pathlib.Path],
+        files: Mapping[str, pathlib.Path],
         dataset_name: str,
         feature_dim: int | None,
     ) -> None:
         super().__init__(location, dataset_name, feature_dim)
-        self._files: dict[str, pathlib.Path] = {}
-        twice = []
-        for path in sorted(files):
-            if path.stem in self._files:
-                twice.append(f"{self._files[path.stem]} and {path.name}")
-            self._files[path.stem] = path
-        if twice:
-            raise ValueError(
-                f"{location}: {len(twice)} slide(s) are there more than once, keep one file of "
-                f"each: {', '.join(twice[:10])}"
-            )
+        self._files = dict(files)
 
     @property
     def slide_ids(self) -> Collection[str]:
@@ -132,6 +197,44 @@ class FileSource(FeatureSource):
         return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
 
 
+class JoinedSource(FeatureSource):
+    """The slides of several sources, each of them in one."""
+
+    def __init__(self, parts: Sequence[FeatureSource]) -> None:
+        """Joins sources.
+
+        Raises:
+            ValueError: slides that two of them have.
+        """
+        first = parts[0]
+        location = ",".join(part.location for part in parts)
+        super().__init__(location, first.dataset_name, first.feature_dim)
+        self._owners: dict[str, FeatureSource] = {}
+        twice = []
+        for part in parts:
+            twice += [slide for slide in part.slide_ids if slide in self._owners]
+            self._owners |= dict.fromkeys(part.slide_ids, part)
+        if twice:
+            raise ValueError(
+                f"{location}: {len(twice)} slide(s) are in several of these places, name one of "
+                f"them: {listed(sorted(twice))}"
+            )
+        self._owners = dict(sorted(self._owners.items()))
+
+    @property
+    def slide_ids(self) -> Collection[str]:
+        return self._owners.keys()
+
+    def _path_of(self, slide_id: str) -> str:
+        return self._owners[slide_id].path_of(slide_id)
+
+    def _encoder(self, slide_id: str) -> str:
+        return self._owners[slide_id].encoder(slide_id)
+
+    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+        return self._owners[slide_id]._open(slide_id)
+
+
 def open_features(
     location: Location, *, dataset_name: str = "features", feature_dim: int | None = None
 ) -> FeatureSource:
@@ -139,10 +242,10 @@ def open_features(
 
     Args:
         location: a folder of files (any mixture of `feature_files.EXTENSIONS`, hidden files are
-            passed over), one such file, a list of them, a .lmdb (a folder or one file), or a
-            packed store.
+            passed over) or of such folders (`slides_in`), one such file, a .lmdb (a folder or one
+            file), a packed store, or several of these in a list or with commas between them.
         dataset_name: the HDF5 dataset, the member of an .npz or the key of a dict that holds the
-            features.
+            features; where it is `features`, `feats` is taken in its place.
         feature_dim: D that every slide must have, checked as each is opened; None takes any.
 
     Raises:
@@ -150,12 +253,17 @@ def open_features(
         ValueError: a slide that two files claim; a .lmdb that is damaged, or the package lmdb
             is not installed.
     """
-    if not isinstance(location, str | os.PathLike):
-        files = [pathlib.Path(path) for path in location]
-        for path in files:
+    paths = places(location)
+    if len(paths) > 1 and all(p.suffix.lower() in EXTENSIONS and not p.is_dir() for p in paths):
+        for path in paths:
             feature_files.require_file(path)
-        return FileSource(f"{len(files)} files", files, dataset_name, feature_dim)
-    path = pathlib.Path(location)
+        where = f"{len(paths)} files"
+        return FileSource(where, _by_name(paths, where), dataset_name, feature_dim)
+    parts = [_open_place(path, dataset_name, feature_dim) for path in paths]
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def _open_place(path: pathlib.Path, dataset_name: str, feature_dim: int | None) -> FeatureSource:
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file or folder; expected a folder of feature files "
@@ -173,5 +281,5 @@ def open_features(
         return store.StoreSource(path, dataset_name, feature_dim)
     if path.is_file():
         feature_files.require_file(path)
-        return FileSource(str(path), [path], dataset_name, feature_dim)
-    return FileSource(str(path), feature_files.in_folder(path), dataset_name, feature_dim)
+        return FileSource(str(path), {path.stem: path}, dataset_name, feature_dim)
+    return FileSource(str(path), feature_files.slides_in(path), dataset_name, feature_dim)

@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from steph_jax.data.features import kinds
 from steph_jax.data.torch_format import reader
 
 #: Features may take this many times the size of their file, and this many bytes more.
@@ -74,24 +75,33 @@ class Layout:
         opaque = dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None
         floats = _BFLOAT16 if opaque else dtype
         if floats.newbyteorder("=") not in _FLOATS:
+            kind = kinds.kind_of_shape(shape, dtype)
+            if kind:
+                raise BadFeatures(
+                    f"{where}: no features here: {kind} {list(shape)} {dtype}; {kinds.NAME_ANOTHER}"
+                )
             raise BadFeatures(
                 f"{where}: expected features in float16, bfloat16, float32 or float64, "
-                f"found {dtype}; convert them, or name another dataset"
+                f"found {dtype}; convert them, or name another array by data.hdf5_dataset"
             )
         empty = math.prod(shape) == 0
         leading = len(shape) == 3 and shape[0] == 1
         if not (len(shape) == 2 or leading or (empty and len(shape) == 1)):
             raise BadFeatures(
                 f"{where}: expected features of shape [patches, dimensions] or "
-                f"[1, patches, dimensions], found {list(shape)}"
+                f"[1, patches, dimensions], found {_shape_text(shape, floats)}"
             )
         num_patches, dim = (0, 0) if len(shape) == 1 else shape[-2:]
         if num_patches and not dim:
             raise BadFeatures(f"{where}: {num_patches} patches of 0 dimensions; extract them again")
         if feature_dim is not None and dim and dim != feature_dim:
+            advice = "were they made by another encoder than the model's?"
+            if num_patches == feature_dim:
+                advice = f"the array seems transposed: write it as [{dim}, {num_patches}]"
+            elif dim in (2, 4):
+                advice = kinds.dim_advice(dim)
             raise BadFeatures(
-                f"{where}: expected features of {feature_dim} dimensions, found {dim}; "
-                "were they made by another encoder than the model's?"
+                f"{where}: expected features of {feature_dim} dimensions, found {dim}; {advice}"
             )
         return cls(int(num_patches), int(dim), floats, leading)
 
@@ -102,6 +112,11 @@ class Layout:
     @property
     def row_bytes(self) -> int:
         return self.dim * self.dtype.itemsize
+
+
+def _shape_text(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    kind = kinds.kind_of_shape(shape, dtype)
+    return f"{list(shape)}, {kind}" if kind else str(list(shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +165,16 @@ def from_array(array: np.ndarray, where: str, feature_dim: int | None) -> Patche
 
 
 def member(names: list[Any], wanted: str, where: str) -> Any:
-    """The name asked for among those of a file, or the only one there is."""
+    """The name asked for among those of a file, its synonym, or the only one there is."""
     if wanted in names:
         return wanted
-    if len(names) == 1 and names[0] != "coords":
+    other = kinds.synonym(wanted, names)
+    if other is not None:
+        return other
+    instead = kinds.without_features(names)
+    if names and instead:
+        raise BadFeatures(f"{where}: no features here: {instead}; {kinds.NAME_ANOTHER}")
+    if len(names) == 1:
         return names[0]
     found = ", ".join(repr(name) for name in names[:20])
     raise BadFeatures(

@@ -13,7 +13,8 @@ is no slide of that name, it is `X`. See `patches` for what a file may hold.
 
 import abc
 import os
-from collections.abc import Collection, Container, Iterable, Sequence
+import re
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -29,6 +30,8 @@ SLIDE_EXTENSIONS = (
 )
 #: Extensions of files of features, which they carry as well.
 FEATURE_EXTENSIONS = (".h5", ".hdf5", ".npy", ".npz", ".pt", ".pth")
+_COPY = re.compile(r"( \(\d+\)| - copy|_copy|_features|_feats)$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[\s._-]+")
 
 
 class EmptyBag(ValueError):
@@ -62,6 +65,37 @@ def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
         if own is not None and meant.setdefault(own, slide_id) != slide_id:
             twice.append(f"{meant[own]} and {slide_id}")
     return twice
+
+
+def _plain_name(slide_id: str) -> str:
+    """A slide id without what copies, downloads and programs change in names of files."""
+    name = _COPY.sub("", slide_name(slide_id)).lower()
+    return _SEPARATORS.sub("-", name)
+
+
+def other_names(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
+    """Slides that are missing, and may be there under another name: `X (1)`, `x`, `X.UUID`.
+
+    Args:
+        missing: ids of slides.
+        there: ids of slides that are there.
+    """
+    plain = {_plain_name(slide): slide for slide in there}
+    short = {_plain_name(slide.split(".")[0]): slide for slide in there}
+    found = {}
+    for slide in missing:
+        other = plain.get(_plain_name(slide)) or short.get(_plain_name(slide.split(".")[0]))
+        if other is not None:
+            found[slide] = other
+    return found
+
+
+def other_names_text(others: Mapping[str, str]) -> str:
+    """What to say of `other_names`: how many, and the first."""
+    slide, other = next(iter(others.items()))
+    return (
+        f"the same slide may be there under another id ({len(others)} slides): {slide} and {other}"
+    )
 
 
 class FeatureSource(abc.ABC):
@@ -212,9 +246,11 @@ class FeatureSource(abc.ABC):
             )
 
     def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
+        others = other_names(missing, self.slide_ids)
+        hint = f"; {other_names_text(others)}" if others else ""
         return FileNotFoundError(
             f"{self.location}: no features of {len(missing)} slide(s), "
-            f"of {len(self.slide_ids)} that it has: {', '.join(missing)}"
+            f"of {len(self.slide_ids)} that it has: {listed(missing)}{hint}"
         )
 
     def _found(self, slide_id: str) -> str:

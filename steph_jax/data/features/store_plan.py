@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from steph_jax import __version__
+from steph_jax.data.features.open import places
 from steph_jax.data.features.slide import Layout
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import DATA, DTYPES, Index, Record
@@ -94,7 +95,7 @@ def make_plan(
     if dtype == SAME:
         dtype = types.pop() if len(types) == 1 and types <= DTYPES.keys() else "float32"
     provenance = {
-        "location": os.path.abspath(source.location),
+        "location": ",".join(os.path.abspath(place) for place in places(source.location)),
         "dataset_name": source.dataset_name,
         "steph_jax": __version__,
         "numpy": np.__version__,
@@ -104,8 +105,5 @@ def make_plan(
 
 def file_of(source: FeatureSource, slide_id: str) -> pathlib.Path:
     """The file that holds a slide: its own, or that of its whole source."""
-    location = pathlib.Path(source.location)
-    for path in (pathlib.Path(source.path_of(slide_id)), location / "data.mdb", location / DATA):
-        if path.is_file():
-            return path
-    return location
+    own = pathlib.Path(source.path_of(slide_id).removesuffix(f"[{slide_id}]"))
+    return next((path for path in (own, own / "data.mdb", own / DATA) if path.is_file()), own)
