@@ -85,11 +85,10 @@ class DynamicMethod:
     def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
         both = self._hypernetwork.apply({"params": trainable}, bags.means, bags.keys)
         weights, _ = cast(tuple[jax.Array, None], both)
-        selected = jnp.ones(weights.shape, bool)
-        regularizer = merge_regularizer(weights, selected)
+        regularizer = merge_regularizer(weights, selected=None)
         record = {
             "weight": weights,
-            "selected": selected,
+            "selected": jnp.ones(weights.shape, bool),
             "source": weights,
             "merge": regularizer,
         }

@@ -47,11 +47,10 @@ class LearnedMethod(AbmilMethod):
         w = trainable["weights"]
         encoder = task_vectors.weighted_sum(frozen["stack"], sources.coefficients(w))
         weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
-        selected = jnp.ones(weights.shape, bool)
-        regularizer = merge_regularizer(weights, selected)
+        regularizer = merge_regularizer(weights, selected=None)
         record = {
             "weight": weights,
-            "selected": selected,
+            "selected": jnp.ones(weights.shape, bool),
             "source": weights,
             "merge": regularizer,
         }

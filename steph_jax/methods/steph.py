@@ -103,7 +103,8 @@ class StephMethod:
         encoder = {"coefficients": coefficients} if self.encoder_per_bag else {}
         merged_head = {name: x for name, x in frozen["stack"].items() if name == "pred_head"}
         head = task_vectors.weighted_sum(merged_head, coefficients)
-        merge = merge_regularizer(sources.weights, sources.selected)
+        selected = sources.selected if self.options.top_k else None
+        merge = merge_regularizer(sources.weights, selected)
         mix = mix_regularizer(sources.ratios, sources.selected)
         of_target, of_source = steph.shares(sources, self.options)
         record = {

@@ -165,18 +165,23 @@ def as_dict(options: Options) -> dict[str, Any]:
 
 
 def merge_regularizer(
-    w: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"]
+    w: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"] | None
 ) -> Float[Array, "*bags"]:
     """merge = logsumexp(w)^2 + mean_{s in K} w_s per slide (equation 25 of docs/method.md).
 
+    The mean is there only where sources are selected. Rules that sum all of them (k = 0, `learned`,
+    `dynamic`) are penalized by logsumexp(w)^2 alone, as in the published program.
+
     Args:
         w: [..., S] weights as the hypernetwork gives them, before any clamp.
-        selected: [..., S] True for the sources K that are kept; at least one per slide.
+        selected: [..., S] True for the sources K that are kept, at least one per slide; None where
+            the rule selects none.
 
     Returns:
         [...].
     """
-    return jax.nn.logsumexp(w, axis=-1) ** 2 + _mean_selected(w, selected)
+    squared = jax.nn.logsumexp(w, axis=-1) ** 2
+    return squared if selected is None else squared + _mean_selected(w, selected)
 
 
 def mix_regularizer(

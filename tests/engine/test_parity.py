@@ -277,6 +277,15 @@ def test_option(
     out = evaluated(program, trainable, frozen_for(options), four_bags, WHOLE_OF_FOUR)
     assert difference(out.record["weight"], of_options[f"{case}/w"]) < tolerance
     assert difference(out.logits, of_options[f"{case}/logits"]) < tolerance
+    penalty = merge_penalty(of_options[f"{case}/w"], options.top_k)
+    assert difference(out.record["merge"], penalty) < tolerance
+
+
+def merge_penalty(w, top_k):
+    """The merge regularizer of w [B, S] in float64: with the mean of the k largest, if any are."""
+    w = np.sort(np.asarray(w, np.float64), axis=1)
+    squared = np.log(np.exp(w).sum(axis=1)) ** 2
+    return squared + w[:, -top_k:].mean(axis=1) if top_k else squared
 
 
 def _trainable_for(options, trained, dtype):

@@ -127,7 +127,9 @@ def steph(trainable, stored, options, all_bags, weights, architecture=DIMS):
             theta = merged_model(stored, options, w, ratios, kept)
             theta |= {name: trainable[name] for name in ("pred_head",) if name in trainable}
             logits.append(_whole(architecture, theta, bag))
-            merge = jnp.log(jnp.sum(jnp.exp(w))) ** 2 + sum(w[s] for s in kept) / len(kept)
+            merge = jnp.log(jnp.sum(jnp.exp(w))) ** 2
+            if options.top_k:
+                merge += sum(w[s] for s in kept) / len(kept)
             mix = sum(ratios[s] ** 2 for s in kept) / len(kept)
             penalties.append(weights[0] * merge + weights[1] * mix)
         return _nll(jnp.stack(logits)) + sum(penalties) / len(penalties), jnp.stack(logits)

@@ -81,6 +81,11 @@ def outputs(shared, recorded, ready, dtype):
     return out
 
 
+def penalty(w):
+    """logsumexp(w)^2 of w [B, S]: the whole merge regularizer where no sources are selected."""
+    return np.log(np.exp(np.asarray(w, np.float64)).sum(axis=1)) ** 2
+
+
 @pytest.mark.parametrize("case", ["fix", "average"])
 def test_untrained(shared, recorded, pool, spec, dtype, case):
     model = recipe(case).start(spec, pool)
@@ -103,6 +108,7 @@ def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     out = outputs(shared, recorded, ready, dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
     assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
+    assert difference(out.record["merge"][:1], penalty(recorded[f"{case}/w"][None])) < TOLERANCE[dtype]
 
 
 def test_dynamic(parity, shared, recorded, pool, spec, dtype):
@@ -128,6 +134,7 @@ def test_dynamic(parity, shared, recorded, pool, spec, dtype):
     method = DynamicMethod(model.architecture, len(spec.sources))
     out = outputs(shared, recorded, (method, trainable, model.params["frozen"]), dtype)
     assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
+    assert difference(out.record["merge"], penalty(recorded["dynamic/w"])) < TOLERANCE[dtype]
     assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]
 
 

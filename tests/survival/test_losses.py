@@ -227,6 +227,8 @@ def test_regularizers_by_hand(dtype):
     selected = jnp.asarray([[False, True, True], [True, True, False]])
     expected = [math.log(1 + math.e + math.e**2) ** 2 + 1.5, math.log(3) ** 2]
     np.testing.assert_allclose(steph.merge_regularizer(w, selected), expected, rtol=1e-6)
+    without_selection = [math.log(1 + math.e + math.e**2) ** 2, math.log(3) ** 2]
+    np.testing.assert_allclose(steph.merge_regularizer(w, None), without_selection, rtol=1e-6)
     ratios = jnp.asarray([[0.9, 0.5, 1.0], [0.2, 0.4, 1.0]], dtype)
     np.testing.assert_allclose(steph.mix_regularizer(ratios, selected), [0.625, 0.1], rtol=1e-6)
 
