@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from steph_jax import cli
-from steph_jax.checkpoints import torch_import
+from steph_jax.checkpoints import torch_folders, torch_import
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.checkpoints.torch_import import Outcome, Unsaid
+from steph_jax.checkpoints.torch_import import ImportOptions, ImportResult
 from steph_jax.models import steph
 from steph_jax.models.hypernetworks import MIXINGS, WEIGHT_OUTPUTS
 from steph_jax.models.task_vectors import PARTS
@@ -21,14 +21,14 @@ def parser() -> argparse.ArgumentParser:
     """The flags."""
     flags = cli.Parser(
         prog="convert_torch_ckpt.py",
-        description="Imports released PyTorch checkpoints into a pool of models, without PyTorch.",
+        description="Imports PyTorch checkpoints into a pool of models, without PyTorch.",
     )
     flags.add_argument(
         "sources_of_models",
         metavar="SRC",
         nargs="+",
         type=pathlib.Path,
-        help="a .pth or .pt file, or a directory tree as released",
+        help=f"a file ({', '.join(torch_folders.EXTENSIONS)}), or a directory tree as released",
     )
     flags.add_argument("--out", required=True, type=pathlib.Path, help="directory of the pool")
     flags.add_argument("--name", help="name in the pool of a file whose own name says nothing")
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         help="of models without attention (default: the null model's, or mean)",
     )
     defaults = steph.Options()
-    group = flags.add_argument_group("trained STEPH models", "what their files do not say")
+    group = flags.add_argument_group("trained merged models", "what their files do not say")
     group.add_argument(
         "--sources",
         type=lambda text: tuple(name.strip() for name in text.split(",")),
@@ -50,33 +50,30 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--top-k",
         type=int,
-        default=defaults.top_k,
-        help="sources kept per slide, 0 for all (default: %(default)s)",
+        help=f"sources kept per slide, 0 for all (default: {defaults.top_k})",
     )
     group.add_argument(
         "--weight-output",
         choices=tuple(WEIGHT_OUTPUTS),
-        default=defaults.weight_output,
-        help="output function of the weights (default: %(default)s)",
+        help=f"output function of the weights (default: {defaults.weight_output})",
     )
     group.add_argument("--clamp", action="store_true", help="weights are clamped to [0, 1]")
     group.add_argument(
         "--mixing",
         choices=MIXINGS,
-        default=defaults.mixing,
-        help="where the ratios come from; told by the file, but for param and fix (then: param)",
+        help="where the ratios come from (default: as the file's tensors show; they leave open "
+        "param and fix, then: param)",
     )
     group.add_argument(
         "--base",
         choices=("null", "target"),
-        default=defaults.base,
-        help="what the sum is added to (default: %(default)s)",
+        help=f"what the sum is added to (default: {defaults.base})",
     )
     group.add_argument(
         "--merged",
         choices=tuple(PARTS),
-        default=defaults.merged,
-        help="tensors that are merged (default: %(default)s)",
+        help="tensors that are merged (default: as the file's tensors show; exports of our first "
+        f"versions leave it open, then: {defaults.merged})",
     )
     return flags
 
@@ -93,51 +90,55 @@ def run(arguments: argparse.Namespace) -> None:
         FileNotFoundError, ValueError: nothing to convert, or files that could not be; all of them
             are named once the others are done.
     """
-    options = steph.Options(
+    options = ImportOptions(
+        sources=arguments.sources,
         top_k=arguments.top_k,
         weight_output=arguments.weight_output,
         clamp=arguments.clamp,
-        mixing=arguments.mixing,
         base=arguments.base,
+        mixing=arguments.mixing,
         merged=arguments.merged,
+        dataset=arguments.dataset,
+        fold=arguments.fold,
+        pooling=arguments.pooling,
     )
-    unsaid = Unsaid(
-        arguments.sources, options, arguments.dataset, arguments.fold, arguments.pooling
-    )
-    files, rejected = torch_import.find(arguments.sources_of_models, arguments.name)
+    files, others = torch_folders.find(arguments.sources_of_models, arguments.name)
+    rejected = torch_import.rejected(others)
     pool = Pool(arguments.out)
     is_terminal = sys.stderr.isatty()
     with tqdm(total=len(files), unit="file", disable=not is_terminal) as bar:
 
-        def report(outcome: Outcome) -> None:
-            for warning in outcome.warnings:
-                bar.write(f"warning: {outcome.file}: {warning}", file=sys.stderr)
-            bar.set_postfix_str(outcome.name)
+        def report(result: ImportResult) -> None:
+            for warning in result.warnings:
+                bar.write(f"warning: {result.file}: {warning}", file=sys.stderr)
+            bar.set_postfix_str(result.name)
             bar.update()
             if not is_terminal:
-                print(f"{outcome.name}: {outcome.status}", flush=True)
+                print(f"{result.name}: {result.status}", flush=True)
 
-        outcomes = torch_import.convert_all(files, pool, unsaid, report) + rejected
-    print(table(outcomes))
-    counts = [f"{sum(o.status == s for o in outcomes)} {s}" for s in _STATUSES]
+        results = torch_import.convert_all(files, pool, options, report) + rejected
+    print(table(results))
+    counts = [
+        f"{sum(result.status == status for result in results)} {status}" for status in _STATUSES
+    ]
     print(f"{arguments.out}: {', '.join(counts)}")
-    failed = [outcome.note for outcome in outcomes if outcome.status == "failed"]
+    failed = [result.note for result in results if result.status == "failed"]
     if len(failed) == 1:
         raise ValueError(failed[0])
     if failed:
         raise ValueError(
-            f"{len(failed)} of {len(outcomes)} files could not be converted\n" + "\n".join(failed)
+            f"{len(failed)} of {len(results)} files could not be converted\n" + "\n".join(failed)
         )
     if not files:
-        raise ValueError("\n".join(outcome.note for outcome in rejected))
+        raise ValueError("\n".join(result.note for result in rejected))
 
 
 _STATUSES = ("written", "replaced", "unchanged", "skipped", "failed")
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes, one a line."""
-    rows = [(o.name, o.status, "see below" if o.status == "failed" else o.note) for o in outcomes]
+def table(results: Sequence[ImportResult]) -> str:
+    """The results, one a line."""
+    rows = [(r.name, r.status, "see below" if r.status == "failed" else r.note) for r in results]
     widths = [max(len(row[i]) for row in (("model", "status", ""), *rows)) for i in range(2)]
     lines = [f"{'model':{widths[0]}}  {'status':{widths[1]}}  what it is"]
     lines += [f"{name:{widths[0]}}  {status:{widths[1]}}  {note}" for name, status, note in rows]

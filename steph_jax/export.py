@@ -4,10 +4,10 @@
     python -m steph_jax.export --checkpoint pool/tcga_brca-fold_0 --out model.pth
 
 The ending of `--out` chooses: .safetensors, or .pth, a PyTorch checkpoint {"model": state_dict}
-that the published classes load (ABMIL and STEPH; steph_jax/checkpoints/torch_names.py has the
-names).
-Models of other kinds are written to safetensors under the names of our own trees. Nothing is
-rounded.
+that the published classes load: ABMIL, STEPH, learned and dynamic weights (the names are those of
+steph_jax/checkpoints/torch_names.py and torch_merged.py). Models of other kinds are written to
+safetensors under the names of our own trees. Nothing is rounded. `convert_torch_ckpt.py` reads
+both; what a file of a merged model does not say is printed as flags for it.
 """
 
 import pathlib
@@ -19,9 +19,10 @@ from absl import flags
 from safetensors.numpy import save
 
 from steph_jax import cli, files, run_directory
-from steph_jax.checkpoints import saved_model, torch_names
+from steph_jax.checkpoints import saved_model, torch_merged, torch_names
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.torch_format.writer import write_state_dict
+from steph_jax.models import steph
 
 
 def main() -> int:
@@ -31,6 +32,8 @@ def main() -> int:
     out = pathlib.Path(flags.FLAGS.out)
     export(model, out)
     print(f"{model.kind} model of {path} written to {out}")
+    if _has_published_class(model) and model.kind != "abmil":
+        print(f"the file does not say: {' '.join(import_flags(model))}")
     return 0
 
 
@@ -42,7 +45,13 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
     """
     files.check_output(out)
     if out.suffix == ".pth":
-        if model.kind not in ("abmil", "steph"):
+        if "stack" in model.params.get("frozen", {}):
+            raise ValueError(
+                f"a model of kind {model.kind!r} as earlier versions stored it lacks the models "
+                "that it merges, which the published class holds; train it again, or write it to a "
+                ".safetensors file"
+            )
+        if not _has_published_class(model):
             raise ValueError(
                 f"a model of kind {model.kind!r} has no published class to load it; write it to a "
                 ".safetensors file instead"
@@ -60,11 +69,14 @@ def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
     named: Mapping[str, np.ndarray]
     if model.kind == "abmil":
         named = torch_names.abmil_to_torch(model.params)
-    elif model.kind == "steph":
-        named = torch_names.steph_to_torch(
+    elif _has_published_class(model):
+        options = _steph_options(model)
+        named = torch_merged.merged_to_torch(
             model.params["trainable"],
             model.params["frozen"],
-            model.settings["options"]["fixed_mixing"],
+            options.merged,
+            options.fixed_mixing,
+            model.settings["weights"] if model.kind == "fix" else (),
         )
     else:
         named = {
@@ -72,6 +84,35 @@ def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
             for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
         }
     return {name: np.ascontiguousarray(array) for name, array in named.items()}
+
+
+def import_flags(model: SavedModel) -> list[str]:
+    """Flags of `convert_torch_ckpt.py` that make an exported merged model what it was."""
+    options, settings = _steph_options(model), model.settings
+    flags = ["--sources", ",".join(settings["sources"])]
+    if "dataset" in settings:
+        flags += ["--dataset", settings["dataset"], "--fold", str(settings["fold"])]
+    if model.kind == "steph":
+        flags += ["--top-k", str(options.top_k), "--weight-output", options.weight_output]
+        flags += ["--base", options.base, *(["--clamp"] if options.clamp else [])]
+        flags += ["--mixing", "fix"] if options.mixing == "fix" else []
+    if model.kind == "dynamic":
+        flags += ["--weight-output", settings["weight_output"]]
+    if model.architecture.pooling in ("mean", "max"):
+        flags += ["--pooling", model.architecture.pooling]
+    return flags
+
+
+def _has_published_class(model: SavedModel) -> bool:
+    """Whether a published class loads it; merged models need the whole models they merge."""
+    return model.kind == "abmil" or (
+        model.kind in ("steph", "learned", "dynamic", "fix") and "null" in model.params["frozen"]
+    )
+
+
+def _steph_options(model: SavedModel) -> steph.Options:
+    """Options of a STEPH model; the defaults for merging rules without mixup."""
+    return steph.Options(**model.settings.get("options", {}))
 
 
 if __name__ == "__main__":

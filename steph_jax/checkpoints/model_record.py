@@ -100,6 +100,7 @@ _NEEDED: dict[str, dict[str, Kind]] = {
     "steph": {"sources": _SOURCES, "options": records.fields_of(steph.Options)},
     "roupkt": {"sources": _SOURCES, "options": records.fields_of(roupkt.Options)},
     "learned": {"sources": _SOURCES, "merge_weight": NUMBER},
+    "fix": {"sources": _SOURCES, "weights": records.list_of(NUMBER, 1)},
     "dynamic": {
         "sources": _SOURCES,
         "merge_weight": NUMBER,

@@ -29,6 +29,12 @@ def member_name(dataset: str, fold: int) -> str:
     return f"{dataset}-fold_{fold}"
 
 
+def member_of(name: str) -> tuple[str, int] | None:
+    """Dataset and fold of the model of a name in a pool; None for a name of another kind."""
+    match = _MEMBER.fullmatch(name)
+    return (match["dataset"], int(match["fold"])) if match else None
+
+
 class Pool:
     """Models in a directory, which need not exist before the first is added.
 
@@ -59,9 +65,9 @@ class Pool:
         """Folds of every dataset that has models, by dataset."""
         folds: dict[str, list[int]] = {}
         for name in self.names():
-            match = _MEMBER.fullmatch(name)
-            if match:
-                folds.setdefault(match["dataset"], []).append(int(match["fold"]))
+            member = member_of(name)
+            if member:
+                folds.setdefault(member[0], []).append(member[1])
         return {dataset: sorted(numbers) for dataset, numbers in sorted(folds.items())}
 
     def datasets(self) -> tuple[str, ...]:
@@ -133,9 +139,9 @@ class Pool:
         path = self.root / name
         if name == NULL:
             for other in self.names() if self.root.is_dir() else []:
-                if other != NULL and _MEMBER.fullmatch(other):
+                if other != NULL and member_of(other):
                     _expect_same(path, architecture, self.root / other)
-        elif _MEMBER.fullmatch(name) and self.has_null():
+        elif member_of(name) and self.has_null():
             _expect_same(path, architecture, self.root / NULL)
 
     def _expect_null(self) -> None:

@@ -1,58 +1,60 @@
-"""Released PyTorch checkpoints into a pool of models: what `convert_torch_ckpt.py` does.
+"""PyTorch checkpoints into a pool of models: what `convert_torch_ckpt.py` does.
 
-    .../Null_model-abmil_*-fold_0/train_model-last.pth          ->  POOL/null
-    .../abmil_*-data_{dataset}-fold_{k}/train_model-last.pth    ->  POOL/{dataset}-fold_{k}
-
-and, under a name of the user's, any other ABMIL or trained STEPH model. Names are those of the
-file's folder, or of the file itself.
+Released files go under the names that `torch_folders` reads off their folders; any other ABMIL
+model, and every trained merged model, goes under a name of the user's.
 """
 
 import dataclasses
 import hashlib
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from steph_jax import messages
-from steph_jax.checkpoints import saved_model, torch_names
-from steph_jax.checkpoints.pool import NULL, Pool, member_name
+from steph_jax.checkpoints import saved_model, torch_checkpoints, torch_merged, torch_names
+from steph_jax.checkpoints.pool import NULL, Pool, member_of
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data.torch_format import reader
+from steph_jax.checkpoints.torch_folders import Rejected
+from steph_jax.checkpoints.torch_merged import MergedState
 from steph_jax.models import steph
-
-EXTENSIONS = (".pth", ".pt")
-_LAST = "train_model-last"
-_EXPECTED = (
-    "expected a folder or file named Null_model-abmil_* or abmil_*-data_DATASET-fold_K, as released"
-)
-_NULL_NAME = re.compile(r"Null_model-abmil.*")
-_MEMBER_NAME = re.compile(r"abmil.*?-data_(?P<dataset>.+)-fold_(?P<fold>\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Unsaid:
-    """What files do not say of the models in them; the defaults are the paper's.
+class ImportOptions:
+    """What files do not say of the models in them; None and () leave it to the published defaults.
 
     Attributes:
-        sources: names of a STEPH model's sources, in order; () for source_0, source_1, ...
-        options: of a STEPH model; mixing and retrained count only where the file leaves them open.
-        dataset: the target of a STEPH model.
-        fold: of a STEPH model.
+        sources: names of a merged model's sources, in order; () for source_0, source_1, ...
+        top_k: of a STEPH model, as in `steph.Options`, and so are `clamp` and `base`.
+        weight_output: of a STEPH or dynamic model, as in `steph.Options`.
+        clamp: weights are clamped to [0, 1].
+        base: what the sum is added to.
+        mixing: of a STEPH model; its file decides, but for "param" and "fix" (then "param").
+        merged: of a STEPH model; its file decides, unless it is an older export of ours.
+        dataset: the target of a merged model.
+        fold: of a merged model.
         pooling: "mean" or "max", of models without attention; None for the null model's, or mean.
     """
 
     sources: tuple[str, ...] = ()
-    options: steph.Options = dataclasses.field(default_factory=steph.Options)
+    top_k: int | None = None
+    weight_output: str | None = None
+    clamp: bool = False
+    base: str | None = None
+    mixing: str | None = None
+    merged: str | None = None
     dataset: str = "unknown"
     fold: int = 0
     pooling: str | None = None
 
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of some attributes that are not left to the defaults."""
+        values = {name: getattr(self, name) for name in names}
+        return {n: value for n, value in values.items() if value is not None and value is not False}
+
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class ImportResult:
     """What became of one file.
 
     Attributes:
@@ -70,132 +72,76 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def pool_name(file: pathlib.Path) -> str | None:
-    """Name in the pool of a file in the released layout; None where it is not recognized."""
-    for name in (file.resolve().parent.name, file.stem):
-        if _NULL_NAME.fullmatch(name):
-            return NULL
-        match = _MEMBER_NAME.fullmatch(name)
-        if match:
-            return member_name(match["dataset"], int(match["fold"]))
-    return None
-
-
-def find(
-    sources: Iterable[pathlib.Path], name: str | None
-) -> tuple[list[tuple[str, pathlib.Path]], list[Outcome]]:
-    """Files to convert, with their names in the pool, theta_0 first.
-
-    Args:
-        sources: files, and directories that are searched for files.
-        name: given by the user, for the only file.
-
-    Returns:
-        (name, file) of each, and outcomes of what cannot be converted: sources that are missing or
-        empty, files that nothing tells the name of (in a directory they are skipped, as it may hold
-        other things), second files for one name.
-
-    Raises:
-        ValueError: a name for more or less than one file.
-    """
-    files: dict[pathlib.Path, bool] = {}  # whether the user gave the file itself
-    rejected: list[Outcome] = []
-    for source in sources:
-        found = _checkpoints_in(source) if source.is_dir() else [source]
-        if not source.exists():
-            rejected.append(_failed(source, "no such file or directory"))
-        elif not found:
-            rejected.append(_failed(source, f"no checkpoint in this directory; {_EXPECTED}"))
-        else:
-            files |= {file: file == source for file in found}
-    if name is not None:
-        if len(files) != 1:
-            raise ValueError(f"--name names one model, found {len(files)} files; give one file")
-        return [(name, file) for file in files], rejected
-    by_name: dict[str, pathlib.Path] = {}
-    for file, is_given in files.items():
-        known = pool_name(file)
-        if known is None:
-            note = f"its name says neither dataset nor fold; {_EXPECTED}, or give it alone, with "
-            outcome = _failed(file, f"{note}--name NAME")
-            rejected.append(outcome if is_given else dataclasses.replace(outcome, status="skipped"))
-        elif by_name.setdefault(known, file).resolve() != file.resolve():
-            rejected.append(_failed(file, f"would become {known}, as would {by_name[known]}"))
-    return sorted(by_name.items(), key=lambda item: (item[0] != NULL, item[0])), rejected
-
-
-def _failed(file: pathlib.Path, note: str) -> Outcome:
-    return Outcome(file, "-", "failed", f"{file}: {note}")
-
-
-def _checkpoints_in(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Checkpoints below a directory; of those of one released folder, the last one alone."""
-    files = sorted(
-        file for file in directory.rglob("*") if file.suffix in EXTENSIONS and file.is_file()
-    )
-    last = {file.parent for file in files if file.stem == _LAST}
-    return [file for file in files if file.stem == _LAST or file.parent not in last]
+def rejected(files: Iterable[Rejected]) -> list[ImportResult]:
+    """The results of files that are not converted."""
+    return [
+        ImportResult(
+            file.file,
+            "-",
+            "skipped" if file.is_skipped else "failed",
+            f"{file.file}: {file.reason}",
+        )
+        for file in files
+    ]
 
 
 def convert_all(
     files: Iterable[tuple[str, pathlib.Path]],
     pool: Pool,
-    unsaid: Unsaid,
-    report: Callable[[Outcome], None],
-) -> list[Outcome]:
+    options: ImportOptions,
+    report: Callable[[ImportResult], None],
+) -> list[ImportResult]:
     """Converts files into a pool; one that cannot be converted does not stop the others.
 
     Args:
         files: (name in the pool, file), theta_0 first.
         pool: where models go.
-        unsaid: what files do not say.
-        report: told of each outcome as it comes.
+        options: what files do not say.
+        report: called with each result as it comes.
     """
-    outcomes = []
+    results = []
     for name, file in files:
         try:
-            outcome = convert(file, pool, name, unsaid)
+            result = convert(file, pool, name, options)
         except messages.USER_ERRORS as error:
-            outcome = Outcome(file, name, "failed", str(error))
-        outcomes.append(outcome)
-        report(outcome)
-    return outcomes
+            text = str(error)
+            note = text if str(file) in text else f"{file}: {text}"
+            result = ImportResult(file, name, "failed", note)
+        results.append(result)
+        report(result)
+    return results
 
 
-def convert(file: pathlib.Path, pool: Pool, name: str, unsaid: Unsaid) -> Outcome:
+def convert(file: pathlib.Path, pool: Pool, name: str, options: ImportOptions) -> ImportResult:
     """Converts one file into a model of the pool, unless the same file already was.
 
     Raises:
         FileNotFoundError, ValueError: the file cannot be read, or holds no such model, or one of
             other dimensions than the pool's; the message names the file.
     """
-    if unsaid.pooling is None and pool.has_null():
+    if options.pooling is None and pool.has_null():
         null = saved_model.load_header(pool.root / NULL).architecture
         if not null.has_attention:
-            unsaid = dataclasses.replace(unsaid, pooling=null.pooling)
+            options = dataclasses.replace(options, pooling=null.pooling)
     digest = _digest(file)
     path = pool.root / name
     saved_model.remove_leftovers(path)
     existed = path.exists()
-    if existed and _is_unchanged(path, digest, unsaid):
-        return Outcome(file, name, "unchanged", _summary(saved_model.load_header(path)))
-    content = reader.load(file)
-    state, warnings = _state_dict(content, file)
-    provenance = {"file": file.name, "sha256": digest}
-    if isinstance(content, dict) and isinstance(content.get("epoch"), int):
-        provenance["epoch"] = content["epoch"]
-    if not torch_names.has_attention(state):
-        if "attn" in f"{file.parent.name}/{file.name}" and not torch_names.is_steph(state):
-            raise ValueError(f"{file}: no attention tensors (attention_net.*), which its name says")
-        if unsaid.pooling is None:
-            warnings.append(
-                "no attention tensors: taken for mean pooling; --pooling max if it is not"
-            )
+    if existed and _is_unchanged(path, digest, options):
+        return ImportResult(file, name, "unchanged", _summary(saved_model.load_header(path)))
+    checkpoint = torch_checkpoints.read(file)
+    state, warnings = checkpoint.state, list(checkpoint.warnings)
+    provenance: dict[str, Any] = {"file": file.name, "sha256": digest}
+    if checkpoint.epoch is not None:
+        provenance["epoch"] = checkpoint.epoch
     try:
-        if torch_names.is_steph(state):
-            model = _steph(state, name, provenance, unsaid)
+        if torch_merged.is_merged(state):
+            model = _merged(state, name, options, provenance)
         else:
-            model = _abmil(state, name, provenance, unsaid)
+            model = _abmil(state, name, options, provenance)
+        if not model.architecture.has_attention:
+            warnings += _without_attention(file, model, options)
+        warnings += _unused(model.kind, options)
         pool.add(name, model)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
@@ -203,7 +149,7 @@ def convert(file: pathlib.Path, pool: Pool, name: str, unsaid: Unsaid) -> Outcom
         warnings.append("the pool has no null model yet; convert the released Null_model too")
     header = saved_model.Header(model.kind, model.architecture, model.settings)
     status = "replaced" if existed else "written"
-    return Outcome(file, name, status, _summary(header), tuple(warnings))
+    return ImportResult(file, name, status, _summary(header), tuple(warnings))
 
 
 def _digest(file: pathlib.Path) -> str:
@@ -211,121 +157,122 @@ def _digest(file: pathlib.Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _requested(kind: str, unsaid: Unsaid) -> dict[str, Any]:
-    """What the user said that a stored model of a kind depends on, JSON-able."""
-    said: dict[str, Any] = {"pooling": unsaid.pooling or "mean"}
-    if kind == "steph":
-        said |= {
-            "sources": list(unsaid.sources),
-            "options": steph.as_dict(unsaid.options),
-            "dataset": unsaid.dataset,
-            "fold": unsaid.fold,
-        }
-    return said
+def _requested(kind: str, options: ImportOptions) -> dict[str, Any]:
+    """The options that a stored model of a kind depends on, JSON-able."""
+    if kind == "abmil":
+        return {"pooling": options.pooling or "mean"}
+    requested = dataclasses.asdict(options)
+    return requested | {"pooling": options.pooling or "mean", "sources": list(options.sources)}
 
 
-def _is_unchanged(path: pathlib.Path, digest: str, unsaid: Unsaid) -> bool:
-    """Whether the model at `path` is whole, and came from the same bytes on the same terms."""
+def _is_unchanged(path: pathlib.Path, digest: str, options: ImportOptions) -> bool:
+    """Whether the model at `path` is whole, and came from the same bytes with the same options."""
     try:
         model = saved_model.load_model(path)
     except ValueError:
         return False
     origin = model.settings.get("provenance", {})
-    same_terms = origin.get("requested") == _requested(model.kind, unsaid)
-    return origin.get("sha256") == digest and same_terms
+    same_options = origin.get("requested") == _requested(model.kind, options)
+    return origin.get("sha256") == digest and same_options
 
 
-def _state_dict(content: object, file: pathlib.Path) -> tuple[dict[str, Any], list[str]]:
-    """The state dict in a checkpoint, and warnings about what else is in it."""
-    if not isinstance(content, dict):
-        reader.refuse_foreign(content, str(file))
-        raise ValueError(
-            f"{file}: expected a checkpoint with `model`, found a {type(content).__name__}"
-        )
-    state = content.get("model", content)
-    reader.refuse_foreign(state, f"{file}, in `model`" if "model" in content else str(file))
-    if state is content and not all(isinstance(value, np.ndarray) for value in content.values()):
-        keys = ", ".join(map(str, list(content)[:8]))
-        raise ValueError(f"{file}: expected a checkpoint with `model`, found the keys {keys}")
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(
-            f"{file}: expected tensors by name in `model`, found a {type(state).__name__}"
-        )
-    if state and not any(isinstance(value, np.ndarray) for value in state.values()):
-        keys = ", ".join(list(state)[:8])
-        raise ValueError(f"{file}: expected tensors by name in `model`, found none under {keys}")
-    warnings = []
-    if state is not content:
-        for key, part in content.items():
-            names = reader.foreign_names(part)
-            if names:
-                warnings.append(f"skipped in `{key}`, never called: {', '.join(names[:5])}")
-    return state, warnings
+def _without_attention(file: pathlib.Path, model: SavedModel, options: ImportOptions) -> list[str]:
+    """Warnings about a model without attention tensors.
+
+    Raises:
+        ValueError: the name of its file says that it has attention.
+    """
+    if "attn" in f"{file.parent.name}/{file.name}" and model.kind == "abmil":
+        raise ValueError("no attention tensors (attention_net.*), which its name says")
+    if options.pooling is None:
+        return ["no attention tensors: taken for mean pooling; --pooling max if it is not"]
+    return []
 
 
 def _abmil(
-    state: Mapping[str, np.ndarray], name: str, provenance: dict[str, Any], unsaid: Unsaid
+    state: Mapping[str, Any], name: str, options: ImportOptions, provenance: dict[str, Any]
 ) -> SavedModel:
-    architecture, tree = torch_names.abmil_from_torch(state, unsaid.pooling or "mean")
-    origin = provenance | {"requested": _requested("abmil", unsaid)}
-    settings: dict[str, Any] = {"provenance": origin}
-    match = re.fullmatch(r"(.+)-fold_(\d+)", name)
-    if match:
-        settings |= {"dataset": match[1], "fold": int(match[2])}
-    return SavedModel("abmil", architecture, settings, _as_float32(tree))
+    architecture, tree = torch_names.abmil_from_torch(state, options.pooling or "mean")
+    settings: dict[str, Any] = {
+        "provenance": provenance | {"requested": _requested("abmil", options)}
+    }
+    member = member_of(name)
+    if member:
+        settings |= {"dataset": member[0], "fold": member[1]}
+    return SavedModel("abmil", architecture, settings, tree)
 
 
-def _steph(
-    state: Mapping[str, np.ndarray], name: str, provenance: dict[str, Any], unsaid: Unsaid
+def _merged(
+    state: Mapping[str, Any], name: str, options: ImportOptions, provenance: dict[str, Any]
 ) -> SavedModel:
-    """A trained STEPH model; what the file says goes before what the user says."""
-    if re.fullmatch(r"(null|.+-fold_\d+)", name):
+    """A trained merged model; what the file says goes before what the user says."""
+    if name == NULL or member_of(name):
         raise ValueError(
-            f"a trained STEPH model, which cannot be the pool's {name}; give it alone, with "
-            "--name NAME"
+            f"a trained merged model (STEPH or another rule), which cannot be the pool's {name}; "
+            "give it alone, with --name NAME"
         )
-    options = unsaid.options
-    vector_mixing = options.mixing if options.mixing == "fix" else "param"
-    found = torch_names.steph_from_torch(state, unsaid.pooling or "mean", vector_mixing)
-    if options.mixing != "nn" and options.mixing != found.mixing:
-        raise ValueError(f"--mixing {options.mixing}, but its tensors are those of {found.mixing}")
-    if options.merged != "mil_encoder" and "pred_head" not in found.frozen["task_vectors"]:
-        raise ValueError(f"--merged {options.merged}, but its task vectors have no pred_head")
-    options = dataclasses.replace(
-        options,
-        mixing=found.mixing,
-        fixed_mixing=found.fixed_mixing,
-        retrained=found.retrained,
-    )
-    sources = unsaid.sources or tuple(f"source_{i}" for i in range(found.num_sources))
-    if len(sources) != found.num_sources or len(set(sources)) != len(sources):
+    vector_mixing = "fix" if options.mixing == "fix" else "param"
+    merged = torch_merged.merged_from_torch(state, options.pooling or "mean", vector_mixing)
+    sources = options.sources or tuple(f"source_{i}" for i in range(merged.num_sources))
+    if len(sources) != merged.num_sources or len(set(sources)) != len(sources):
         raise ValueError(
-            f"expected --sources with {found.num_sources} different names, in the order of its "
+            f"expected --sources with {merged.num_sources} different names, in the order of its "
             f"task vectors, found {len(sources)}: {', '.join(sources)}"
         )
-    options.check_sources(len(sources))
-    settings = {
-        "dataset": unsaid.dataset,
-        "fold": unsaid.fold,
+    settings: dict[str, Any] = {
+        "dataset": options.dataset,
+        "fold": options.fold,
         "sources": list(sources),
-        "options": steph.as_dict(options),
-        "provenance": provenance | {"requested": _requested("steph", unsaid)},
+        "provenance": provenance | {"requested": _requested(merged.kind, options)},
     }
-    params = {"trainable": _as_float32(found.trainable), "frozen": _as_float32(found.frozen)}
-    return SavedModel("steph", found.architecture, settings, params)
+    if merged.kind == "steph":
+        settings["options"] = steph.as_dict(_steph_options(merged, options))
+    else:
+        settings |= _rule_settings(merged, options)
+    params = {"trainable": merged.trainable, "frozen": merged.frozen}
+    return SavedModel(merged.kind, merged.architecture, settings, params)
 
 
-def _as_float32(tree: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The tree in float32, in which models are stored; NaN and infinity are refused."""
-    converted: dict[str, Any] = {}
-    for name, leaf in tree.items():
-        if isinstance(leaf, Mapping):
-            converted[name] = _as_float32(leaf, f"{path}{name}/")
-            continue
-        if not np.isfinite(leaf.astype(np.float64)).all():
-            raise ValueError(f"NaN or infinity in {path}{name}; the model's training has failed")
-        converted[name] = leaf.astype(np.float32)
-    return converted
+def _steph_options(merged: MergedState, options: ImportOptions) -> steph.Options:
+    """The options of STEPH; raises ValueError where the user's are not those of the file."""
+    if options.mixing not in (None, merged.mixing):
+        raise ValueError(f"--mixing {options.mixing}, but its tensors are those of {merged.mixing}")
+    if merged.merged and options.merged not in (None, merged.merged):
+        raise ValueError(
+            f"--merged {options.merged}, but its target_task_vector holds the tensors of "
+            f"{merged.merged}"
+        )
+    chosen = options.merged or merged.merged or steph.Options.merged
+    if chosen != "mil_encoder" and "pred_head" not in merged.frozen["task_vectors"]:
+        raise ValueError(f"--merged {chosen}, but its task vectors have no pred_head")
+    complete = steph.Options(
+        mixing=merged.mixing,
+        fixed_mixing=merged.fixed_mixing,
+        merged=chosen,
+        retrained=merged.retrained,
+        **options.given("top_k", "weight_output", "clamp", "base"),
+    )
+    complete.check_sources(merged.num_sources)
+    return complete
+
+
+def _rule_settings(merged: MergedState, options: ImportOptions) -> dict[str, Any]:
+    """Settings of a rule without mixup; its loss, which no file says, ends with its training."""
+    if merged.kind == "fix":
+        return {"weights": list(merged.weights)}
+    settings: dict[str, Any] = {"merge_weight": 0.0}
+    if merged.kind == "dynamic":
+        settings["weight_output"] = options.weight_output or steph.Options.weight_output
+    return settings
+
+
+def _unused(kind: str, options: ImportOptions) -> list[str]:
+    """Warnings about options that a kind of model does not have."""
+    of_steph = ("top_k", "weight_output", "clamp", "base", "mixing", "merged")
+    used = {"steph": of_steph, "dynamic": ("weight_output",)}.get(kind, ())
+    unused = [name for name in options.given(*of_steph) if name not in used]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+    return [f"not used, as a model of kind {kind} has no such option: {flags}"] if unused else []
 
 
 def _summary(header: saved_model.Header) -> str:
@@ -333,7 +280,8 @@ def _summary(header: saved_model.Header) -> str:
     a = header.architecture
     attention = f" A={a.attention_dim}" if a.has_attention else ""
     dims = f"{a.pooling}, D={a.feature_dim} E={a.embed_dim}{attention} T={a.num_bins}"
+    if header.kind != "abmil":
+        dims += f", {len(header.settings['sources'])} sources"
     if header.kind == "steph":
-        options = header.settings["options"]
-        dims += f", {len(header.settings['sources'])} sources, top {options['top_k'] or 'all'}"
+        dims += f", top {header.settings['options']['top_k'] or 'all'}"
     return f"{header.kind} ({dims})"

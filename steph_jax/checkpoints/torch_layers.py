@@ -1,7 +1,8 @@
 """Linear layers as PyTorch names and lays them out, and as our trees do.
 
 There a layer is a `weight` [out, in] and a `bias` [out] under a dotted name; here a `kernel`
-[in, out] and a `bias` [out] under a path.
+[in, out] and a `bias` [out] under a path. Models are stored in float32: this is where tensors of
+other floats are converted.
 """
 
 from collections import OrderedDict
@@ -57,16 +58,46 @@ def shapes(
 def to_tree(
     state: State, layers: Sequence[Linear], prefix: str = "", separator: str = "."
 ) -> Params:
-    """Our tree of some layers (arguments as for `shapes`), copied out of their tensors."""
+    """Our float32 tree of some layers (arguments as for `shapes`), copied out of their tensors.
+
+    Raises:
+        ValueError: as `float32` does.
+    """
     tree: Params = {}
     for layer in layers:
         weight, bias = _names(layer, prefix, separator)
         place = tree
         for name in layer.path:
             place = place.setdefault(name, {})
-        place["kernel"] = np.array(state[weight].T, order="C")
-        place["bias"] = np.array(state[bias])
+        place["kernel"] = np.ascontiguousarray(float32(state, weight).T)
+        place["bias"] = float32(state, bias)
     return tree
+
+
+def float32(state: State, name: str) -> np.ndarray:
+    """A float32 copy of one tensor of floats.
+
+    Raises:
+        ValueError: NaN, infinity, or values that float32 cannot hold; names the tensor.
+    """
+    tensor = state[name]
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = np.array(tensor, np.float32)
+    bad = ~np.isfinite(converted)
+    if not bad.any():
+        return converted
+    values = tensor[bad].astype(np.float64)
+    finite = values[np.isfinite(values)]
+    if len(finite) < len(values):
+        raise ValueError(
+            f"NaN or infinity in {name} ({int(bad.sum())} of {bad.size} entries); the model's "
+            "training has failed"
+        )
+    raise ValueError(
+        f"{name} holds {finite[np.argmax(np.abs(finite))]:.4g} ({tensor.dtype}), beyond the range "
+        f"of float32 (3.4e+38), in which models are stored; expected weights of a usual size: the "
+        "model's training has failed, or the file is damaged"
+    )
 
 
 def to_state(
@@ -96,7 +127,7 @@ def size(state: State, name: str, axis: int) -> int:
 
 
 def check(state: State, expected: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Sees to it that a state dict holds the expected tensors of floats and no other.
+    """Checks that a state dict holds the expected tensors of floats and no other.
 
     Args:
         state: tensors by name.
@@ -123,20 +154,20 @@ def check(state: State, expected: Mapping[str, tuple[int, ...]], what: str) -> N
         elif not _fits(tensor.shape, expected[name]):
             note = f"expected {_shown(expected[name])}, found {_shown(tensor.shape)}"
             kinds["misshapen"].append((shown, note))
-    rows = [(kind, *row) for kind, found in kinds.items() for row in found]
+    rows = [(kind, *row) for kind, problems in kinds.items() for row in problems]
     if not rows:
         return
     width = max(len(name) for _, name, _ in rows[:_ROWS_SHOWN])
     lines = [f"  {kind:10}  {name:{width}}  {note}" for kind, name, note in rows[:_ROWS_SHOWN]]
     if len(rows) > _ROWS_SHOWN:
         lines.append(f"  ... and {len(rows) - _ROWS_SHOWN} more")
-    counts = ", ".join(f"{len(found)} {kind}" for kind, found in kinds.items())
+    counts = ", ".join(f"{len(problems)} {kind}" for kind, problems in kinds.items())
     raise ValueError(f"the tensors are not those of {what} ({counts}):\n" + "\n".join(lines))
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     return len(shape) == len(expected) and all(
-        found and wanted in (UNKNOWN, found) for found, wanted in zip(shape, expected, strict=True)
+        size and other in (UNKNOWN, size) for size, other in zip(shape, expected, strict=True)
     )
 
 

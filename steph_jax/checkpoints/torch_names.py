@@ -1,25 +1,16 @@
-"""Names of parameters in the published PyTorch files, and their places in our trees.
+"""Names of an ABMIL model's parameters in the published PyTorch files, and their places here.
 
     feat_proj.{0,3,6,..}                      feat_proj/layers_{0,1,2,..}
     attention_net.attention_{a,b}.0, _c       attention_net/attention_{a,b,c}    (gated)
     attention_net.module.{0,3}                attention_net/attention_{a,c}      (plain)
     pred_head                                 pred_head
 
-    null_model.NAME, target_model.NAME        frozen/null, frozen/target
-    task_vectors.{i}.NAME, with _ for .       frozen/task_vectors, leaves [S, ...]
-    target_task_vector.NAME, with _ for .     frozen/target_task_vector
-    regulate_layer_emb.0                      trainable/embedding
-    regulate_layer_prj.{0,3}                  trainable/weights/{hidden,output}
-    vecmix_layer.{0,3}                        trainable/mixing/{hidden,output}   (nn, fnn)
-    vecmix_layer_emb.0                        trainable/mixing_embedding         (fnn)
-    vecmix_layer                              trainable/mixing_ratio (param), or lambda itself (fix)
-
-Every tensor of a file is used and every parameter filled, or an error lists what is not.
+Every tensor of a file is used and every parameter filled, or an error lists what is not. Merged
+models are those of `torch_merged`.
 """
 
-import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +18,9 @@ import numpy as np
 from steph_jax.checkpoints import torch_layers
 from steph_jax.checkpoints.torch_layers import UNKNOWN, Linear, State
 from steph_jax.models.abmil import Architecture, Params
-from steph_jax.models.hypernetworks import HIDDEN_DIM
 
+#: First words of the names of an ABMIL model.
+PARTS = ("feat_proj", "attention_net", "pred_head")
 _ATTENTION: Mapping[str, Mapping[str, str]] = {
     "gated": {
         "attention_a.0": "attention_a",
@@ -40,8 +32,8 @@ _ATTENTION: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class _Dims(NamedTuple):
-    """What tensors say of an ABMIL model; `UNKNOWN` where they do not."""
+class Dims(NamedTuple):
+    """Dimensions of an ABMIL model as its tensors show them; `UNKNOWN` where they do not."""
 
     feature_dim: int
     embed_dim: int
@@ -49,6 +41,23 @@ class _Dims(NamedTuple):
     num_bins: int
     attention: str
     num_layers: int
+
+    @classmethod
+    def read(cls, state: State, prefix: str = "") -> "Dims":
+        """Dimensions from the tensors whose names start with `prefix`."""
+        attention = _attention(state, prefix)
+        first = "module.0" if attention == "plain" else "attention_a.0"
+        num_layers = 1
+        while f"{prefix}feat_proj.{3 * num_layers}.weight" in state:
+            num_layers += 1
+        return cls(
+            torch_layers.size(state, f"{prefix}feat_proj.0.weight", 1),
+            torch_layers.size(state, f"{prefix}feat_proj.0.weight", 0),
+            torch_layers.size(state, f"{prefix}attention_net.{first}.weight", 0),
+            torch_layers.size(state, f"{prefix}pred_head.weight", 0),
+            attention,
+            num_layers,
+        )
 
     def layers(self) -> list[Linear]:
         """Its linear layers, in the order of the published program."""
@@ -65,6 +74,7 @@ class _Dims(NamedTuple):
         return layers
 
     def architecture(self, without_attention: str) -> Architecture:
+        """The architecture; `without_attention` pools where there are no attention tensors."""
         return Architecture(
             feature_dim=self.feature_dim,
             embed_dim=self.embed_dim,
@@ -75,37 +85,24 @@ class _Dims(NamedTuple):
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class StephState:
-    """What a file says of a trained STEPH model.
-
-    Attributes:
-        architecture: of the models that are merged.
-        trainable: hypernetworks, and the new pred_head where there is one.
-        frozen: "null", "target", "target_task_vector" and "task_vectors" (leaves [S, ...]).
-        num_sources: S.
-        mixing: "nn", "fnn", "param" or "fix".
-        fixed_mixing: lambda per source for "fix", or ().
-        retrained: "pred_head" where the file holds a head of its own, or "none".
-    """
-
-    architecture: Architecture
-    trainable: Params
-    frozen: Params
-    num_sources: int
-    mixing: str
-    fixed_mixing: tuple[float, ...]
-    retrained: str
+def _attention(state: State, prefix: str) -> str:
+    """Kind of attention. A model that lacks other parts too is missing it, not without it."""
+    if has_any(state, (f"{prefix}attention_net.attention_",)):
+        return "gated"
+    if has_any(state, (f"{prefix}attention_net.module.",)):
+        return "plain"
+    others = all(has_any(state, (f"{prefix}{part}.",)) for part in ("feat_proj", "pred_head"))
+    return "none" if others and not has_any(state, (f"{prefix}attention_net.",)) else "gated"
 
 
-def is_steph(state: Mapping[str, object]) -> bool:
-    """Whether names of a state dict are those of a STEPH model (complete or not)."""
-    return _any(state, ("null_model.", "target_model.", "task_vectors.", "regulate_layer_"))
+def has_any(state: Mapping[str, object], prefixes: tuple[str, ...]) -> bool:
+    """Whether any name of a state dict starts with one of some prefixes."""
+    return any(name.startswith(prefixes) for name in state)
 
 
 def has_attention(state: Mapping[str, object]) -> bool:
     """Whether the models in a state dict have attention; others pool by mean or by maximum."""
-    return _any(state, ("attention_net.", "null_model.attention_net."))
+    return has_any(state, ("attention_net.", "null_model.attention_net."))
 
 
 def abmil_from_torch(state: State, without_attention: str = "mean") -> tuple[Architecture, Params]:
@@ -117,12 +114,13 @@ def abmil_from_torch(state: State, without_attention: str = "mean") -> tuple[Arc
             tensor tells them apart.
 
     Returns:
-        its architecture, and its tree of arrays of the types they came in.
+        its architecture, and its float32 tree.
 
     Raises:
-        ValueError: tensors missing, unexpected or misshapen; a table names them.
+        ValueError: tensors missing, unexpected or misshapen, in a table that names them; NaN,
+            infinity or values beyond float32.
     """
-    dims = _dims(state, "")
+    dims = Dims.read(state)
     layers = dims.layers()
     torch_layers.check(state, torch_layers.shapes(layers), "an ABMIL model")
     return dims.architecture(without_attention), torch_layers.to_tree(state, layers)
@@ -130,156 +128,14 @@ def abmil_from_torch(state: State, without_attention: str = "mean") -> tuple[Arc
 
 def abmil_to_torch(tree: Params) -> OrderedDict[str, np.ndarray]:
     """The state dict that the published class loads, from an ABMIL tree."""
-    return torch_layers.to_state(tree, _layers_of(tree))
+    return torch_layers.to_state(tree, layers_of(tree))
 
 
-def steph_from_torch(
-    state: State, without_attention: str = "mean", vector_mixing: str = "param"
-) -> StephState:
-    """A trained STEPH model from the state dict of the published class.
-
-    Args:
-        state: tensors by name. The task vectors may lack pred_head, all of them alike.
-        without_attention: as in `abmil_from_torch`.
-        vector_mixing: what `vecmix_layer` is where it is one vector: "param" (r) or "fix" (lambda).
-
-    Raises:
-        ValueError: tensors missing, unexpected or misshapen; a table names them.
-    """
-    dims = _dims(state, "null_model.")
-    models = dims.layers()
-    has_heads = any("pred_head" in n for n in state if n.startswith(_VECTORS))
-    vectors = [layer for layer in models if has_heads or layer.name != "pred_head"]
-    num_sources = 0
-    while _any(state, (f"task_vectors.{num_sources}.",)):
-        num_sources += 1
-    sources = [f"task_vectors.{i}." for i in range(max(num_sources, 1))]
-    mixing = "fnn" if _any(state, ("vecmix_layer_emb.",)) else "nn"
-    if "vecmix_layer" in state:
-        mixing = vector_mixing
-    trained = _hypernetworks(mixing, dims.feature_dim, num_sources or UNKNOWN)
-    if _any(state, ("pred_head.",)):
-        num_outputs = torch_layers.size(state, "pred_head.weight", 0)
-        trained.append(Linear("pred_head", ("pred_head",), num_outputs, dims.embed_dim))
-
-    expected = torch_layers.shapes(models, "null_model.")
-    expected |= torch_layers.shapes(models, "target_model.")
-    for prefix in (*sources, "target_task_vector."):
-        expected |= torch_layers.shapes(vectors, prefix, "_")
-    expected |= torch_layers.shapes(trained)
-    if mixing in ("param", "fix"):
-        expected["vecmix_layer"] = (num_sources or UNKNOWN,)
-    torch_layers.check(state, expected, "a STEPH model")
-
-    trainable = torch_layers.to_tree(state, trained)
-    if mixing == "param":
-        trainable["mixing_ratio"] = np.array(state["vecmix_layer"])
-    frozen = {
-        "null": torch_layers.to_tree(state, models, "null_model."),
-        "target": torch_layers.to_tree(state, models, "target_model."),
-        "target_task_vector": torch_layers.to_tree(state, vectors, "target_task_vector.", "_"),
-        "task_vectors": _stack([torch_layers.to_tree(state, vectors, p, "_") for p in sources]),
-    }
-    fixed = tuple(float(x) for x in state["vecmix_layer"]) if mixing == "fix" else ()
-    retrained = "pred_head" if "pred_head" in trainable else "none"
-    architecture = dims.architecture(without_attention)
-    return StephState(architecture, trainable, frozen, num_sources, mixing, fixed, retrained)
-
-
-def steph_to_torch(
-    trainable: Params, frozen: Params, fixed_mixing: Sequence[float] = ()
-) -> OrderedDict[str, np.ndarray]:
-    """The state dict that the published class loads, from the trees of a STEPH model.
-
-    Args:
-        trainable: as `StephState.trainable`.
-        frozen: as `StephState.frozen`.
-        fixed_mixing: lambda per source where mixing is "fix", or ().
-    """
-    state = torch_layers.to_state(frozen["null"], _layers_of(frozen["null"]), "null_model.")
-    target = frozen["target"]
-    state |= torch_layers.to_state(target, _layers_of(target), "target_model.")
-    taus = frozen["task_vectors"]
-    vectors = _layers_of(taus)
-    for i in range(len(taus["feat_proj"]["layers_0"]["bias"])):
-        state |= torch_layers.to_state(_item(taus, i), vectors, f"task_vectors.{i}.", "_")
-    tau_t = frozen["target_task_vector"]
-    state |= torch_layers.to_state(tau_t, _layers_of(tau_t), "target_task_vector.", "_")
-    trained = [*_hypernetworks("fnn", UNKNOWN, UNKNOWN), Linear("pred_head", ("pred_head",))]
-    state |= torch_layers.to_state(trainable, [x for x in trained if x.path[0] in trainable])
-    if "mixing_ratio" in trainable:
-        state["vecmix_layer"] = np.array(trainable["mixing_ratio"])
-    elif len(fixed_mixing):
-        state["vecmix_layer"] = np.array(fixed_mixing, np.float32)
-    return state
-
-
-_VECTORS = ("task_vectors.", "target_task_vector.")
-
-
-def _any(state: Mapping[str, object], prefixes: tuple[str, ...]) -> bool:
-    return any(name.startswith(prefixes) for name in state)
-
-
-def _hypernetworks(mixing: str, feature_dim: int, num_sources: int) -> list[Linear]:
-    """Linear layers of the hypernetworks."""
-    hidden = HIDDEN_DIM
-    layers = [
-        Linear("regulate_layer_emb.0", ("embedding",), hidden, feature_dim),
-        Linear("regulate_layer_prj.0", ("weights", "hidden"), hidden, hidden),
-        Linear("regulate_layer_prj.3", ("weights", "output"), num_sources, hidden),
-    ]
-    if mixing == "fnn":
-        layers.append(Linear("vecmix_layer_emb.0", ("mixing_embedding",), hidden, feature_dim))
-    if mixing in ("nn", "fnn"):
-        layers.append(Linear("vecmix_layer.0", ("mixing", "hidden"), hidden, hidden))
-        layers.append(Linear("vecmix_layer.3", ("mixing", "output"), num_sources, hidden))
-    return layers
-
-
-def _dims(state: State, prefix: str) -> _Dims:
-    """Dimensions of an ABMIL model from the tensors whose names start with `prefix`."""
-    attention = "none"
-    if _any(state, (f"{prefix}attention_net.module.",)):
-        attention = "plain"
-    if _any(state, (f"{prefix}attention_net.attention_",)):
-        attention = "gated"
-    first = "module.0" if attention == "plain" else "attention_a.0"
-    num_layers = 1
-    while f"{prefix}feat_proj.{3 * num_layers}.weight" in state:
-        num_layers += 1
-    return _Dims(
-        torch_layers.size(state, f"{prefix}feat_proj.0.weight", 1),
-        torch_layers.size(state, f"{prefix}feat_proj.0.weight", 0),
-        torch_layers.size(state, f"{prefix}attention_net.{first}.weight", 0),
-        torch_layers.size(state, f"{prefix}pred_head.weight", 0),
-        attention,
-        num_layers,
-    )
-
-
-def _layers_of(tree: Params) -> list[Linear]:
-    """The linear layers of an ABMIL tree, which may lack pred_head."""
+def layers_of(tree: Params) -> list[Linear]:
+    """The linear layers of an ABMIL tree, which may lack parts."""
     attention = "none"
     if "attention_net" in tree:
         attention = "gated" if "attention_b" in tree["attention_net"] else "plain"
-    dims = _Dims(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, attention, len(tree["feat_proj"]))
+    num_layers = len(tree.get("feat_proj", ())) or 1
+    dims = Dims(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, attention, num_layers)
     return [layer for layer in dims.layers() if layer.path[0] in tree]
-
-
-def _stack(trees: Sequence[Params]) -> Params:
-    """One tree with leaves [S, ...] from S trees of the same names."""
-    return {
-        name: _stack([tree[name] for tree in trees])
-        if isinstance(leaf, dict)
-        else np.stack([tree[name] for tree in trees])
-        for name, leaf in trees[0].items()
-    }
-
-
-def _item(tree: Params, index: int) -> Params:
-    """One tree of a stack."""
-    return {
-        name: _item(leaf, index) if isinstance(leaf, dict) else np.asarray(leaf)[index]
-        for name, leaf in tree.items()
-    }

@@ -123,13 +123,13 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     }
     params = {
         "trainable": as_numpy(trainable),
-        "frozen": {"stack": sources.encoder_stack(gathered)},
+        "frozen": sources.frozen_models(gathered),
     }
     return SavedModel("dynamic", architecture, settings, params)
 
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
-    """The method over its stored stack."""
+    """The method over the stack of its stored models."""
     settings = model.settings
     method = DynamicMethod(
         model.architecture,
@@ -138,7 +138,8 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
         settings["merge_weight"],
         compute_dtype,
     )
-    return Ready(method, model.params["trainable"], model.params["frozen"])
+    stack = sources.encoder_stack(model.params["frozen"])
+    return Ready(method, model.params["trainable"], {"stack": stack})
 
 
 def dies(model: SavedModel) -> bool:

@@ -8,6 +8,7 @@ the loss of the run.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +16,13 @@ import numpy as np
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil
-from steph_jax.methods.base import FoldSpec, Recipe, as_numpy
+from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy
+from steph_jax.methods.learned import LearnedMethod
 from steph_jax.methods.sources import (
     Merging,
     coefficients,
     encoder_stack,
+    frozen_models,
     gather,
     members,
     own_outputs,
@@ -41,7 +44,7 @@ def given_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
     """w [S] of the config.
 
     Raises:
-        ValueError: their number is not that of the sources.
+        ValueError: their number is not that of the sources, or float32 cannot hold them.
     """
     weights = spec.options.merging.weights or (DEFAULT_WEIGHT,) * num_sources
     if len(weights) != num_sources:
@@ -49,7 +52,14 @@ def given_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
             f"merging.weights gives one weight per source, the target included: expected "
             f"{num_sources}, found {len(weights)}; () gives {DEFAULT_WEIGHT} to each"
         )
-    return np.asarray(weights, np.float32)
+    with np.errstate(over="ignore"):
+        rounded = np.asarray(weights, np.float32)
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            "merging.weights: expected numbers within the range of float32 (3.4e+38), found "
+            f"{max(weights, key=abs):.4g}"
+        )
+    return rounded
 
 
 def equal_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
@@ -63,17 +73,32 @@ def start(spec: FoldSpec[Options], pool: Pool, equal: bool) -> SavedModel:
     outputs = own_outputs(spec, gathered.target, "target's model")
     weigh = equal_weights if equal else given_weights
     weights = weigh(spec, len(gathered.sources))
-    encoder = task_vectors.weighted_sum(encoder_stack(gathered), coefficients(jnp.asarray(weights)))
+    encoder = task_vectors.weighted_sum(
+        encoder_stack(frozen_models(gathered)), coefficients(jnp.asarray(weights))
+    )
     params = as_numpy(encoder) | {"pred_head": gathered.target.params["pred_head"]}
     settings = settings_of(spec, gathered) | outputs | {"weights": weights.tolist()}
     return SavedModel("abmil", gathered.target.architecture, settings, params)
+
+
+def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+    """A merged model, or one that was imported with the models that it merges (kind "fix")."""
+    if model.kind == "abmil":
+        return abmil.restore(model, compute_dtype)
+    frozen = model.params["frozen"]
+    trainable = {
+        "weights": np.asarray(model.settings["weights"], np.float32),
+        "pred_head": frozen["target"]["pred_head"],
+    }
+    method = LearnedMethod(model.architecture, compute_dtype, merge_weight=0.0)
+    return Ready(method, trainable, {"stack": encoder_stack(frozen)})
 
 
 def _recipe(name: str, equal: bool) -> Recipe:
     return Recipe(
         name,
         partial(start, equal=equal),
-        abmil.restore,
+        restore,
         abmil.RECIPE.store,
         Options,
         trains=False,

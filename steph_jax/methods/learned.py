@@ -69,14 +69,15 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     settings = sources.settings_of(spec, gathered) | {
         "merge_weight": spec.options.loss.merge_weight
     }
-    params = {"trainable": trainable, "frozen": {"stack": sources.encoder_stack(gathered)}}
+    params = {"trainable": trainable, "frozen": sources.frozen_models(gathered)}
     return SavedModel("learned", architecture, settings, params)
 
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
-    """The method over its stored stack."""
+    """The method over the stack of its stored models."""
     method = LearnedMethod(model.architecture, compute_dtype, model.settings["merge_weight"])
-    return Ready(method, model.params["trainable"], model.params["frozen"])
+    stack = sources.encoder_stack(model.params["frozen"])
+    return Ready(method, model.params["trainable"], {"stack": stack})
 
 
 def _after(prepare: str) -> Recipe:

@@ -170,12 +170,30 @@ def _check_prepared(spec: FoldSpec[HasMerging], prepared: Params, sources: tuple
             )
 
 
-def encoder_stack(gathered: Gathered) -> Params:
-    """[theta_0, tau_1 .. tau_S] of the encoder: leaves [S + 1, ...]."""
+def frozen_models(gathered: Gathered) -> Params:
+    """The frozen tree as it is stored: "null", "target" and "task_vectors", whole models.
+
+    Only `encoder_stack` of it is merged; the rest is what the published classes hold too.
+    """
+    return {
+        "null": gathered.null.params,
+        "target": gathered.target.params,
+        "task_vectors": gathered.task_vectors,
+    }
+
+
+def encoder_stack(frozen: Params) -> Params:
+    """[theta_0, tau_1 .. tau_S] of the encoder: leaves [S + 1, ...].
+
+    Args:
+        frozen: as `frozen_models` gives it; models of earlier versions hold the stack itself.
+    """
+    if "stack" in frozen:
+        return dict(frozen["stack"])
     return jax.tree.map(
         lambda base, taus: np.concatenate([np.asarray(base)[None], taus]),
-        task_vectors.parts_of(gathered.null.params, "mil_encoder"),
-        task_vectors.parts_of(gathered.task_vectors, "mil_encoder"),
+        task_vectors.parts_of(frozen["null"], "mil_encoder"),
+        task_vectors.parts_of(frozen["task_vectors"], "mil_encoder"),
     )
 
 

@@ -34,7 +34,8 @@ class Options:
     Attributes:
         top_k: k, how many sources are kept; 0 keeps all.
         weight_output: function of MLP_w's output: "relu", "softplus" or "sigmoid".
-        clamp: w is clamped to [0, 1] in the sum. The regularizers see it as it was, and sources
+        clamp: w is clamped to [0, 1] in the sum, and so is lambda, which can leave (0, 1] where
+            mixing is "param" or "fix". The regularizers see it as it was, and sources
             that tie at 1 are selected in the order they had before (as recorded of the published
             program; the lowest index decides between equal w only).
         mixing: where lambda comes from: "nn", "fnn", "param" or "fix" (`hypernetworks`).
@@ -140,7 +141,7 @@ def coefficients(sources: SourceWeights, options: Options) -> Float[Array, "B st
 
     Args:
         sources: weights, ratios and selection of B bags.
-        options: whether weights are clamped.
+        options: whether weights and ratios are clamped.
     """
     target, source = shares(sources, options)
     c_target = jnp.sum(target, axis=1, keepdims=True)
@@ -152,11 +153,13 @@ def shares(
 ) -> tuple[Float[Array, "B S"], Float[Array, "B S"]]:
     """What each source adds to theta(X): (w lambda of tau_t, w (1 - lambda) of tau_s), [B, S] each.
 
-    0 outside of K; w after the clamp. Where lambda is 1, a source adds to the target's own task
-    vector alone, whatever its w.
+    0 outside of K; w and lambda after the clamp. Where lambda is 1, a source adds to the target's
+    own task vector alone, whatever its w.
     """
-    weights = jnp.clip(sources.weights, 0, 1) if options.clamp else sources.weights
-    return task_vectors.mixup_coefficients(weights, sources.ratios, sources.selected)
+    weights, ratios = sources.weights, sources.ratios
+    if options.clamp:
+        weights, ratios = jnp.clip(weights, 0, 1), jnp.clip(ratios, 0, 1)
+    return task_vectors.mixup_coefficients(weights, ratios, sources.selected)
 
 
 def as_dict(options: Options) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def conversion(folder: pathlib.Path) -> None:
     """Checkpoints into a pool, over the models that are there."""
     given = [(name, folder / f"{name}.pth") for name in NAMES]
     pool = torch_import.Pool(folder / "pool")
-    outcomes = torch_import.convert_all(given, pool, torch_import.Unsaid(), lambda outcome: None)
+    outcomes = torch_import.convert_all(
+        given, pool, torch_import.ImportOptions(), lambda outcome: None
+    )
     assert {outcome.status for outcome in outcomes} <= {"written", "replaced", "unchanged"}
 
 

@@ -77,14 +77,13 @@ def features(path: pathlib.Path) -> None:
 def checkpoint(path: pathlib.Path) -> None:
     """Conversion of a checkpoint, up to the moment when the model would be written."""
     from steph_jax.checkpoints import torch_import
-    from steph_jax.models import steph
 
     class Unwritten(torch_import.Pool):
         def add(self, name: str, model: object) -> None:
             assert name == "x"
 
-    unsaid = torch_import.Unsaid(options=steph.Options(top_k=2))
-    torch_import.convert(path, Unwritten(path.parent / "pool"), "x", unsaid)
+    options = torch_import.ImportOptions(top_k=2)
+    torch_import.convert(path, Unwritten(path.parent / "pool"), "x", options)
 
 
 def model_record(path: pathlib.Path) -> None:

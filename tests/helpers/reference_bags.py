@@ -1,13 +1,19 @@
 """Bags of real patients and the models of the published program on them, for parity tests."""
 
 import pathlib
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.checkpoints import torch_names
+from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.checkpoints.torch_layers import Linear
 from steph_jax.data.bags import MemoryBags
+from steph_jax.data.batches import Layout, make_batch
 from steph_jax.data.torch_format import reader
+from steph_jax.engine.step import Program, device_mesh
+from steph_jax.models.abmil import Architecture
 
 #: Instances of a patient's bag (pathways), and D.
 NUM_PATHWAYS, FEATURE_DIM = 76, 1536
@@ -21,6 +27,15 @@ TRAINED = [
     Linear("vecmix_layer.3", ("mixing", "output")),
 ]
 _KIND = "abmil_gat_attn-MLE_YEAR"
+
+
+class StephModel(NamedTuple):
+    """A STEPH model as `methods.steph` takes it."""
+
+    architecture: Architecture
+    trainable: dict[str, Any]
+    frozen: dict[str, Any]
+    num_sources: int
 
 
 def bags(shared, cohort, patients, dtype):
@@ -55,7 +70,7 @@ def abmil_state(parity, cohort, fold=0):
 
 
 def steph_model(parity, target, sources, trained, dtype):
-    """A STEPH model of the published layout, as our trees.
+    """A STEPH model of the published program's members and tensors, as our trees.
 
     Args:
         parity: folder of the reference data.
@@ -65,20 +80,39 @@ def steph_model(parity, target, sources, trained, dtype):
         dtype: of every array, and of the differences taken here.
 
     Returns:
-        `torch_names.StephState`.
+        its architecture, its frozen and trainable trees, and the number of its sources.
     """
 
-    def of(cohort):
-        return {n: x.astype(dtype) for n, x in abmil_state(parity, cohort).items()}
+    def theta(cohort):
+        architecture, tree = torch_names.abmil_from_torch(abmil_state(parity, cohort))
+        assert architecture == Architecture()
+        return jax.tree.map(lambda x: x.astype(dtype), tree)
 
-    null, theta_t = of("null"), of(target)
-    full = {f"null_model.{name}": x for name, x in null.items()}
-    full |= {f"target_model.{name}": x for name, x in theta_t.items()}
-    vectors = {f"task_vectors.{i}.": of(source) for i, source in enumerate(sources)}
-    for prefix, theta in (vectors | {"target_task_vector.": theta_t}).items():
-        full |= {prefix + name.replace(".", "_"): x - null[name] for name, x in theta.items()}
-    full |= {name: x.astype(dtype) for name, x in trained.items()}
-    return torch_names.steph_from_torch(full)
+    null, theta_t = theta("null"), theta(target)
+    vectors = [jax.tree.map(np.subtract, theta(source), null) for source in sources]
+    frozen = {
+        "null": null,
+        "target": theta_t,
+        "target_task_vector": jax.tree.map(np.subtract, theta_t, null),
+        "task_vectors": jax.tree.map(lambda *leaves: np.stack(leaves), *vectors),
+    }
+    trainable = jax.tree.map(lambda x: x.astype(dtype), torch_layers.to_tree(trained, TRAINED))
+    return StephModel(Architecture(), trainable, frozen, len(sources))
+
+
+def outputs(ready, store):
+    """Outputs of a model for the bags of a store, all in one batch, in the type of the bags.
+
+    Args:
+        ready: method, trainable and frozen tree, as `Recipe.restore` gives them.
+        store: as `bags` gives it.
+    """
+    num_bags = len(store.num_patches)
+    program = Program(ready[0], None, device_mesh(jax.devices()[:1]), num_bags)
+    layout = Layout(((num_bags, NUM_PATHWAYS),))
+    batch = make_batch(store, layout, range(num_bags), {}, num_bags)
+    trees = jax.tree.map(lambda x: jnp.asarray(x, store.dtype), (ready[1], ready[2]))
+    return program.evaluate(*trees, batch)
 
 
 def difference(ours, reference):

@@ -3,23 +3,20 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_bags
-from reference_bags import NUM_PATHWAYS, difference
+from reference_bags import difference
 from specs import EveryOption, with_options
 
 from steph_jax.checkpoints import torch_names
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data.batches import Layout, make_batch
-from steph_jax.engine.step import Program, device_mesh
 from steph_jax.methods.base import FoldSpec
 from steph_jax.methods.dynamic import DynamicMethod
 from steph_jax.methods.learned import LearnedMethod
 from steph_jax.methods.registry import recipe
-from steph_jax.methods.sources import Merging, gather, source_names
+from steph_jax.methods.sources import Merging, encoder_stack, gather, source_names
 from steph_jax.methods.transfer import Transfer
 from steph_jax.models import merging
 from steph_jax.models.abmil import Architecture
@@ -73,10 +70,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 3e-6}
 
 def outputs(shared, recorded, ready, dtype):
     store = reference_bags.bags(shared, TARGET, recorded["patient_id"], dtype)
-    program = Program(ready[0], None, device_mesh(jax.devices()[:1]), 4)
-    batch = make_batch(store, Layout(((4, NUM_PATHWAYS),)), range(4), {}, 4)
-    trainable, frozen = jax.tree.map(lambda x: jnp.asarray(x, dtype), (ready[1], ready[2]))
-    out = program.evaluate(trainable, frozen, batch)
+    out = reference_bags.outputs(ready, store)
     assert out.logits.dtype == dtype
     return out
 
@@ -104,11 +98,14 @@ def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
     head = {"kernel": state["pred_head.weight"].T, "bias": state["pred_head.bias"]}
     trainable = {"weights": recorded[f"{case}/w"].astype(np.float32), "pred_head": head}
-    ready = (LearnedMethod(model.architecture), trainable, model.params["frozen"])
+    frozen = {"stack": encoder_stack(model.params["frozen"])}
+    ready = (LearnedMethod(model.architecture), trainable, frozen)
     out = outputs(shared, recorded, ready, dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
     assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
-    assert difference(out.record["merge"][:1], penalty(recorded[f"{case}/w"][None])) < TOLERANCE[dtype]
+    assert (
+        difference(out.record["merge"][:1], penalty(recorded[f"{case}/w"][None])) < TOLERANCE[dtype]
+    )
 
 
 def test_dynamic(parity, shared, recorded, pool, spec, dtype):
@@ -132,7 +129,8 @@ def test_dynamic(parity, shared, recorded, pool, spec, dtype):
         },
     }
     method = DynamicMethod(model.architecture, len(spec.sources))
-    out = outputs(shared, recorded, (method, trainable, model.params["frozen"]), dtype)
+    frozen = {"stack": encoder_stack(model.params["frozen"])}
+    out = outputs(shared, recorded, (method, trainable, frozen), dtype)
     assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
     assert difference(out.record["merge"], penalty(recorded["dynamic/w"])) < TOLERANCE[dtype]
     assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]

@@ -74,6 +74,15 @@ def test_clamp_applies_to_the_sum_alone():
     np.testing.assert_allclose(free, [[1, 1.25, 0, 2.25, 1.5, 0]], atol=1e-6)
 
 
+def test_clamped_ratios_are_summed():
+    # A learned ratio can leave [0, 1]: 1 / (1 + r) with r of either sign.
+    sources = steph.select(jnp.ones((1, 3)), jnp.array([-0.5, 2.0, 0.25]), Options(top_k=0))
+    clamped = steph.coefficients(sources, Options(top_k=0, mixing="param", clamp=True))
+    np.testing.assert_allclose(clamped, [[1, 1.25, 1, 0, 0.75]], atol=1e-6)
+    free = steph.coefficients(sources, Options(top_k=0, mixing="param"))
+    np.testing.assert_allclose(free, [[1, 1.75, 1.5, -1, 0.75]], atol=1e-6)
+
+
 def test_options_round_trip_through_their_json_form():
     options = Options(top_k=0, mixing="fix", fixed_mixing=(0.5, 0.25), merged="all")
     assert Options(**steph.as_dict(options)) == options

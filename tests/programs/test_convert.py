@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import released
 import torch_writer
+from safetensors.numpy import save_file
 from torch_writer import Raw
 
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.checkpoints.torch_import import pool_name
+from steph_jax.checkpoints.torch_folders import pool_name
 from steph_jax.convert import main
 from steph_jax.data.torch_format import reader
 from steph_jax.models import steph
@@ -145,7 +146,7 @@ def test_bad_files_among_good_ones(tree, tmp_path, convert):
     assert len(lines) == 6
     for words in (
         f"{member('cut', 0)}/train_model-last.pth: expected a PyTorch file",
-        f"{member('nan', 0)}/train_model-last.pth: NaN or infinity in pred_head/bias",
+        f"{member('nan', 0)}/train_model-last.pth: NaN or infinity in pred_head.bias",
         f"{member('page', 0)}/train_model-last.pth: expected a PyTorch file, found an HTML page",
         f"{member('wide', 0)}/train_model-last.pth: ",
         "feature_dim 20 and 12; models of a pool must share all of them",
@@ -218,12 +219,15 @@ def test_of_several_checkpoints_in_a_folder_the_last_counts(tree, tmp_path, conv
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"epoch": 3}, "expected a checkpoint with `model`, found the keys epoch"),
+        (
+            {"epoch": 3},
+            "expected a checkpoint with `model`, `state_dict` or tensors by name, found",
+        ),
         ({"model": [1, 2]}, "expected tensors by name in `model`, found a list"),
         ({"model": {"a": 1}}, "expected tensors by name in `model`, found none under a"),
-        ([1], "expected a checkpoint with `model`, found a list"),
+        ([1], "or tensors by name, found a list; save a state dict with torch.save"),
         (FOREIGN, "found os.system, which was not called"),
-        ({"model": {}}, r"missing     feat_proj.0.weight  [?, ?]"),
+        ({"model": {}}, "(10 missing, 0 unexpected, 0 misshapen)"),
     ],
 )
 def test_files_that_hold_no_model(tmp_path, convert, value, message):
@@ -240,6 +244,40 @@ def test_models_are_stored_in_float32(tmp_path, convert):
     bias = saved_model.load_model(tmp_path / "pool" / "x").params["pred_head"]["bias"]
     assert bias.dtype == np.float32
     np.testing.assert_array_equal(bias, state["pred_head.bias"].astype("f4"))
+
+
+def test_float64_beyond_float32_is_refused(tmp_path, convert):
+    state = {name: value.astype("f8") for name, value in released.abmil().items()}
+    state["feat_proj.0.weight"][2, 3] = 1e300
+    file = torch_writer.save(tmp_path / "x.pth", {"model": state})
+    status, _, err = convert(file, "--name", "x")
+    assert status == 1
+    assert f"{file}: feat_proj.0.weight holds 1e+300 (float64), beyond the range of float32" in err
+    assert not list((tmp_path / "pool").glob("*"))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".ckpt", ".safetensors"])
+def test_files_of_every_ending_in_a_folder(tmp_path, convert, ending):
+    folder = tmp_path / "result" / member("tcga_a", 2)
+    file = torch_writer.save(folder / f"last{ending}", {"state_dict": released.abmil(3)})
+    if ending == ".safetensors":
+        save_file(released.abmil(3), file)
+    else:
+        torch_writer.save(folder / f"epoch=3{ending}", {"state_dict": released.abmil(4)})
+    assert convert(tmp_path / "result")[0] == 0
+    model = saved_model.load_model(tmp_path / "pool" / "tcga_a-fold_2")
+    bias = released.abmil(3)["pred_head.bias"]
+    np.testing.assert_array_equal(model.params["pred_head"]["bias"], bias)
+
+
+def test_two_checkpoints_for_one_name_are_named(tmp_path, convert):
+    folder = tmp_path / "result" / member("tcga_a", 2)
+    for epoch in (3, 4):
+        torch_writer.save(folder / f"epoch={epoch}.ckpt", {"state_dict": released.abmil(3)})
+    status, _, err = convert(tmp_path / "result")
+    assert status == 1
+    assert "epoch=4.ckpt: would become tcga_a-fold_2, as would" in err
+    assert "epoch=3.ckpt; give one of them" in err
 
 
 def test_models_without_attention(tmp_path, convert):
@@ -283,7 +321,8 @@ def test_steph_model_with_the_defaults_of_the_paper(tmp_path, convert):
 
 
 def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
-    file = torch_writer.save(tmp_path / "x.pth", {"model": released.steph(3, "fix", False)})
+    state = released.steph(3, "fix", retrained=False, merged="all")
+    file = torch_writer.save(tmp_path / "x.pth", {"model": state})
     flags = "--sources a,b,c --top-k 0 --weight-output softplus --clamp --mixing fix"
     more = "--base target --merged all --dataset tcga_x --fold 2"
     status, _, err = convert(file, "--name", "s", *flags.split(), *more.split())
@@ -294,7 +333,7 @@ def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
         weight_output="softplus",
         clamp=True,
         mixing="fix",
-        fixed_mixing=(0.25, 0.5, 0.75),
+        fixed_mixing=tuple(1 / (1 + r) for r in (0.25, 0.5, 0.75)),
         base="target",
         merged="all",
         retrained="none",
@@ -310,22 +349,69 @@ def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
         ("--top-k 2 --sources a,b", "expected --sources with 3 different names"),
         ("--top-k 2 --sources a,b,b", "expected --sources with 3 different names"),
         ("--top-k 2 --mixing fnn", "--mixing fnn, but its tensors are those of nn"),
-        ("--top-k 2 --merged all", "--merged all, but its task vectors have no pred_head"),
+        ("--top-k 2 --merged all", "but its target_task_vector holds the tensors of mil_encoder"),
         ("--top-k -1", "steph.top_k is a number of sources or 0 for all, not -1"),
     ],
 )
 def test_steph_flags_that_do_not_fit(tmp_path, convert, flags, message):
-    file = torch_writer.save(tmp_path / "x.pth", {"model": released.steph(3, with_heads=False)})
+    file = torch_writer.save(tmp_path / "x.pth", {"model": released.steph(3)})
     status, _, err = convert(file, "--name", "s", *flags.split())
     assert status == 1
     assert message in err
+
+
+@pytest.mark.parametrize("merged", ["mil_encoder", "all", "pred_head"])
+def test_the_file_says_what_is_merged(tmp_path, convert, merged):
+    state = released.steph(3, retrained=merged != "pred_head", merged=merged)
+    file = torch_writer.save(tmp_path / "x.pth", {"model": state})
+    for flags in ((), ("--merged", merged)):
+        assert convert(file, "--name", "s", "--top-k", 0, *flags)[0] == 0
+        settings = saved_model.load_model(tmp_path / "pool" / "s").settings
+        assert settings["options"]["merged"] == merged
+
+
+@pytest.mark.parametrize("mixing", ["nn", "fnn", "param", "fix"])
+def test_exports_of_our_first_versions(tmp_path, convert, mixing):
+    older = torch_writer.save(tmp_path / "a.pth", {"model": released.older_export(3, mixing)})
+    flags = ["--top-k", 2, *(["--mixing", "fix"] if mixing == "fix" else [])]
+    status, out, err = convert(older, "--name", "older", *flags, "--merged", "all")
+    assert (status, err) == (0, "")
+    assert "steph (gated, D=12 E=8 A=5 T=4, 3 sources, top 2)" in out
+    model = saved_model.load_model(tmp_path / "pool" / "older")
+    options = steph.Options(**model.settings["options"])
+    assert options.merged == "all"
+    assert options.mixing == mixing
+    if mixing == "fix":  # lambda itself
+        assert options.fixed_mixing == (0.25, 0.5, 0.75)
+    heads = released.older_export(3, mixing, with_heads=False)
+    without = torch_writer.save(tmp_path / "b.pth", {"model": heads})
+    assert convert(without, "--name", "without", *flags)[0] == 0
+    status, _, err = convert(without, "--name", "without", *flags, "--merged", "all")
+    assert status == 1
+    assert "--merged all, but its task vectors have no pred_head" in err
+
+
+@pytest.mark.parametrize("kind", ["fix", "learned", "dynamic"])
+def test_rules_without_mixup(tmp_path, convert, kind):
+    file = torch_writer.save(tmp_path / "x.pth", {"model": released.rule(kind)})
+    status, out, err = convert(file, "--name", "r", "--sources", "a,b,c")
+    assert (status, err) == (0, "")
+    assert f"{kind} (gated, D=12 E=8 A=5 T=4, 3 sources)" in out
+    assert saved_model.load_model(tmp_path / "pool" / "r").settings["sources"] == ["a", "b", "c"]
+    status, _, err = convert(file, "--name", "r", "--top-k", 2, "--weight-output", "sigmoid")
+    assert status == 0
+    unused = "--top-k" if kind == "dynamic" else "--top-k, --weight-output"
+    assert f"not used, as a model of kind {kind} has no such option: {unused}\n" in err
 
 
 def test_steph_model_never_takes_the_place_of_a_member(tmp_path, convert):
     file = write(tmp_path / "result", member("tcga_a", 0), released.steph())
     status, _, err = convert(file)
     assert status == 1
-    assert "a trained STEPH model, which cannot be the pool's tcga_a-fold_0" in err
+    assert (
+        "a trained merged model (STEPH or another rule), which cannot be the pool's tcga_a-fold_0"
+        in err
+    )
 
 
 # The program, and the files of the published one.

@@ -3,19 +3,22 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from steph_jax import export, predict
-from steph_jax.checkpoints import saved_model, torch_import, torch_names
+from steph_jax import convert, export, predict
+from steph_jax.checkpoints import saved_model, torch_merged, torch_names
+from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.features.open import open_features
 from steph_jax.data.torch_format import reader
+from steph_jax.methods import sources
 from steph_jax.methods.base import as_numpy
-from steph_jax.models import abmil, hypernetworks, steph
+from steph_jax.models import abmil, hypernetworks, steph, task_vectors
 from steph_jax.models.abmil import Architecture
 
 SMALL = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
@@ -27,8 +30,8 @@ def tree(seed: int, architecture: Architecture = SMALL):
 
 def steph_model(mixing: str = "nn", fixed: tuple[float, ...] = ()) -> SavedModel:
     options = steph.Options(top_k=2, mixing=mixing, fixed_mixing=fixed)
-    null, target, sources = tree(0), tree(1), [tree(i) for i in (2, 3, 4)]
-    vectors = [jax.tree.map(np.subtract, source, null) for source in sources]
+    null, target, members = tree(0), tree(1), [tree(i) for i in (2, 3, 4)]
+    vectors = [jax.tree.map(np.subtract, source, null) for source in members]
     frozen = {
         "null": null,
         "target": target,
@@ -73,20 +76,101 @@ def test_a_steph_model_comes_back_exactly(tmp_path, ending, mixing, fixed):
     export.export(model, out)
     state = reader.load(out)["model"] if ending == ".pth" else load_file(out)
     vector = "fix" if mixing == "fix" else "param"
-    found = torch_names.steph_from_torch(state, vector_mixing=vector)
-    assert_same(found.trainable, model.params["trainable"])
-    assert_same(found.frozen, model.params["frozen"])
+    again = torch_merged.merged_from_torch(state, vector_mixing=vector)
+    assert again.merged == "mil_encoder"
+    assert_same(again.trainable, model.params["trainable"])
+    tau_t = task_vectors.parts_of(model.params["frozen"]["target_task_vector"], "mil_encoder")
+    assert_same(again.frozen, model.params["frozen"] | {"target_task_vector": tau_t})
+    np.testing.assert_allclose(again.fixed_mixing, fixed, rtol=1e-6)
 
 
-def test_an_exported_file_is_imported_by_the_converter(tmp_path):
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_an_exported_file_is_imported_by_the_converter(tmp_path, ending):
     params = tree(3)
-    out = tmp_path / "mine.pth"
+    out = tmp_path / f"mine{ending}"
     export.export(SavedModel("abmil", SMALL, {}, params), out)
-    outcome = torch_import.convert(
-        out, torch_import.Pool(tmp_path / "pool"), "null", torch_import.Unsaid()
+    assert convert.main([str(out), "--out", str(tmp_path / "pool"), "--name", "null"]) == 0
+    assert_same(Pool(tmp_path / "pool").null().params, params)
+
+
+def rule_model(kind: str) -> SavedModel:
+    """A model of a rule without mixup, as training or an import stores it."""
+    models = {
+        name: x for name, x in steph_model().params["frozen"].items() if "target_" not in name
+    }
+    settings: dict[str, Any] = {"sources": ["a", "b", "c"], "dataset": "x", "fold": 2}
+    trainable: dict[str, Any] = {"pred_head": tree(6)["pred_head"]}
+    if kind == "learned":
+        trainable["weights"] = np.float32([0.1, 0.2, 0.3])
+        settings["merge_weight"] = 0.005
+    if kind == "dynamic":
+        trainable |= hypernetworks.init(jax.random.key(5), 12, 3, "sigmoid", mixing="")
+        settings |= {"weight_output": "sigmoid", "merge_weight": 0.005}
+    if kind == "fix":
+        trainable, settings["weights"] = {}, [0.25, 0.5, 0.75]
+    params = {"trainable": as_numpy(trainable), "frozen": models}
+    return SavedModel(kind, SMALL, settings, params)
+
+
+def steph_with(**options: Any) -> SavedModel:
+    model = steph_model()
+    changed = model.settings["options"] | options
+    return dataclasses.replace(
+        model, settings=model.settings | {"options": changed, "dataset": "x", "fold": 2}
     )
-    assert outcome.status == "written"
-    assert_same(torch_import.Pool(tmp_path / "pool").null().params, params)
+
+
+MERGED_MODELS = {
+    "steph": lambda: steph_with(weight_output="softplus", clamp=True),
+    "onto the target": lambda: steph_with(base="target", top_k=0),
+    "all merged": lambda: steph_with(merged="all", weight_output="sigmoid"),
+    "fix": lambda: rule_model("fix"),
+    "learned": lambda: rule_model("learned"),
+    "dynamic": lambda: rule_model("dynamic"),
+}
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("case", MERGED_MODELS)
+def test_an_import_with_the_printed_flags_predicts_the_same(tmp_path, case, ending):
+    model = MERGED_MODELS[case]()
+    saved_model.save_model(tmp_path / "model", model)
+    out = tmp_path / f"merged{ending}"
+    export.export(model, out)
+    flags = export.import_flags(model)
+    pool = tmp_path / "pool"
+    assert convert.main([str(out), "--out", str(pool), "--name", "merged", *flags]) == 0
+    again = saved_model.load_model(pool / "merged")
+    assert again.kind == model.kind
+    for name in ("sources", "dataset", "fold"):
+        assert again.settings[name] == model.settings[name]
+    (tmp_path / "slides").mkdir()
+    x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
+    np.save(tmp_path / "slides" / "a.npy", x)
+    source = open_features(tmp_path / "slides")
+    first, second = (predict.predict(m, source, {"a": ("a",)}) for m in (model, again))
+    np.testing.assert_array_equal(first.survival, second.survival)
+    np.testing.assert_array_equal(first.record["weight"], second.record["weight"])
+    export.export(again, tmp_path / f"again{ending}")
+    assert (tmp_path / f"again{ending}").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["learned", "dynamic"])
+def test_models_of_earlier_versions_predict_but_lack_what_pth_needs(tmp_path, kind):
+    model = rule_model(kind)
+    stack = sources.encoder_stack(model.params["frozen"])
+    earlier = dataclasses.replace(model, params=model.params | {"frozen": {"stack": stack}})
+    x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
+    (tmp_path / "slides").mkdir()
+    np.save(tmp_path / "slides" / "a.npy", x)
+    source = open_features(tmp_path / "slides")
+    first, second = (predict.predict(m, source, {"a": ("a",)}) for m in (model, earlier))
+    np.testing.assert_array_equal(first.survival, second.survival)
+    with pytest.raises(ValueError, match="as earlier versions stored it lacks the models"):
+        export.export(earlier, tmp_path / "x.pth")
+    export.export(earlier, tmp_path / "x.safetensors")
+    state = load_file(tmp_path / "x.safetensors")
+    assert state["frozen/stack/feat_proj/layers_0/bias"].shape == (4, 8)
 
 
 def test_models_without_a_published_class_have_their_own_names(tmp_path):
@@ -188,66 +272,6 @@ def test_a_published_class_loads_what_we_write(tmp_path, ending):
     expected = z @ params["pred_head"]["kernel"] + params["pred_head"]["bias"]
     found = module.eval()(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def published_steph():
-    """A STEPH model over three sources with the modules of the published program."""
-    import torch
-    from torch import nn
-
-    def vector():
-        named = published_class().named_parameters()
-        return nn.ParameterDict({name.replace(".", "_"): value for name, value in named})
-
-    def hypernetwork():
-        return nn.Sequential(
-            *(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(0.25), nn.Linear(512, 3), nn.ReLU())
-        )
-
-    class Steph(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.null_model, self.target_model = published_class(), published_class()
-            self.task_vectors = nn.ModuleList(vector() for _ in range(3))
-            self.target_task_vector = vector()
-            self.regulate_layer_emb = nn.Sequential(nn.Linear(12, 512), nn.ReLU())
-            self.regulate_layer_prj, self.vecmix_layer = hypernetwork(), hypernetwork()
-            self.pred_head = nn.Linear(8, 4)
-
-        def forward(self, x, top_k=2):
-            g = self.regulate_layer_emb(x).mean(0)
-            w, ratio = self.regulate_layer_prj(g), 1 / (1 + self.vecmix_layer(g))
-            theta = dict(self.null_model.named_parameters())
-            for s in w.topk(top_k).indices:
-                for name in theta:
-                    flat = name.replace(".", "_")
-                    ours, theirs = self.target_task_vector[flat], self.task_vectors[s][flat]
-                    theta[name] = theta[name] + w[s] * (ratio[s] * ours + (1 - ratio[s]) * theirs)
-            theta["pred_head.weight"], theta["pred_head.bias"] = self.pred_head.parameters()
-            return torch.func.functional_call(self.null_model, theta, x)
-
-    return Steph()
-
-
-@pytest.mark.torch
-def test_a_published_steph_loads_what_we_write_and_predicts_the_same(tmp_path):
-    import torch
-
-    model = steph_model()
-    head = model.params["trainable"]["weights"]["output"]
-    head["bias"] = head["bias"] + np.float32([0.5, 0.2, 0.4])  # two sources have a weight at least
-    export.export(model, tmp_path / "steph.pth")
-    module = published_steph()
-    state = torch.load(tmp_path / "steph.pth", weights_only=True)["model"]
-    module.load_state_dict(state, strict=True)
-    x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
-    (tmp_path / "slides").mkdir()
-    np.save(tmp_path / "slides" / "a.npy", x)
-    found = predict.predict(model, open_features(tmp_path / "slides"), {"a": ("a",)})
-    with torch.no_grad():
-        hazards = module.eval()(torch.from_numpy(x)).sigmoid().numpy()
-    np.testing.assert_allclose(found.survival[0], np.cumprod(1 - hazards), rtol=1e-5)
-    assert (found.record["weight"][0] > 0).sum() >= 2
 
 
 @pytest.mark.torch

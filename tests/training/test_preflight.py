@@ -10,6 +10,7 @@ from specs import EveryOption, with_options
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.methods import sources
 from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.methods.registry import RECIPES, recipe
 from steph_jax.methods.sources import Merging
@@ -123,7 +124,7 @@ def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, me
     ]
     for number, tree in enumerate(expected):
         encoder = task_vectors.parts_of(tree, "mil_encoder")
-        assert_same(row(model.params["frozen"]["stack"], number), encoder)
+        assert_same(row(sources.encoder_stack(model.params["frozen"]), number), encoder)
     without = with_options(SPEC, merging=Merging(include_target=False))
     assert recipe(method).start(without, pool).settings["sources"] == ["b", "c"]
 
@@ -155,7 +156,7 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
     spec = with_options(SPEC, merging=Merging(prepare=kind))
     model = recipe(method).start(spec, pool)
     frozen = model.params["frozen"]
-    first = row(frozen["task_vectors"], 0) if method == "steph" else row(frozen["stack"], 1)
+    first = row(frozen["task_vectors"], 0)
     tau_t, tau_b = (
         task_vectors.parts_of(vector(pool, *key), "mil_encoder") for key in (("a", 1), ("b", 0))
     )
@@ -166,8 +167,7 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
         merging.ties(tau_t, tau_b),
     )
     assert model.settings["prepare"] == kind
-    if method == "steph":
-        assert_same(first["pred_head"], vector(pool, "b", 0)["pred_head"])
+    assert_same(first["pred_head"], vector(pool, "b", 0)["pred_head"])
 
 
 # Where training starts

@@ -9,7 +9,15 @@ MEMORY_PER_BYTE = 8
 
 
 class Malformed(ValueError):
-    """What is wrong with some bytes; whoever knows the file adds its name and what to do."""
+    """What is wrong with some bytes; whoever knows the file adds its name and what to do.
+
+    Attributes:
+        advice: what to do about just this, or "" for what is usual.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class Budget:

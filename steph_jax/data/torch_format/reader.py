@@ -102,7 +102,7 @@ def loads(buffer: bytes | bytearray | memoryview | mmap.mmap, name: str) -> obje
     except Malformed as error:
         raise TorchFileError(
             f"{name}: expected a PyTorch file of tensors in plain containers, found {error}; "
-            f"{_AGAIN}, or save the tensors alone with torch.save"
+            + (error.advice or f"{_AGAIN}, or save the tensors alone with torch.save")
         ) from None
     shown = printable(head[:16].decode("latin-1"))
     raise TorchFileError(
@@ -181,8 +181,6 @@ def _read_archive(data: memoryview) -> object:
         kind = "a NumPy .npz archive" if any(n.endswith(".npy") for n in members) else "a zip"
         raise Malformed(f"{kind} with {len(roots)} members */data.pkl instead of one")
     root = roots[0]
-    if f"{root}constants.pkl" in members:
-        raise Malformed("a TorchScript program (torch.jit.save), not a state dict")
     order = bytes(members.get(f"{root}byteorder", b"little")[:16]).decode("latin-1")
     if order not in _SWAPPED:
         raise Malformed(f"the byte order {printable(order)}")

@@ -48,7 +48,8 @@ def write_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Non
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
         for member, content in members.items():
-            archive.writestr(f"archive/{member}", content)
+            # Without a time: one model always gives the same file.
+            archive.writestr(zipfile.ZipInfo(f"archive/{member}"), content)
 
 
 def _text(value: str) -> bytes:

@@ -25,13 +25,14 @@ def members(data: memoryview, budget: Budget) -> dict[str, memoryview]:
 
     Raises:
         Malformed: no complete archive, a member that is compressed or encrypted, a name twice, or
-            one that leads out of the archive.
+            one that leads out of the archive; a TorchScript program.
     """
     count, size, position = _directory(data)
     end = position + size
     if end > len(data):
         raise Malformed("a zip directory that lies beyond the end of the file")
     found: dict[str, memoryview] = {}
+    refused = ""  # the first member that is not simply stored
     while position < end:
         budget.charge(768)
         fields = _unpack(_ENTRY, data, position, b"PK\x01\x02", "a zip directory entry")
@@ -46,12 +47,20 @@ def members(data: memoryview, budget: Budget) -> dict[str, memoryview]:
         extra = data[start + name_length : start + name_length + extra_length]
         packed, unpacked, offset = _long_sizes(extra, unpacked, packed, fields[16])
         if flags & 1 or method or packed != unpacked:
-            raise Malformed(
-                f"a compressed or encrypted member {printable(name)}, which PyTorch never writes"
-            )
+            refused = refused or name
         if name in found:
             raise Malformed(f"two members named {printable(name)}")
         found[name] = _content(data, name, offset, packed)
+    if any(name.endswith("/constants.pkl") for name in found):
+        raise Malformed(
+            "a TorchScript program, not a state dict",
+            "in PyTorch, load it with torch.jit.load and save its tensors: "
+            "torch.save(program.state_dict(), FILE)",
+        )
+    if refused:
+        raise Malformed(
+            f"a compressed or encrypted member {printable(refused)}, which PyTorch never writes"
+        )
     if len(found) != count:
         raise Malformed(f"{len(found)} members in a zip directory of {count}")
     return found

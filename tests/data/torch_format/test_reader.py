@@ -290,8 +290,15 @@ def test_other_archives():
     np.savez(buffer, features=np.zeros((2, 3)))
     with pytest.raises(TorchFileError, match=r"a NumPy .npz archive with 0 members"):
         loads(buffer.getvalue(), "f.pt")
-    with pytest.raises(TorchFileError, match="a TorchScript program"):
-        loads(zip_bytes({}, {"archive/constants.pkl": b"\x80\x02)."}), "f.pt")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_torchscript_is_named(compress):
+    script = zip_bytes({}, {"archive/constants.pkl": b"\x80\x02)."}, compress)
+    with pytest.raises(
+        TorchFileError, match=r"a TorchScript program, not a state dict; in PyTorch, load it with"
+    ):
+        loads(script, "f.pt")
 
 
 @pytest.mark.parametrize("kind", ["zip", "stream", "pickle"])
