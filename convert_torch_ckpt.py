@@ -7,9 +7,11 @@
 Files are read by a restricted reader that builds tensors and plain containers only.
 """
 
-import sys
-
-from steph_jax import convert
+from steph_jax import interrupts
 
 if __name__ == "__main__":
-    sys.exit(convert.main())
+    interrupts.install()
+
+    from steph_jax import convert
+
+    interrupts.leave(convert.main())

@@ -23,4 +23,16 @@ Folders, in the order of imports (each may import those before it):
 Programs are the files beside them: `python -m steph_jax.NAME`.
 """
 
+import sys as _sys
+
 __version__ = "0.1.0"
+
+# `python -m steph_jax.NAME` imports this first, with "-m" in place of the program's path. What it
+# imports next takes seconds, in which an interrupt is one word too. NAME is no worker's here, which
+# lies in a folder.
+if _sys.argv[:1] == ["-m"] and any(
+    word.startswith("steph_jax.") and word.count(".") == 1 for word in _sys.orig_argv
+):
+    from steph_jax import interrupts as _interrupts
+
+    _interrupts.install()

@@ -12,6 +12,7 @@ like any other. Headers are read of all slides, values until `--seconds` are ove
 """
 
 import math
+import os
 import pathlib
 import random
 import sys
@@ -52,8 +53,8 @@ def main() -> int:
 
 def run(
     record: dict[str, Any],
-    json_file: str = "",
-    out: str = "",
+    json_file: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
     seconds: float = SECONDS,
     slide_seconds: float = sandbox.SLIDE_SECONDS,
 ) -> int:
@@ -61,6 +62,8 @@ def run(
     try:
         if json_file:
             files.check_output(pathlib.Path(json_file))
+        if out:
+            files.check_output_folder(pathlib.Path(out))
         found = check(record, seconds=seconds, slide_seconds=slide_seconds)
         dataset = str(record.get("dataset"))
         write(dataset, found, json_file, out)
@@ -84,7 +87,12 @@ def summary(dataset: str, found: list[Finding]) -> str:
     )
 
 
-def write(dataset: str, found: list[Finding], json_file: str, out: str) -> None:
+def write(
+    dataset: str,
+    found: list[Finding],
+    json_file: str | os.PathLike[str] | None,
+    out: str | os.PathLike[str] | None,
+) -> None:
     """Writes the whole report to the places the user named."""
     record = {
         "dataset": dataset,
@@ -313,8 +321,8 @@ def check_encoders(
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_string("json", "", "File for the whole report as JSON.")
-    flags.DEFINE_string("out", "", "Folder for the whole report as report.txt and report.json.")
+    cli.define_path("json", None, "File for the whole report as JSON.")
+    cli.define_path("out", None, "Folder for the whole report as report.txt and report.json.")
     flags.DEFINE_float("seconds", SECONDS, "In which values are read; 0: no limit.")
     flags.DEFINE_float("slide_seconds", sandbox.SLIDE_SECONDS, "That reading a slide may take.")
     cli.app_run(main, required=("config",), mistake=int(Status.ERROR))

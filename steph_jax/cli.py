@@ -1,12 +1,17 @@
-"""How every entry point starts and how it fails: one message and an exit status, 1 for most."""
+"""How every entry point starts and how it fails: one message and an exit status, 1 for most.
+
+Paths on the command line become paths here (`define_path`, `path`), and nowhere else.
+"""
 
 import argparse
 import contextlib
 import ctypes
 import logging as std_logging
 import os
+import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -14,7 +19,11 @@ import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
+from steph_jax import files, interrupts
 from steph_jax.messages import USER_ERRORS, escaped
+
+#: What JAX says of an entry of its cache that it cannot read, and of one that it cannot write.
+_BAD_CACHE = re.compile(r"Error (?P<what>reading|writing) persistent compilation cache entry")
 
 
 def keep_freed_memory() -> None:
@@ -48,6 +57,42 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.join(home, "steph_jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    _mend_compiled_programs()
+
+
+def _mend_compiled_programs() -> None:
+    """Empties the cache of compiled programs when one of them turns out to be damaged.
+
+    JAX warns of each damaged or unwritable entry, in every run, and never replaces one.
+    """
+    show, said = warnings.showwarning, set[str]()
+
+    def show_once(message: Any, *place: Any, **more: Any) -> None:
+        bad = _BAD_CACHE.match(str(message))
+        if not bad:
+            show(message, *place, **more)
+        elif bad["what"] not in said:
+            said.add(bad["what"])
+            folder = pathlib.Path(str(jax.config.jax_compilation_cache_dir))  # type: ignore[attr-defined]
+            if bad["what"] == "reading":
+                logging.warning("%s: a compiled program is damaged; %s", folder, _emptied(folder))
+            else:
+                reason = " ".join(str(message).split())
+                logging.warning("%s: compiled programs cannot be kept (%s)", folder, reason)
+
+    warnings.showwarning = show_once
+    warnings.filterwarnings("always", message=_BAD_CACHE.pattern)
+
+
+def _emptied(folder: pathlib.Path) -> str:
+    """Removes all compiled programs of a folder; says what came of it."""
+    try:
+        for path in folder.iterdir():
+            if path.name.endswith(("-cache", "-atime")):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        return f"it cannot be removed ({error.strerror}): remove this folder"
+    return "all of them are compiled again"
 
 
 def keep_threads_for_virtual_devices() -> None:
@@ -105,15 +150,21 @@ def escaped_output() -> Iterator[None]:
         yield
 
 
-def guarded(main: Callable[[], int | None], mistake: int = 1) -> int:
+def guarded(main: Callable[[], int | None], mistake: int = 1, resuming: str = "") -> int:
     """Runs `main`; a user's mistake ends as one message on standard error and status `mistake`.
 
     What it prints is escaped, see `escaped_output`. With the environment variable STEPH_DEBUG set,
-    the traceback is kept.
+    the traceback is kept. In a program, SIGINT and SIGTERM end the process; see `interrupts`.
+
+    Args:
+        main: the work.
+        mistake: status of a user's mistake.
+        resuming: what the same command does when it is given again after SIGTERM.
     """
     with escaped_output():
         try:
-            return main() or 0
+            with interrupts.working(resuming):
+                return main() or 0
         except USER_ERRORS as error:
             if os.environ.get("STEPH_DEBUG"):
                 raise
@@ -131,6 +182,59 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see --help")
 
 
+def path(text: str) -> pathlib.Path:
+    """A path on the command line, for `argparse`."""
+    try:
+        return files.path_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class _Paths(absl_flags.ArgumentParser):
+    """Turns the text of a flag into a path."""
+
+    syntactic_help = "a path; ~ is the home directory"
+
+    def parse(self, argument: Any) -> pathlib.Path:
+        return files.path_of(argument)
+
+
+def define_path(name: str, default: str | None, help: str, multi: bool = False) -> None:
+    """Defines a flag whose value is a path, or with `multi` a list of them."""
+    serializer: Any = absl_flags.ArgumentSerializer()
+    if multi:
+        absl_flags.DEFINE_multi(_Paths(), serializer, name, default, help)
+    else:
+        absl_flags.DEFINE(_Paths(), name, default, help, serializer=serializer)
+
+
+def _with_config_path(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the path of --config as it is meant.
+
+    Raises:
+        ValueError: it names no Python file.
+    """
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word == "--":
+            break
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "-config") or (not equals and i + 1 == len(words)):
+            continue
+        name, colon, argument = (value if equals else words[i + 1]).partition(":")
+        config = files.path_of(name)
+        if not config.is_file() or config.suffix != ".py":
+            found = "a folder" if config.is_dir() else "another file"
+            found = found if config.exists() else "no such file"
+            raise ValueError(
+                f"--config {name}: expected a Python file of settings, as configs/default.py; "
+                f"found {found}"
+            )
+        text = f"{config}{colon}{argument}"
+        words[i if equals else i + 1] = f"{flag}={text}" if equals else text
+    return words
+
+
 def _of_ml_collections(error: BaseException) -> bool:
     """Whether ml_collections raised it, and not the code of a config file."""
     traceback = error.__traceback__
@@ -146,6 +250,14 @@ def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
     """
 
     def parse(argv: Sequence[str]) -> list[str]:
+        try:
+            for word in argv:
+                files.check_name(word)
+            if "config" in absl_flags.FLAGS:
+                argv = _with_config_path(argv)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(mistake)
         try:
             return absl_flags.FLAGS(argv)
         except (absl_flags.Error, AttributeError, KeyError) as error:
@@ -168,6 +280,7 @@ def app_run(
     required: Sequence[str] = (),
     takes_arguments: bool = False,
     mistake: int = 1,
+    resuming: str = "",
 ) -> None:
     """Parses absl flags, then runs `main` guarded and exits with its status.
 
@@ -176,6 +289,7 @@ def app_run(
         required: names of the flags without which the program cannot run.
         takes_arguments: whether what is no flag is handed to `main` as a list.
         mistake: the status with which a user's mistake ends the program.
+        resuming: what the same command does when it is given again after SIGTERM.
     """
     keep_freed_memory()
     keep_compiled_programs()
@@ -190,10 +304,10 @@ def app_run(
 
     def run(argv: Sequence[str]) -> None:
         if takes_arguments:
-            sys.exit(guarded(lambda: main(list(argv[1:])), mistake))
+            interrupts.leave(guarded(lambda: main(list(argv[1:])), mistake, resuming))
         if len(argv) > 1:
             print(f"error: unexpected argument {argv[1]!r}; see --help", file=sys.stderr)
             sys.exit(mistake)
-        sys.exit(guarded(main, mistake))
+        interrupts.leave(guarded(main, mistake, resuming))
 
     app.run(run, flags_parser=flags_parser(mistake))

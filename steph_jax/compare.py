@@ -44,7 +44,7 @@ def main() -> int:
     record = as_dict(given.config)
     seeds = whole_numbers(given.seeds) if given.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
-    compare(record, given.methods, seeds, pathlib.Path(given.workdir), command)
+    compare(record, given.methods, seeds, given.workdir, command)
     return 0
 
 
@@ -188,5 +188,9 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
-    flags.DEFINE_string("workdir", None, "Where runs and tables are kept.")
-    cli.app_run(main, required=("config", "methods", "workdir"))
+    cli.define_path("workdir", None, "Where runs and tables are kept.")
+    cli.app_run(
+        main,
+        required=("config", "methods", "workdir"),
+        resuming="the same command goes on after the last finished epoch",
+    )

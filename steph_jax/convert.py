@@ -2,16 +2,16 @@
 `convert_torch_ckpt.py` in a checkout."""
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from steph_jax import cli
+from steph_jax import cli, interrupts
 from steph_jax.checkpoints import torch_folders, torch_import
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.torch_import import ImportOptions, ImportResult
+from steph_jax.files import check_output_folder
 from steph_jax.models import steph
 from steph_jax.models.hypernetworks import MIXINGS, WEIGHT_OUTPUTS
 from steph_jax.models.task_vectors import PARTS
@@ -27,10 +27,10 @@ def parser() -> argparse.ArgumentParser:
         "sources_of_models",
         metavar="SRC",
         nargs="+",
-        type=pathlib.Path,
+        type=cli.path,
         help=f"a file ({', '.join(torch_folders.EXTENSIONS)}), or a directory tree as released",
     )
-    flags.add_argument("--out", required=True, type=pathlib.Path, help="directory of the pool")
+    flags.add_argument("--out", required=True, type=cli.path, help="directory of the pool")
     flags.add_argument("--name", help="name in the pool of a file whose own name says nothing")
     flags.add_argument(
         "--pooling",
@@ -102,6 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
         fold=arguments.fold,
         pooling=arguments.pooling,
     )
+    check_output_folder(arguments.out)
     files, others = torch_folders.find(arguments.sources_of_models, arguments.name)
     rejected = torch_import.rejected(others)
     pool = Pool(arguments.out)
@@ -146,4 +147,4 @@ def table(results: Sequence[ImportResult]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    interrupts.leave(main())

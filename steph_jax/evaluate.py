@@ -26,7 +26,7 @@ from steph_jax.training.config import Config, stored_config
 
 def main() -> int:
     """The entry point."""
-    workdir = pathlib.Path(flags.FLAGS.workdir)
+    workdir = flags.FLAGS.workdir
     config = stored_config(workdir)
     directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
     done = [f for f, at in directories.items() if run_directory.training_record(at).is_file()]
@@ -85,6 +85,6 @@ def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | No
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Of a run of steph_jax.train.")
-    flags.DEFINE_string("features", None, "Features, if not where training found them.")
+    cli.define_path("workdir", None, "Of a run of steph_jax.train.")
+    cli.define_path("features", None, "Features, if not where training found them.")
     cli.app_run(main, required=("workdir",))

@@ -27,9 +27,11 @@ from steph_jax.models import steph
 
 def main() -> int:
     """The entry point."""
-    path = pathlib.Path(flags.FLAGS.checkpoint)
+    path = flags.FLAGS.checkpoint
     model = saved_model.load_model(run_directory.model_directory(path))
-    out = pathlib.Path(flags.FLAGS.out)
+    out = flags.FLAGS.out
+    inputs = [run_directory.model_directory(path)]
+    files.check_output(out, inputs)
     export(model, out)
     print(f"{model.kind} model of {path} written to {out}")
     if _has_published_class(model) and model.kind != "abmil":
@@ -116,6 +118,6 @@ def _steph_options(model: SavedModel) -> steph.Options:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "A fold's directory or a model of a pool.")
-    flags.DEFINE_string("out", None, "A .safetensors or .pth file.")
+    cli.define_path("checkpoint", None, "A fold's directory or a model of a pool.")
+    cli.define_path("out", None, "A .safetensors or .pth file.")
     cli.app_run(main, required=("checkpoint", "out"))

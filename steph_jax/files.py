@@ -30,7 +30,26 @@ def path_of(name: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
         ValueError: a name that no file can have, or that is not UTF-8.
     """
-    text = os.fspath(name)
+    check_name(os.fspath(name))
+    return pathlib.Path(os.path.expanduser(name))
+
+
+def expanded(text: str) -> str:
+    """As `path_of`, as text that is the same where it needs no change; commas part several paths.
+
+    Raises:
+        ValueError: as `path_of`.
+    """
+    check_name(text)
+    return ",".join(map(os.path.expanduser, text.split(",")))
+
+
+def check_name(text: str) -> None:
+    """Checks a word of a command or config that may name a file.
+
+    Raises:
+        ValueError: as `path_of`.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -38,7 +57,6 @@ def path_of(name: str | os.PathLike[str]) -> pathlib.Path:
         raise ValueError(f"{shown}: expected a name in UTF-8; rename it") from None
     if "\0" in text:
         raise ValueError(f"{text!r}: no file can have this name")
-    return pathlib.Path(os.path.expanduser(text))
 
 
 def is_stdout(path: pathlib.Path) -> bool:

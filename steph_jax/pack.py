@@ -31,7 +31,7 @@ from absl import flags
 from ml_collections import config_flags
 from tqdm import tqdm
 
-from steph_jax import cli, messages
+from steph_jax import cli, files, messages
 from steph_jax.data import tables
 from steph_jax.data.features import store_writer
 from steph_jax.data.features.open import exists, open_features
@@ -49,11 +49,14 @@ SLIDE_SECONDS = 300.0
 def define_flags() -> None:
     """The flags of the command line."""
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_multi_string(
-        "features", None, "Features to pack, if not those of --config; several places are joined."
+    cli.define_path(
+        "features",
+        None,
+        "Features to pack, if not those of --config; several places are joined.",
+        multi=True,
     )
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files of --features.")
-    flags.DEFINE_string("out", None, "Directory of the store.")
+    cli.define_path("out", None, "Directory of the store.")
     flags.DEFINE_enum(
         "dtype", store_writer.SAME, [store_writer.SAME, *DTYPES], "Float type of the store."
     )
@@ -76,7 +79,8 @@ def run(own_flags: Mapping[str, str]) -> int:
         own_flags: of this program, for the settings that messages name in place of them.
     """
     given = flags.FLAGS
-    out = pathlib.Path(given.out)
+    out = given.out
+    files.check_output_folder(out)
     if given.config is not None and given.features is not None:
         raise ValueError("--config and --features both say what to pack; give one of them")
     if given.config is not None:
@@ -84,7 +88,7 @@ def run(own_flags: Mapping[str, str]) -> int:
         location, slides = of_config(config)
         origin = _isolated(location, config.data.hdf5_dataset)
     elif given.features is not None:
-        origin, slides = _isolated(",".join(given.features), given.hdf5_dataset), None
+        origin, slides = _isolated(",".join(map(str, given.features)), given.hdf5_dataset), None
     elif given.verify:
         return verify(out, None, given.workers)
     else:
@@ -188,4 +192,6 @@ def _bar(label: str, total: int) -> Any:
 
 if __name__ == "__main__":
     define_flags()
-    cli.app_run(main, required=("out",))
+    cli.app_run(
+        main, required=("out",), resuming="the same command goes on after the last packed slide"
+    )

@@ -7,8 +7,8 @@
 there are. A patient is a patient of the table (columns patient_id and pathology_id, unless
 `--patient_column` and `--slide_column` name others), or else a slide. The output has patient_id,
 risk (higher = shorter life) and the survival curve surv_1 .. surv_T; `--merge_weights` writes what
-STEPH gave each source. Patients without any patch are listed and left out. Slides are read as they
-are needed: memory does not grow with the length of a slide.
+STEPH gave each source. `--out -` is standard output. Patients without any patch are listed and left
+out. Slides are read as they are needed: memory does not grow with the length of a slide.
 """
 
 import pathlib
@@ -28,13 +28,14 @@ from steph_jax.data.bags import LazyBags
 from steph_jax.data.features import kinds
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
+from steph_jax.data.features.store import INDEX
 from steph_jax.data.tables import Columns
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.step import Program
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions
-from steph_jax.messages import naming_flags
+from steph_jax.messages import listed, naming_flags
 from steph_jax.methods.registry import recipe
 from steph_jax.training.config import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision
@@ -50,42 +51,69 @@ _FLAGS = {
 @naming_flags(_FLAGS)
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
-    model = saved_model.load_model(
-        run_directory.model_directory(pathlib.Path(flags.FLAGS.checkpoint))
-    )
-    outputs = [pathlib.Path(name) for name in (flags.FLAGS.out, flags.FLAGS.merge_weights) if name]
-    for path in outputs:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path.parent}: no such folder to write {path.name} to")
+    given = flags.FLAGS
+    directory = run_directory.model_directory(given.checkpoint)
+    features = [*given.features, *map(files.path_of, more_files)]
+    outputs = [path for path in (given.out, given.merge_weights) if path is not None]
+    check_outputs(outputs, [directory, *([given.table] if given.table else [])])
+    model = saved_model.load_model(directory)
     # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
-    if flags.FLAGS.merge_weights and (model.kind == "abmil" or "sources" not in model.settings):
+    if given.merge_weights and (model.kind == "abmil" or "sources" not in model.settings):
         raise ValueError(
-            f"{flags.FLAGS.checkpoint}: a model of kind {model.kind} gives no source a weight that "
+            f"{given.checkpoint}: a model of kind {model.kind} gives no source a weight that "
             "differs between patients; leave --merge_weights out"
         )
-    given = [*flags.FLAGS.features, *more_files]
     source = open_features(
-        given if len(given) > 1 else given[0],
-        dataset_name=flags.FLAGS.hdf5_dataset,
+        features if len(features) > 1 else features[0],
+        dataset_name=given.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
-    columns = Columns(patient=flags.FLAGS.patient_column, slide=flags.FLAGS.slide_column)
-    if flags.FLAGS.table:
-        slides_of = tables.read_slides(pathlib.Path(flags.FLAGS.table), columns)
+    check_outputs(outputs, files_of(source, features))
+    columns = Columns(patient=given.patient_column, slide=given.slide_column)
+    if given.table:
+        slides_of = tables.read_slides(given.table, columns)
     elif columns != Columns():
         raise ValueError("--patient_column and --slide_column name columns of a --table; give one")
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
-    predicted = predict(model, source, slides_of, flags.FLAGS.batch_size, flags.FLAGS.compute_dtype)
-    out = pathlib.Path(flags.FLAGS.out)
-    if flags.FLAGS.merge_weights:
+    predicted = predict(model, source, slides_of, given.batch_size, given.compute_dtype)
+    if given.merge_weights:
         weights = predictions.merge_weights_table(
             predicted, model.settings["sources"], model.settings.get("dataset", "")
         )
-        files.write_table(pathlib.Path(flags.FLAGS.merge_weights), weights)
-    files.write_table(out, predictions.predictions_table(predicted))
-    print(f"{len(predicted.patients)} patients written to {out}")
+        files.write_output(given.merge_weights, weights)
+    files.write_output(given.out, predictions.predictions_table(predicted))
+    to_stdout = any(map(files.is_stdout, outputs))
+    print(
+        f"{len(predicted.patients)} patients written to {given.out}",
+        file=sys.stderr if to_stdout else sys.stdout,
+    )
     return 0
+
+
+def check_outputs(outputs: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
+    """Checks that what is written takes the place of no input, and of nothing but a plain file.
+
+    Raises:
+        ValueError, OSError: as `files.check_output` does; two outputs that are one file.
+    """
+    for path in outputs:
+        if not files.is_stdout(path):
+            files.check_output(path, inputs)
+    if len(outputs) == 2 and files.is_input(*outputs):
+        raise ValueError(f"{outputs[0]}: --out and --merge_weights name one file; choose two")
+
+
+def files_of(source: FeatureSource, locations: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The files that features are read from; a folder where every file in it is a part of them."""
+    found = []
+    for path in locations:
+        is_loose = path.is_dir() and not any((path / name).exists() for name in (INDEX, "data.mdb"))
+        if is_loose:
+            found += [pathlib.Path(source.path_of(slide)) for slide in source.slide_ids]
+        else:
+            found.append(path)
+    return found
 
 
 def predict(
@@ -118,9 +146,7 @@ def predict(
     filled = np.flatnonzero(bags.num_patches)
     empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
     if empty:
-        logging.warning(
-            "%d patients without any patch are left out: %s", len(empty), ", ".join(empty)
-        )
+        logging.warning("%d patients without any patch are left out: %s", len(empty), listed(empty))
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
     method = recipe(model.kind)
@@ -149,13 +175,13 @@ def predict(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", None, "A fold's directory or an imported model.")
-    flags.DEFINE_multi_string("features", None, "A directory, .lmdb, store, or files.")
-    flags.DEFINE_string("table", None, "CSV with a row for each slide.")
+    cli.define_path("checkpoint", None, "A fold's directory or an imported model.")
+    cli.define_path("features", None, "A directory, .lmdb, store, or files.", multi=True)
+    cli.define_path("table", None, "CSV with a row for each slide.")
     flags.DEFINE_string("patient_column", Columns.patient, "Column of patient ids in --table.")
     flags.DEFINE_string("slide_column", Columns.slide, "Column of slide ids in --table.")
-    flags.DEFINE_string("out", None, "CSV to write.")
-    flags.DEFINE_string("merge_weights", None, "CSV of weights per source (STEPH).")
+    cli.define_path("out", None, "CSV to write.")
+    cli.define_path("merge_weights", None, "CSV of weights per source (STEPH).")
     flags.DEFINE_string("hdf5_dataset", "features", "Array in HDF5 and .npz files.")
     flags.DEFINE_integer(
         "batch_size", 16, "Patients at a time.", lower_bound=1, upper_bound=MOST_PATIENTS_A_STEP

@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from steph_jax import cli, files
+from steph_jax import cli, files, interrupts
 from steph_jax.data.features.hdf5 import write_hdf5
 from steph_jax.data.simulation import (
     GENERATOR,
@@ -201,11 +201,13 @@ def _claim(out: pathlib.Path, settings: Settings) -> bool:
                 f"{out}: holds another simulation ({differences}); name another folder or remove it"
             )
         return bool(complete)
+    files.check_output_folder(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
             f"{out}: expected a new or empty folder, found something else in its place"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    with files.writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     files.write_text(path, _json(record))
     return False
 
@@ -229,13 +231,13 @@ def _number_or_each(text: str) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _parse(argv: Sequence[str]) -> tuple[str, Settings]:
+def _parse(argv: Sequence[str]) -> tuple[pathlib.Path, Settings]:
     parser = cli.Parser(
         prog="python -m steph_jax.simulate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", metavar="OUT", help="folder to write, new or empty")
+    parser.add_argument("out", metavar="OUT", type=cli.path, help="folder to write, new or empty")
     for field in dataclasses.fields(Settings):
         kind = _number_or_each if field.name == "patients" else type(field.default)
         text = f"{field.metadata['help']} (default: {field.default})"
@@ -253,4 +255,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(lambda: main(sys.argv[1:])))
+    interrupts.leave(cli.guarded(lambda: main(sys.argv[1:])))

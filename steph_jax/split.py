@@ -17,11 +17,10 @@ import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import numpy as np
 
-from steph_jax import cli, files, messages
+from steph_jax import cli, files, interrupts, messages
 from steph_jax.checks.cohort import warn_of_patients
 from steph_jax.data import tables
 from steph_jax.data.cohort import left_out
@@ -95,13 +94,20 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
     return splits
 
 
-def write_splits(splits: Sequence[Split], overwrite: bool) -> None:
+def write_splits(splits: Sequence[Split], overwrite: bool, table: pathlib.Path) -> None:
     """Writes splits, each whole or not at all.
 
+    Args:
+        splits: of one table.
+        overwrite: whether splits that are there are replaced.
+        table: the file that the splits are of, which stays as it is.
+
     Raises:
-        ValueError: files are there already and may not be overwritten, or would be left over.
+        ValueError: files are there already and may not be overwritten, or would be left over; the
+            table, or something that is no file, is in the place of one.
     """
     folder = splits[0].path.parent
+    files.check_output_folder(folder)
     wanted = {split.path for split in splits}
     there = sorted(folder.glob("splits_*.csv"))
     if there and not overwrite:
@@ -114,7 +120,10 @@ def write_splits(splits: Sequence[Split], overwrite: bool) -> None:
         raise ValueError(
             f"{folder}: {', '.join(others)} would be left of other splits; remove them first"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        files.check_output(split.path, [table])
     # All are written before the first has its name; those of the last split are gone by then, so
     # that a program that is ended leaves no fold of one split beside a fold of another.
     with contextlib.ExitStack() as stack:
@@ -150,25 +159,16 @@ def describe(splits: Sequence[Split], table: SurvivalTable) -> list[str]:
     return lines
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends on a mistake as every entry point does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The flags."""
     columns, request = Columns(), Request()
-    flags = _Parser(
+    flags = cli.Parser(
         prog="python -m steph_jax.split",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_argument("--table", required=True, type=pathlib.Path, help="the survival table, CSV")
-    flags.add_argument(
-        "--out", required=True, type=pathlib.Path, help="folder for splits_{fold}.csv"
-    )
+    flags.add_argument("--table", required=True, type=cli.path, help="the survival table, CSV")
+    flags.add_argument("--out", required=True, type=cli.path, help="folder for splits_{fold}.csv")
     flags.add_argument("--folds", type=int, default=request.num_folds, help="how many")
     flags.add_argument("--seed", type=int, default=request.seed, help="of what chance decides")
     flags.add_argument(
@@ -216,8 +216,11 @@ def main(argv: Sequence[str]) -> None:
     with messages.naming_flags(_FLAGS):
         table = tables.read_table(given.table, columns)
     request = Request(given.folds, given.seed, given.validation, given.group == "site")
-    splits = make_splits(table, given.out, request)
-    write_splits(splits, given.overwrite)
+    try:
+        splits = make_splits(table, given.out, request)
+    except ValueError as error:
+        raise ValueError(f"{given.table}: {error}") from None
+    write_splits(splits, given.overwrite, given.table)
     print("\n".join(describe(splits, table)))
     print(f"{given.out}: {len(splits)} splits of {len(table)} patients")
     if table.left_out:
@@ -234,4 +237,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(lambda: main(sys.argv[1:])))
+    interrupts.leave(cli.guarded(lambda: main(sys.argv[1:])))

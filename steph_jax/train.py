@@ -51,7 +51,7 @@ from steph_jax.training.sweep import Chosen
 def main() -> int:
     """The entry point."""
     given = flags.FLAGS
-    workdir = pathlib.Path(given.workdir)
+    workdir = given.workdir
     train(as_dict(given.config), workdir, given.sweep, given.profile)
     return 0
 
@@ -248,9 +248,13 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Where the run keeps its files.")
+    cli.define_path("workdir", None, "Where the run keeps its files.")
     flags.DEFINE_multi_string(
         "sweep", [], "NAME=VALUE,VALUE,...: a setting whose value inner folds select; repeatable."
     )
     flags.DEFINE_bool("profile", False, "Leaves a JAX trace of one epoch in WORKDIR/profile.")
-    cli.app_run(main, required=("config", "workdir"))
+    cli.app_run(
+        main,
+        required=("config", "workdir"),
+        resuming="the same command goes on after the last finished epoch",
+    )

@@ -22,7 +22,7 @@ import pandas as pd
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, files, plots
+from steph_jax import cli, files, plots, run_directory
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.splits import split_path
@@ -34,10 +34,13 @@ from steph_jax.survival import metrics
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import Config, as_dict
 
+#: What is written.
+TABLE, COSINES, PICTURE = "transfer.csv", "task_vector_cosines.csv", "transfer.png"
+
 
 def main() -> int:
     """The entry point."""
-    transfer(as_dict(flags.FLAGS.config), pathlib.Path(flags.FLAGS.workdir))
+    transfer(as_dict(flags.FLAGS.config), flags.FLAGS.workdir)
     return 0
 
 
@@ -56,6 +59,9 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
             or no target at all.
     """
     config = Config.from_dict(record)
+    run_directory.make(workdir)
+    for name in (TABLE, COSINES, PICTURE):
+        files.check_output(workdir / name)
     pool = Pool(config.pool.root)
     names = cohort_names(config, pool)
     sources = {name: pool.member(name, 0) for name in with_model(pool, names)}
@@ -67,11 +73,8 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["source", "target", "fold", "c_index"])
     cosines = cosine_table(pool, sources)
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.write_table(workdir / "transfer.csv", table)
-    files.write_table(
-        workdir / "task_vector_cosines.csv", cosines.rename_axis(None, axis=1).reset_index()
-    )
+    files.write_table(workdir / TABLE, table)
+    files.write_table(workdir / COSINES, cosines.rename_axis(None, axis=1).reset_index())
     means = mean_matrix(table, list(sources), targets)
     draw(means, cosines, len(config.folds), workdir)
     print(f"\nMean C-index on the test patients of each target, {len(config.folds)} folds\n")
@@ -207,12 +210,12 @@ def draw(means: pd.DataFrame, cosines: pd.DataFrame, num_folds: int, workdir: pa
     plots.matrices(
         plots.Heatmap(means, "C-index", 0.5, f"Unchanged model, mean of {num_folds} folds"),
         plots.Heatmap(axes, "cosine", None, "Similarity of task vectors"),
-        workdir / "transfer.png",
+        workdir / PICTURE,
         "Zero-shot transfer",
     )
 
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
-    flags.DEFINE_string("workdir", None, "Where the tables and the picture go.")
+    cli.define_path("workdir", None, "Where the tables and the picture go.")
     cli.app_run(main, required=("config", "workdir"))

@@ -10,6 +10,7 @@ import steph_jax
 ROOT = pathlib.Path(steph_jax.__file__).parent
 #: Folders and shared files, each of which may import those before it and itself.
 ORDER = (
+    "interrupts",
     "messages",
     "locks",
     "files",
@@ -90,7 +91,15 @@ def rooms(module):
 
 def test_nothing_lies_loose():
     files = {file.stem for file in ROOT.glob("*.py")} - {"__init__"}
-    assert files - PROGRAMS == {"cli", "files", "locks", "messages", "records", "run_directory"}
+    assert files - PROGRAMS == {
+        "cli",
+        "files",
+        "interrupts",
+        "locks",
+        "messages",
+        "records",
+        "run_directory",
+    }
     assert set(ORDER) - files == FOLDERS
 
 

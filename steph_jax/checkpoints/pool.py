@@ -50,6 +50,7 @@ class Pool:
 
         Raises:
             FileNotFoundError: there is no such directory.
+            PermissionError: it cannot be read.
         """
         if not self.root.is_dir():
             raise FileNotFoundError(
@@ -59,7 +60,8 @@ class Pool:
                 "`--config.method=abmil --config.pool.save=true` makes a pool of your own, and "
                 "`make demo` one of simulated cancers"
             )
-        return saved_model.names_in(self.root)
+        with os.scandir(self.root):  # one that cannot be read looks like an empty one below
+            return saved_model.names_in(self.root)
 
     def members(self) -> dict[str, list[int]]:
         """Folds of every dataset that has models, by dataset."""

@@ -17,8 +17,6 @@ in memory. Reading is a copy from a mapped file (or time within HDF5), which lea
 to others, so two threads are enough; benchmarks/read.py measures what is left of waiting.
 """
 
-import os
-import pathlib
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -29,16 +27,12 @@ from absl import logging
 
 from steph_jax.data.bags import Bags, LazyBags, load_bags, refuse_empty
 from steph_jax.data.features.source import FeatureSource
+from steph_jax.data.memory import memory_limit
 
 #: Threads that read ahead.
 _THREADS = 2
 #: Seconds after which a thread that waits for room looks whether its bags are still in use.
 _PATIENCE = 0.5
-#: Where Linux says what a container may use.
-_LIMITS = (
-    pathlib.Path("/sys/fs/cgroup/memory.max"),
-    pathlib.Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 #: Batches of the usual size that the streamed bags may take in the cache, but at most a quarter.
 _BATCHES_AHEAD = 4
 
@@ -244,7 +238,7 @@ def open_bags(
         patients: ids.
         slides: the slides of each patient.
         dtype: float type to keep them in.
-        cache_gb: 10^9 bytes that they may take; 0 = a quarter of the machine's memory.
+        cache_gb: 10^9 bytes that they may take; 0 = a quarter of what this process may use.
         batch_size: bags in a batch.
         beside: `needed_bytes` of other bags, which have their part of the same cache.
 
@@ -256,7 +250,7 @@ def open_bags(
     """
     if cache_gb < 0:
         raise ValueError(f"data.cache_gb is 0 (a quarter of the memory) or more; found {cache_gb}")
-    cache_bytes = int(cache_gb * 1e9) or machine_memory() // 4
+    cache_bytes = int(cache_gb * 1e9) or memory_limit() // 4
     refuse_empty(source, patients, slides)
     needed = needed_bytes(source, slides, dtype)
     cache_bytes = cache_bytes * needed // max(1, needed + beside)
@@ -283,14 +277,3 @@ def needed_bytes(source: FeatureSource, slides: Sequence[Sequence[str]], dtype: 
         for layout in map(source.layout, of_patient)
     )
     return values * np.dtype(dtype).itemsize
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its container's limit."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in _LIMITS:
-        if path.is_file():
-            text = path.read_text().strip()
-            if text.isdigit():
-                memory = min(memory, int(text))
-    return memory

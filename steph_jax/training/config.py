@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from steph_jax import run_directory
+from steph_jax import files, run_directory
 from steph_jax.methods import registry
 from steph_jax.methods.base import FoldSpec, Recipe
 from steph_jax.models.abmil import Architecture
@@ -34,6 +34,8 @@ from steph_jax.training.sections import (
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
 FREE = ("folds", "eval_every", "data.cache_gb", "data.device_gb", "data.check_values")
+#: Settings that are paths.
+_PATHS = (("data", "root"), ("data", "features"), ("pool", "root"))
 #: More than this is a mistake, and would end in a machine without memory or a run without end.
 MOST_EPOCHS = 100_000
 MOST_PATIENTS_A_STEP = 65_536
@@ -171,6 +173,10 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
             f"{type(config).__name__}"
         )
     plain: dict[str, Any] = as_plain(config.to_dict())
+    for section, name in _PATHS:
+        place = plain.get(section)
+        if isinstance(place, dict) and isinstance(place.get(name), str):
+            place[name] = files.expanded(place[name])
     return plain
 
 

@@ -44,7 +44,7 @@ class Data:
         root: folder of the cohorts.
         features: where features are, with {dataset} and {root} in it.
         hdf5_dataset: array in HDF5 and .npz files.
-        cache_gb: 10^9 bytes of memory for features; 0 = a quarter of the machine's.
+        cache_gb: 10^9 bytes of memory for features; 0 = a quarter of what the job may use.
         device_gb: 10^9 bytes of each GPU for features; -1 = half of it.
         check_values: whether values that do not fit the cache are read once before training.
         time_unit, event_coding, unlabeled: as in `tables.Columns`.

@@ -275,14 +275,3 @@ def test_patients_without_patches(
     refilled = open_features(tmp_path)
     with pytest.raises(EmptyBag, match="1 patients have no patch in any of their slides: B;"):
         open_bags(refilled, ["A", "B"], [["01"], ["none"]], FLOAT32, cache_gb, BATCH)
-
-
-def test_memory_of_the_machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_LIMITS", ())
-    machine = cache.machine_memory()
-    assert 2**27 < machine < 2**50
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(cache, "_LIMITS", (tmp_path / "no such file", limit))
-    for text, expected in (("max\n", machine), (f"{2**26}\n", 2**26), (f"{2**60}\n", machine)):
-        limit.write_text(text)
-        assert cache.machine_memory() == expected

@@ -208,11 +208,11 @@ def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
     config = Config.from_dict(pools.config(home))
     assert config.data.cache_gb == 0
     cohort = experiment.read_cohort(config)
-    monkeypatch.setattr(cache, "machine_memory", lambda: 10**9)
+    monkeypatch.setattr(cache, "memory_limit", lambda: 10**9)
     bags = experiment.read_bags(config, "sim_a", cohort.table)
     needed = int(bags.num_patches.sum()) * bags.feature_dim * bags.dtype.itemsize
     for memory, streamed in ((4 * needed, False), (4 * needed - 4, True)):
-        monkeypatch.setattr(cache, "machine_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(cache, "memory_limit", lambda memory=memory: memory)
         opened = experiment.read_bags(config, "sim_a", cohort.table)
         assert isinstance(opened, CachedBags) == streamed
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from steph_jax.data.features.sandbox_worker import dtype_of
+from steph_jax.data.features.sandbox_worker import PARENT, dtype_of
 from steph_jax.data.features.slide import BadFeatures, Layout, Patches
 from steph_jax.data.features.source import FeatureSource
 
@@ -54,6 +54,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
         self._killed = False
+        self._pipe: int | None = None
         self.slides: dict[str, str] = {}
 
     def start(self) -> None:
@@ -70,15 +71,26 @@ class Child:
         with self._starting:
             if self._killed:
                 raise Died("the process that was to read it was ended")
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                # An interrupt from the terminal is for the program, which ends this process itself.
-                start_new_session=True,
-            )
+            # However this process ends, its end of the pipe is closed, and the child ends with it.
+            parents_end = os.pipe()
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ
+                    | {"PYTHONPATH": os.pathsep.join(paths), PARENT: str(parents_end[0])},
+                    # An interrupt from the terminal is for the program, which ends this process.
+                    start_new_session=True,
+                    pass_fds=parents_end[:1],
+                )
+            except BaseException:
+                os.close(parents_end[1])
+                raise
+            finally:
+                os.close(parents_end[0])
+            self._pipe = parents_end[1]
         answer = self._answer(b"", None, max(self._seconds, START_SECONDS))
         if "problem" in answer:
             self.stop()
@@ -148,7 +160,11 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        return process.wait()
+        status = process.wait()
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            os.close(pipe)
+        return status
 
 
 def _filled(out: np.ndarray | None, answer: dict[str, Any], stream: IO[bytes]) -> bool:
@@ -206,6 +222,7 @@ class IsolatedSource(FeatureSource):
         self._new_child = lambda: Child(command, location, dataset_name, seconds)
         child = first_child(command, location, dataset_name, seconds)
         self._slides = child.slides
+        self._children = [child]
         self._idle: queue.LifoQueue[Child] = queue.LifoQueue()
         self._idle.put(child)
 
@@ -218,6 +235,11 @@ class IsolatedSource(FeatureSource):
                 self._idle.get_nowait().stop()
             except queue.Empty:
                 return
+
+    def give_up(self) -> None:
+        """Ends all processes, those that read for other threads too; nothing more can be read."""
+        for child in list(self._children):
+            child.kill()
 
     @property
     def slide_ids(self) -> Collection[str]:
@@ -255,6 +277,7 @@ class IsolatedSource(FeatureSource):
             child = self._idle.get_nowait()
         except queue.Empty:
             child = self._new_child()
+            self._children.append(child)
         try:
             yield child
         finally:

@@ -14,9 +14,12 @@ An answer is a line of JSON; {"problem": TEXT} where the slide cannot be read. `
 other end.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import select
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -28,6 +31,8 @@ from steph_jax.data.features.open import open_features
 from steph_jax.data.features.slide import refuse_nonfinite
 from steph_jax.data.features.source import FeatureSource
 
+#: Variable that names the open end of a pipe whose other end the parent holds.
+PARENT = "STEPH_PARENT_PIPE"
 #: What makes a slide unreadable without ending this process.
 _PROBLEMS = (ValueError, OSError, MemoryError)
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -111,8 +116,28 @@ def look_at(source: FeatureSource, slide: str, values: bool, profile: bool) -> d
     return answer
 
 
+def end_with_parent() -> None:
+    """Has the kernel end this process when its parent ends, whatever a library is busy with then.
+
+    The parent holds the other end of a pipe. Its end closes it, which is a signal to this process,
+    and the signal's default action needs no Python.
+    """
+    pipe = int(os.environ.pop(PARENT, "-1"))
+    if pipe < 0:
+        return
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(pipe, fcntl.F_GETFL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, flags | os.O_ASYNC)
+    closed = select.poll()
+    closed.register(pipe, 0)
+    if closed.poll(0):  # it ended before
+        sys.exit(1)
+
+
 def main() -> None:
     """Answers on what was standard output; whatever else is printed goes nowhere."""
+    end_with_parent()
     location, dataset_name = sys.argv[1:]
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)

@@ -227,6 +227,9 @@ class FeatureSource(abc.ABC):
         there = self.slide_ids
         return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
 
+    def give_up(self) -> None:  # noqa: B027
+        """Ends what other threads are reading, where a source can; they get `BadFeatures`."""
+
     def require(self, slide_ids: Iterable[str]) -> None:
         """Demands that every one of `slide_ids` is there, and is another slide.
 

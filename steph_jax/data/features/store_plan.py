@@ -41,7 +41,12 @@ def scan(
             return one_line(error)
 
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        found = dict(zip(chosen, pool.map(header, chosen), strict=True))
+        try:
+            found = dict(zip(chosen, pool.map(header, chosen), strict=True))
+        except BaseException:
+            source.give_up()
+            pool.shutdown(cancel_futures=True)
+            raise
     headers = {}
     for slide_id, value in found.items():
         if isinstance(value, str):

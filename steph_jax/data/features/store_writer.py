@@ -124,6 +124,7 @@ def pack(
                             bad[jobs[job].slide_id] = problem
                         progress(1)
                 except BaseException:
+                    source.give_up()  # the threads write to this file: it stays open for them
                     pool.shutdown(cancel_futures=True)
                     raise
             os.fsync(descriptor)
@@ -191,10 +192,16 @@ def verify(
     problems = {}
     slides = store.index.slides
     with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
-        for record, problem in zip(slides, pool.map(compare, slides), strict=True):
-            if problem:
-                problems[record.slide_id] = problem
-            progress(1)
+        try:
+            for record, problem in zip(slides, pool.map(compare, slides), strict=True):
+                if problem:
+                    problems[record.slide_id] = problem
+                progress(1)
+        except BaseException:
+            if source is not None:
+                source.give_up()
+            pool.shutdown(cancel_futures=True)
+            raise
     return problems
 
 
