@@ -25,6 +25,7 @@ ORDER = (
     "methods",
     "checks",
     "evaluation",
+    "reports",
     "training",
 )
 #: What a folder may not import although it stands before it in `ORDER`.
@@ -43,7 +44,8 @@ HOMES = {
     "lmdb": ("data.features.lmdb_source",),
     "orbax": ("checkpoints.arrays",),
     "lifelines": ("survival.",),
-    "matplotlib": ("plots",),
+    "matplotlib": ("plots", "reports.run_page"),
+    "jinja2": ("reports.run_page",),
     "filelock": ("locks",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),

@@ -182,7 +182,9 @@ def compare_runs(
         runs=tuple(found),
         c_index=c_index,
         intervals={
-            method: significance.interval_of_mean(resampled, float(c_index[method].mean()))
+            method: significance.interval_of_mean(
+                resampled, float(c_index[method].mean()), 0.0, 1.0
+            )
             for method, resampled in means.items()
         },
         differences=differences,

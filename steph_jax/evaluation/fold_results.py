@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,12 +109,19 @@ def write_results(
         if history is not None:
             plots.source_weights(history, weights, directory / "source_weights.png", title)
     scores: dict[str, dict[str, Any]] = {name: dict(part.scores) for name, part in parts.items()}
-    scores["test"] |= _survival_metrics(parts, table, model)
-    files.write_json(directory / "metrics.json", scores | numbers | {"risk_cut": cut})
+    risk_sd = float(np.std(parts["train"].predicted.risk, ddof=1))
+    edges = TimeBins.from_json(model.settings["bins"]).edges
+    scores["test"] |= _survival_metrics(parts, table, edges, cut, risk_sd)
+    scale = {"risk_cut": cut, "risk_sd": risk_sd, "bin_edges": list(edges)}
+    files.write_json(directory / "metrics.json", scores | numbers | scale)
 
 
 def _survival_metrics(
-    parts: dict[str, Part], table: SurvivalTable, model: SavedModel
+    parts: dict[str, Part],
+    table: SurvivalTable,
+    edges: Sequence[float],
+    cut: float,
+    risk_sd: float,
 ) -> dict[str, Any]:
     """Numbers of the test patients beside the C-index (`survival_metrics.fold_metrics`)."""
     train, test = parts["train"], parts["test"]
@@ -122,9 +130,10 @@ def _survival_metrics(
         train=Labels(table.time[train.rows], table.event[train.rows]),
         test=Labels(table.time[test.rows], table.event[test.rows]),
         risk=np.asarray(test.predicted.risk, np.float64),
-        train_risk=np.asarray(train.predicted.risk, np.float64),
+        cut=cut,
+        risk_sd=risk_sd,
         survival=test.predicted.survival,
-        edges=np.asarray(TimeBins.from_json(model.settings["bins"]).edges),
+        edges=np.asarray(edges),
     )
     tau = survival_metrics.horizon(Labels(table.time[cohort], table.event[cohort]))
     return survival_metrics.fold_metrics(fold, tau)

@@ -38,7 +38,8 @@ class FoldPredictions:
         train: labels of the training patients.
         test: labels of the test patients.
         risk: [P] of the test patients, higher = worse.
-        train_risk: of the training patients.
+        cut: risk above which a patient counts as of high risk, the median of the training patients.
+        risk_sd: standard deviation of the training patients' risks; None where it is not known.
         survival: [P, T] of the test patients at the end of every time bin; None for losses that
             give no curves.
         edges: [T + 1] of the bins, in days.
@@ -47,7 +48,8 @@ class FoldPredictions:
     train: Labels
     test: Labels
     risk: Floats
-    train_risk: Floats
+    cut: float
+    risk_sd: float | None
     survival: Floats | None
     edges: Floats
 
@@ -185,18 +187,21 @@ def hazard_ratios(folds: Sequence[FoldPredictions]) -> dict[str, Any]:
         {"groups": {"value", "ci95"}, "per_sd": ..., "missing": {name: {fold position: why}}}.
     """
     groups, scaled = [], []
+    unknown = [number for number, fold in enumerate(folds) if fold.risk_sd is None]
     for fold in folds:
-        high = fold.risk > np.median(fold.train_risk)
-        groups.append((*fold.test, high.astype(np.float64)))
-        spread = float(np.std(fold.train_risk, ddof=1))
-        z = (fold.risk - fold.train_risk.mean()) / spread if spread > 0 else 0.0 * fold.risk
-        scaled.append((*fold.test, z))
+        groups.append((*fold.test, (fold.risk > fold.cut).astype(np.float64)))
+        # Without a standard deviation there is no unit, so the fold has no ratio.
+        scaled.append((*fold.test, fold.risk / fold.risk_sd if fold.risk_sd else 0.0 * fold.risk))
     numbers: dict[str, Any] = {"missing": {}}
     for name, parts in (("groups", groups), ("per_sd", scaled)):
         ratio, why = calibration.hazard_ratio(parts, WIDENING)
         numbers[name] = None
         if ratio is not None:
             numbers[name] = {"value": ratio.value, "ci95": list(ratio.interval)}
+        if name == "per_sd":
+            why |= dict.fromkeys(
+                unknown, "the spread of the training risks is not recorded; run steph_jax.evaluate"
+            )
         if why:
             numbers["missing"][name] = why
     return numbers

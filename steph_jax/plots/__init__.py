@@ -8,6 +8,7 @@ Colors are distinct for color-blind readers (Okabe and Ito; cividis; red to blue
 years of 365.25 days, and a higher risk means a shorter life.
 """
 
+from steph_jax.plots.calibration import calibration, calibration_figure
 from steph_jax.plots.comparison import folds, folds_figure, intervals, intervals_figure
 from steph_jax.plots.heatmaps import Heatmap, matrices, matrices_figure, matrix, matrix_figure
 from steph_jax.plots.learning import (
@@ -27,6 +28,8 @@ from steph_jax.plots.truth import simulated_truth, simulated_truth_figure
 
 __all__ = [
     "Heatmap",
+    "calibration",
+    "calibration_figure",
     "folds",
     "folds_figure",
     "intervals",

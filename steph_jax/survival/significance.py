@@ -144,6 +144,24 @@ def percentile_interval(resampled: Float64[np.ndarray, " R"]) -> Interval:
     return Interval(float(low), float(high))
 
 
+def corrected_t_interval(
+    differences: Sequence[float] | Floats, num_train: Sequence[int], num_test: Sequence[int]
+) -> Interval:
+    """95 % interval of a mean difference over folds, of the test that `corrected_t_test` makes.
+
+    Args and NaN as there, but that equal differences have an interval without width.
+    """
+    from scipy.special import stdtrit
+
+    mean, sd = mean_sd(differences)
+    num_folds = len(differences)
+    if num_folds < 2 or not math.isfinite(mean):
+        return Interval(math.nan, math.nan)
+    ratio = float(np.mean(np.asarray(num_test) / np.asarray(num_train)))
+    half = float(stdtrit(num_folds - 1, 0.975)) * sd * math.sqrt(1 / num_folds + ratio)
+    return Interval(mean - half, mean + half)
+
+
 def widened(interval: Interval, value: float) -> Interval:
     """The interval with both ends `WIDENING` times as far from the estimate."""
     return Interval(
@@ -151,9 +169,18 @@ def widened(interval: Interval, value: float) -> Interval:
     )
 
 
-def interval_of_mean(resampled: Floats, mean: float) -> Interval:
-    """95 % interval of a mean over folds from its values on resamples [R]: percentiles, widened."""
-    return widened(percentile_interval(resampled), mean)
+def interval_of_mean(
+    resampled: Floats, mean: float, least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """95 % interval of a mean over folds from its values on resamples [R]: percentiles, widened.
+
+    Args:
+        resampled: [R] means of the resamples.
+        mean: of the patients as they are.
+        least, most: the range of what is estimated, which the interval does not leave.
+    """
+    low, high = widened(percentile_interval(resampled), mean)
+    return Interval(max(low, least), min(high, most))
 
 
 def corrected_t_test(

@@ -52,7 +52,8 @@ def predictions_of(shared, cohort):
                 Labels(table.time[train], table.event[train]),
                 Labels(table.time[test], table.event[test]),
                 risk[test],
-                risk[train],
+                float(np.median(risk[train])),
+                float(np.std(risk[train], ddof=1)),
                 curves[test],
                 EDGES,
             )
@@ -135,7 +136,8 @@ def fold_of(num_patients=60, seed=0, curves=True, follow_up=4000.0):
         Labels(time[half[0]], event[half[0]]),
         Labels(time[half[1]], event[half[1]]),
         risk[half[1]],
-        risk[half[0]],
+        float(np.median(risk[half[0]])),
+        float(np.std(risk[half[0]], ddof=1)),
         None if survival is None else survival[half[1]],
         edges,
     )
@@ -167,7 +169,8 @@ def test_a_fold_without_events_has_numbers_or_reasons():
         fold.train,
         Labels(fold.test.time, np.zeros(60, bool)),
         fold.risk,
-        fold.train_risk,
+        fold.cut,
+        fold.risk_sd,
         fold.survival,
         fold.edges,
     )
@@ -182,9 +185,7 @@ def test_a_fold_without_events_has_numbers_or_reasons():
 
 def test_equal_risks_have_no_hazard_ratio():
     fold = fold_of()
-    same = fold.__class__(
-        fold.train, fold.test, np.zeros(60), np.zeros(60), fold.survival, fold.edges
-    )
+    same = fold.__class__(fold.train, fold.test, np.zeros(60), 0.0, 0.0, fold.survival, fold.edges)
     ratios = survival_metrics.hazard_ratios([same])
     assert ratios["per_sd"] is None
     assert ratios["missing"]["per_sd"] == {0: "the predictor is the same for all patients"}

@@ -144,3 +144,15 @@ def test_an_interval_is_widened_about_its_mean():
     low, high = significance.interval_of_mean(resampled, 0.6)
     assert 0.6 - low == pytest.approx(np.sqrt(2) * (0.6 - 0.51))
     assert high - 0.6 == pytest.approx(np.sqrt(2) * (0.89 - 0.6))
+    assert significance.interval_of_mean(resampled, 0.6, 0.5, 0.8) == (0.5, 0.8)
+
+
+def test_the_t_interval_excludes_zero_where_the_test_does():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        differences = rng.normal(0.02, 0.02, 5)
+        p = significance.corrected_t_test(differences, [80] * 5, [20] * 5)
+        interval = significance.corrected_t_interval(differences, [80] * 5, [20] * 5)
+        assert interval.excludes_zero() == (p < 0.05)
+        assert sum(interval) / 2 == pytest.approx(differences.mean())
+    assert np.isnan(significance.corrected_t_interval([0.1], [80], [20])).all()

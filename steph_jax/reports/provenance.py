@@ -1,0 +1,56 @@
+"""How a run was made: its command, the versions it ran with, and whom its table left out."""
+
+import json
+import pathlib
+import platform
+import shlex
+import sys
+from importlib import metadata
+from typing import Any
+
+import steph_jax
+from steph_jax import files
+from steph_jax.data.cohort import Cohort
+
+FILE = "provenance.json"
+#: Packages whose versions decide what a run computes.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lifelines")
+
+
+def command_line(program: str) -> str:
+    """The command of this process, as it would be typed again."""
+    return f"python -m steph_jax.{program} {shlex.join(sys.argv[1:])}".strip()
+
+
+def versions() -> dict[str, str]:
+    """Of this program, Python, the packages that compute, and the kind of machine."""
+    own = {"steph_jax": steph_jax.__version__, "Python": platform.python_version()}
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return own | packages | {"machine": f"{platform.system()} {platform.machine()}"}
+
+
+def write(workdir: pathlib.Path, command: str, cohort: Cohort) -> None:
+    """Records how a run began; one that goes on keeps the record of its start."""
+    path = workdir / FILE
+    if not path.is_file():
+        without_outcome = len(cohort.table.left_out)
+        record = {"command": command, "versions": versions(), "without_outcome": without_outcome}
+        files.write_json(path, record)
+
+
+def read(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What `write` recorded; None for a run that has no record.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
+    path = workdir / FILE
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if {"command", "versions", "without_outcome"} - set(record):
+            raise ValueError("a field is missing")
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"{path}: expected how a run was made; {problem}; remove it") from None
+    return dict(record)
