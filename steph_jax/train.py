@@ -8,7 +8,9 @@ With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its t
 (see steph_jax/training/sweep.py).
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
+W/report.html, .json    the same as a page for people, with intervals and calibration
 W/config.json           the settings
+W/provenance.json       the command and the versions that the run began with
 W/values.sha256         of streamed features whose values were looked at (data.check_values)
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
@@ -39,6 +41,7 @@ from steph_jax.methods import abmil
 from steph_jax.methods.base import with_settings
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture
+from steph_jax.reports import provenance, run_page
 from steph_jax.training import experiment, preflight, sweep
 from steph_jax.training import history as epoch_rows
 from steph_jax.training.config import FREE, Config, as_dict
@@ -52,7 +55,9 @@ def main() -> int:
     """The entry point."""
     given = flags.FLAGS
     workdir = given.workdir
-    train(as_dict(given.config), workdir, given.sweep, given.profile)
+    command = provenance.command_line("train")
+    train(as_dict(given.config), workdir, given.sweep, given.profile, command)
+    print(f"report: {run_page.write(workdir)}")
     return 0
 
 
@@ -61,6 +66,7 @@ def train(
     workdir: pathlib.Path,
     sweeps: Sequence[str] = (),
     profile: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Runs all folds of a config that are not finished; returns the summary.
 
@@ -69,6 +75,7 @@ def train(
         workdir: where the run keeps its files.
         sweeps: settings whose values each fold selects, as `grid.parse` reads them.
         profile: whether a trace of one epoch is left in `workdir`/profile.
+        command: that was given, for the record.
 
     Raises:
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
@@ -89,6 +96,7 @@ def train(
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
             run_directory.settle(workdir, stored, FREE)
+            provenance.write(workdir, command, cohort)
         if run is not None and model is not None:
             if grows_pool(config):
                 abmil.add_null(pool, model.architecture, config.seed)
