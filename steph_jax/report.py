@@ -7,8 +7,6 @@ It works on any run that has a finished fold, those of older versions too, and r
 `steph_jax.train` writes the same at its end.
 """
 
-import pathlib
-
 from absl import flags
 
 from steph_jax import cli
@@ -17,11 +15,11 @@ from steph_jax.reports import run_page
 
 def main() -> int:
     """The entry point."""
-    page = run_page.write(pathlib.Path(flags.FLAGS.workdir))
+    page = run_page.write(flags.FLAGS.workdir)
     print(f"written to {page}")
     return 0
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Of a run of steph_jax.train.")
+    cli.define_path("workdir", None, "Of a run of steph_jax.train.")
     cli.app_run(main, required=("workdir",))

@@ -151,7 +151,7 @@ def test_program_prints_where_the_page_is(workdir, monkeypatch, capsys):
         workdir = None
 
     given = Given()
-    given.workdir = str(workdir)
+    given.workdir = workdir
     monkeypatch.setattr(report.flags, "FLAGS", given)
     assert report.main() == 0
     assert capsys.readouterr().out == f"written to {workdir / 'report.html'}\n"
