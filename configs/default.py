@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     # --- data ---
     config.data = ConfigDict()
     config.data.root = "data"  # {root}/{dataset}/{dataset}_survival.csv and splits_{fold}.csv
-    config.data.features = "data/features/{dataset}"  # folder, .lmdb or packed store
+    config.data.features = "data/features/{dataset}"  # folder, .lmdb, store; "A,B": several
     config.data.hdf5_dataset = "features"  # name of the array in HDF5 and .npz files
     config.data.cache_gb = 0.0  # features in memory, 10^9 bytes; 0 = a quarter of the job's
     config.data.device_gb = -1.0  # features kept on each GPU if all fit; -1 = half of it, 0 = none

@@ -23,7 +23,7 @@ from steph_jax.data.features.open import open_features
 from steph_jax.data.splits import read_split
 from steph_jax.evaluation import fold_results
 from steph_jax.survival import metrics
-from steph_jax.training import epoch, experiment, loop, resume
+from steph_jax.training import epoch, experiment, loop, preflight, resume
 from steph_jax.training.config import Config
 
 
@@ -46,7 +46,7 @@ def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypa
     def unreadable(*given):
         raise OSError("x.h5: cannot be read")
 
-    monkeypatch.setattr(experiment, "encoder", unreadable)
+    monkeypatch.setattr(preflight, "encoder_of", unreadable)
     with pytest.raises(OSError, match=r"x\.h5"):
         train.train(config, tmp_path / "w")
     left = {path.name for path in (tmp_path / "w").iterdir()}
