@@ -148,7 +148,8 @@ def base_model(theta, all_bags, architecture):
 
 
 def _whole(architecture, theta, bag):
-    return Abmil(architecture).apply({"params": theta}, bag, jnp.ones(len(bag), bool))[0]
+    mask = jnp.ones(len(bag), bool)
+    return Abmil(architecture).apply({"params": theta}, jnp.asarray(bag), mask)[0]
 
 
 def _nll(logits):
