@@ -114,7 +114,7 @@ def app_run(main: Callable[[], int], out: str, cohorts: Sequence[str]) -> None:
         "shared", "../shared", "Folder with tcga_rna/ and parity/; see docs/results.md."
     )
     flags.DEFINE_string("out", out, "Where everything is written.")
-    flags.DEFINE_list("cohorts", cohorts, "Target cohorts.")
+    flags.DEFINE_list("cohorts", list(cohorts), "Target cohorts.")
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
     logging.set_verbosity(logging.INFO)
     cli.app_run(main)
