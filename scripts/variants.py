@@ -27,7 +27,7 @@ from steph_jax import files, run_directory
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, sweep
-from steph_jax.training.config import FREE, Config
+from steph_jax.training.config import FREE, Config, defaults
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -82,10 +82,10 @@ def try_variants(
             label = f"fold {fold}, inner fold {number}"
             pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
             for name, values in variants.items():
-                changed = experiment.configured(run, config.with_values(values))
+                changed = experiment.with_config(run, config.with_values(values))
                 of_variant = within / name.replace(" ", "_")
                 of_variant.mkdir(parents=True, exist_ok=True)
-                run_directory.settle(of_variant, changed.config.record, FREE)
+                run_directory.settle(of_variant, changed.config.record, FREE, defaults())
                 c_index = sweep.held_out_c_index(
                     dataclasses.replace(changed, pool=pool),
                     fold,

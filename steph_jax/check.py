@@ -37,7 +37,7 @@ from steph_jax.messages import listed
 from steph_jax.methods.base import Recipe
 from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
-from steph_jax.training.preflight import look_ahead
+from steph_jax.training.preflight import preflight
 
 #: Seconds in which values of features are read, unless the user gives more.
 SECONDS = 50.0
@@ -156,7 +156,7 @@ def check(
     if not problems and hindered < Status.ERROR:
         pool = Pool(config.pool.root)
         findings.attempt(
-            "start", found, lambda: look_ahead(config, read_cohort(config), pool, config.folds)
+            "start", found, lambda: preflight(config, read_cohort(config), pool, config.folds)
         )
     return found
 

@@ -35,7 +35,7 @@ from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, run_directory
 from steph_jax.training import experiment, preflight
-from steph_jax.training.config import FREE, Config, as_dict
+from steph_jax.training.config import FREE, Config, as_dict, defaults
 
 
 def main() -> int:
@@ -121,7 +121,7 @@ def is_finished(directory: pathlib.Path, config: Config) -> bool:
     summarized = (directory / "summary.json").is_file()
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
-    runs.settle(directory, config.record, FREE)
+    runs.settle(directory, config.record, FREE, defaults())
     return True
 
 
@@ -144,7 +144,7 @@ def check_methods(asked: dict[tuple[str, int], Config]) -> None:
         checked.add(method)
         cohort = experiment.read_cohort(config)
         pool = Pool(config.pool.root)
-        preflight.look_ahead(config, cohort, pool, config.folds)
+        preflight.preflight(config, cohort, pool, config.folds)
 
 
 def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int) -> dict[str, Any]:

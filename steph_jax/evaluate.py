@@ -12,15 +12,10 @@ from absl import flags
 
 from steph_jax import cli, run_directory
 from steph_jax.checkpoints import saved_model
-from steph_jax.checkpoints.saved_model import stored_objective
-from steph_jax.data.cache import open_bags
-from steph_jax.data.features.open import open_features
-from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import program_of
 from steph_jax.evaluation import evaluator, fold_results, run_summary
-from steph_jax.methods.registry import recipe
-from steph_jax.survival.time_bins import TimeBins
+from steph_jax.evaluation.evaluator import Evaluator
+from steph_jax.training import experiment
 from steph_jax.training.config import Config, stored_config
 
 
@@ -51,34 +46,13 @@ def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | No
     numbers = fold_results.read_training(directory)
     model = saved_model.load_model(directory / "model")
     table, split = fold_results.read_patients(directory)
-    source = open_features(
-        features_at or config.data.features_of(config.dataset),
-        dataset_name=config.data.hdf5_dataset,
-        feature_dim=model.architecture.feature_dim,
+    source = experiment.open_source(
+        config, config.dataset, features_at, model.architecture.feature_dim
     )
-    bags = open_bags(
-        source,
-        table.patients,
-        table.slides,
-        config.precision.features,
-        config.data.cache_gb,
-        config.batch_size,
-    )
-    objective = stored_objective(model)
-    bins = TimeBins.from_json(model.settings["bins"])
-    method = recipe(model.kind)
-    dtype = config.precision.operands
+    (bags,) = experiment.open_all_bags(config, [(source, table)])
     feed = Feed.open(bags, config.batch_size, config.data.device_gb)
-    represent = Representations(feed, dtype)
-    labels = evaluator.cohort_labels(table, bins) | method.patient_inputs(model, represent)
-    ready = method.restore(model, dtype)
-    program = program_of(ready.method, None, feed.mesh, feed.num_slots)
-    trainable, frozen = program.replicate((ready.trainable, ready.frozen))
-    evaluate = evaluator.Evaluator(program, frozen, feed, labels, table, objective)
-    parts = {
-        "train": evaluate(trainable, split.train),
-        "test": evaluate(trainable, split.test),
-    }
+    evaluate = Evaluator.load(model, feed, table, config.precision.operands)
+    parts = {"train": evaluate(split.train), "test": evaluate(split.test)}
     parts = evaluator.parts_with_curves(parts, model)
     alone = evaluator.target_only(model, evaluate, split.test)
     fold_results.write_results(directory, parts, table, model, numbers | {"target_only": alone})

@@ -30,14 +30,12 @@ from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
 from steph_jax.data.tables import Columns
-from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import Program
 from steph_jax.evaluation import predictions
+from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
 from steph_jax.messages import listed, naming_flags
-from steph_jax.methods.registry import recipe
-from steph_jax.training.config import MOST_PATIENTS_A_STEP
+from steph_jax.training.protocol import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision
 
 #: Flags of this program for settings that messages name.
@@ -149,25 +147,13 @@ def predict(
         logging.warning("%d patients without any patch are left out: %s", len(empty), listed(empty))
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
-    method = recipe(model.kind)
-    ready = method.restore(model, precision.operands)
-    objective = saved_model.stored_objective(model)
-    feed = Feed.open(bags, batch_size)
-    program = Program(ready.method, None, feed.mesh, feed.num_slots)
-    represent = Representations(feed, precision.operands)
+    predictor = Predictor.load(model, Feed.open(bags, batch_size), precision.operands)
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
 
-    outputs, record = predictions.run(
-        program,
-        program.replicate(ready.trainable),
-        program.replicate(ready.frozen),
-        feed,
-        filled.tolist(),
-        method.patient_inputs(model, represent),
-        progress,
-    )
+    outputs, record = predictor(filled.tolist(), progress=progress)
+    objective = saved_model.stored_objective(model)
     predicted = predictions.predictions_of(
         [patients[i] for i in filled], outputs, record, objective
     )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from steph_jax import files, locks
@@ -86,22 +87,31 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def settle(workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+def settle(
+    workdir: pathlib.Path,
+    settings: dict[str, Any],
+    free: tuple[str, ...],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Stores the settings of a run, or checks that a resumed run has those of its start.
 
     Args:
         workdir: of the run.
         settings: JSON-able.
         free: names of settings that may change between the parts of a run.
+        defaults: values of settings that the version that stored the run may have lacked.
 
     Raises:
         ValueError: a setting differs from the stored one; names all that do.
     """
-    files.write_json(workdir / SETTINGS, settled(workdir, settings, free))
+    files.write_json(workdir / SETTINGS, settled(workdir, settings, free, defaults))
 
 
 def settled(
-    workdir: pathlib.Path, settings: dict[str, Any], free: tuple[str, ...]
+    workdir: pathlib.Path,
+    settings: dict[str, Any],
+    free: tuple[str, ...],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What `settle` stores: folds that were asked for in parts are stored together.
 
@@ -111,7 +121,8 @@ def settled(
     path = workdir / SETTINGS
     wanted = flatten(json.loads(json.dumps(settings)))
     if path.exists():
-        stored = flatten(load(workdir))
+        stored = {**defaults, **flatten(load(workdir))}
+        wanted = {**defaults, **wanted}
         differences = [
             f"{name}: {stored.get(name, 'absent')!r} then, {wanted.get(name, 'absent')!r} now"
             for name in sorted(stored.keys() | wanted.keys())

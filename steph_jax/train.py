@@ -2,16 +2,16 @@
 
     python -m steph_jax.train --config configs/brca.py --workdir runs/brca
 
-Read from top to bottom: settings, data, then for every fold the model, the epochs, the results. A
+Read from top to bottom: config, data, then for every fold the model, the epochs, the results. A
 run that was interrupted goes on where its last epoch ended when the same command is given again.
 With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
 (see steph_jax/training/sweep.py).
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/report.html, .json    the same as a page for people, with intervals and calibration
-W/config.json           the settings
+W/config.json           the config
 W/provenance.json       the command and the versions that the run began with
-W/values.sha256         of streamed features whose values were looked at (data.check_values)
+W/values.sha256         of streamed features whose values are finite (data.check_values)
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
     training.json       what evaluating cannot find again; written once all of the above is there
@@ -44,11 +44,11 @@ from steph_jax.models.abmil import Architecture
 from steph_jax.reports import provenance, run_page
 from steph_jax.training import experiment, preflight, sweep
 from steph_jax.training import history as epoch_rows
-from steph_jax.training.config import FREE, Config, as_dict
+from steph_jax.training.config import FREE, Config, as_dict, defaults
 from steph_jax.training.experiment import Experiment
 from steph_jax.training.grid import Grid, parse
 from steph_jax.training.restarts import train_split
-from steph_jax.training.sweep import Chosen
+from steph_jax.training.sweep import SweepResult
 
 
 def main() -> int:
@@ -87,18 +87,18 @@ def train(
     unfinished = {f: path for f, path in directories.items() if not run_directory.is_finished(path)}
     grid = parse(sweeps, config)
     # Before the features are read: a pool that lacks a model is known at once.
-    model = look_ahead(config, cohort, pool, grid, list(unfinished)) if unfinished else None
+    model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with run_directory.folds_locked(workdir, unfinished):
         stored = record | grid.record()
-        run_directory.settled(workdir, stored, FREE)
+        run_directory.settled(workdir, stored, FREE, defaults())
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-            run_directory.settle(workdir, stored, FREE)
+            run_directory.settle(workdir, stored, FREE, defaults())
             provenance.write(workdir, command, cohort)
         if run is not None and model is not None:
-            if grows_pool(config):
+            if saves_to_pool(config):
                 abmil.add_null(pool, model.architecture, config.seed)
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
@@ -117,17 +117,17 @@ def train(
             )
 
 
-def look_ahead(
+def preflight_run(
     config: Config, cohort: Cohort, pool: Pool, grid: Grid, folds: Sequence[int]
 ) -> SavedModel:
-    """The untrained model of the first of some folds, after a look at what the run needs of others.
+    """Checks what a run needs before its features are read; returns the first fold's model.
 
     Raises:
         ValueError, FileNotFoundError: what is missing, or cannot be used.
     """
-    model = preflight.look_ahead(config, cohort, pool, folds)
-    if grows_pool(config):
-        expect_room(config, cohort, pool, model.architecture, folds)
+    model = preflight.preflight(config, cohort, pool, folds)
+    if saves_to_pool(config):
+        check_can_add(config, cohort, pool, model.architecture, folds)
     read = preflight.members(config, cohort, pool, config.folds[0])
     if read:
         expect_sound_pool(config, cohort, pool)
@@ -149,14 +149,14 @@ def expect_sound_pool(config: Config, cohort: Cohort, pool: Pool) -> None:
             raise ValueError(f"{pool.root}: {sentence(finding)}")
 
 
-def expect_room(
+def check_can_add(
     config: Config,
     cohort: Cohort,
     pool: Pool,
     first: Architecture,
     folds: Sequence[int],
 ) -> None:
-    """Sees to it that the models of all folds can be added to the pool, before any is trained.
+    """Checks that the models of all folds can be added to the pool, before any is trained.
 
     Args:
         config: of the run.
@@ -184,7 +184,7 @@ def expect_room(
 def open_run(
     config: Config, cohort: Cohort, pool: Pool, model: SavedModel, workdir: pathlib.Path
 ) -> Experiment:
-    """The experiment, whose features are open and were looked at.
+    """The experiment, whose features are open and checked.
 
     Raises:
         ValueError, FileNotFoundError: features that are missing or cannot be used.
@@ -192,23 +192,23 @@ def open_run(
     encoder = preflight.encoder_of(config, config.dataset, cohort.table)
     preflight.expect_encoder_of_members(config, cohort, pool, config.folds, encoder)
     run = experiment.open_experiment(config, cohort, pool)
-    preflight.expect_features_of(model, run)
+    preflight.check_feature_dim(model, run)
     preflight.warn_of_slide_level(run)
     if config.data.check_values:
         preflight.check_values(run, workdir / "values.sha256")
-    return dataclasses.replace(run, encoder=encoder) if grows_pool(config) else run
+    return dataclasses.replace(run, encoder=encoder) if saves_to_pool(config) else run
 
 
-def grows_pool(config: Config) -> bool:
-    """Whether the models of a run become members of the pool."""
+def saves_to_pool(config: Config) -> bool:
+    """Whether the trained models become members of the pool."""
     return config.method == "abmil" and config.pool.save
 
 
-def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chosen) -> None:
+def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: SweepResult) -> None:
     """Trains and evaluates one fold, from its last finished epoch.
 
     Args:
-        run: settings and data; the settings hold what the fold's sweep selected.
+        run: config and data; the config has the values that the fold's sweep selected.
         fold: number.
         directory: of the fold.
         chosen: what the sweep selected.
@@ -221,20 +221,20 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
 
     # --- results ---
     parts = {
-        "train": evaluate(trained.trainable, split.train),
-        "test": evaluate(trained.trainable, split.test),
+        "train": evaluate(split.train, trained.trainable),
+        "test": evaluate(split.test, trained.trainable),
     }
     fitted = method.store(model, jax.device_get(trained.trainable))
     objective = stored_objective(model)
     fitted = with_settings(fitted, **evaluator.baseline(parts["train"], cohort.table, objective))
     saved_model.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
-    if grows_pool(config):
+    if saves_to_pool(config):
         abmil.add_to_pool(run.pool, with_settings(fitted, encoder=run.encoder))
     fold_results.write_patients(directory, cohort.table, split)
-    files.write_table(directory / "history.csv", epoch_rows.as_table(history))
+    files.write_table(directory / "history.csv", epoch_rows.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
-    noted = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
+    recorded = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
     numbers = (
         {
             "method": config.method,
@@ -244,14 +244,14 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Chos
             "best_epoch": config.validation.best_epoch(history),
             "trainable_parameters": count,
         }
-        | epoch_rows.numbers(history, trained.dead_seconds)
-        | {name: model.settings[name] for name in noted if name in model.settings}
+        | epoch_rows.training_numbers(history, trained.collapsed_seconds)
+        | {name: model.settings[name] for name in recorded if name in model.settings}
         | chosen.record()
     )
     files.write_json(run_directory.training_record(directory), numbers)
-    alone = {"target_only": evaluator.target_only(fitted, evaluate, split.test)}
-    shown = evaluator.parts_with_curves(parts, fitted)
-    fold_results.write_results(directory, shown, cohort.table, fitted, numbers | alone)
+    target_only = {"target_only": evaluator.target_only(fitted, evaluate, split.test)}
+    with_curves = evaluator.parts_with_curves(parts, fitted)
+    fold_results.write_results(directory, with_curves, cohort.table, fitted, numbers | target_only)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import table_path
+from steph_jax.engine.frozen_encoders import Representations
+from steph_jax.engine.loader import Feed
 from steph_jax.messages import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.models import task_vectors
@@ -162,8 +164,9 @@ def on_target(
             f"D = {some.architecture.feature_dim}; use features of the encoder that the pool was "
             "fitted on"
         )
-    run = experiment.arranged(config, cohort, pool, bags)
-    z = run.represent(some.architecture, [model.params for model in models.values()])
+    feed = Feed.open(bags, config.batch_size, config.data.device_gb)
+    represent = Representations(feed, config.precision.operands)
+    z = represent(some.architecture, [model.params for model in models.values()])
     risks = {key: risk(model, z[:, i]) for i, (key, model) in enumerate(models.items())}
     rows = []
     for fold, split in cohort.folds.items():

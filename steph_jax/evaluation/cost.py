@@ -14,6 +14,7 @@ Element-wise functions are left out: for the sizes of the paper they are less th
 Models that are merged once for all slides (`fix`, `average`, `learned`) cost what an ABMIL does.
 """
 
+import dataclasses
 import math
 import statistics
 import time
@@ -30,8 +31,7 @@ from steph_jax.data.bags import JoinedBags, MemoryBags
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.method import Embedded, Pooled
-from steph_jax.engine.step import program_of
-from steph_jax.evaluation import predictions
+from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.methods.registry import recipe
 from steph_jax.models import pooling
 from steph_jax.models.abmil import Abmil, Architecture, Params
@@ -154,15 +154,12 @@ def seconds_per_slide(
     slide = MemoryBags.of([features.astype(dtype)], size, dtype)
     bags = JoinedBags([slide] * batch_size)
     feed = Feed.open(bags, batch_size)
-    method = recipe(model.kind)
-    ready = method.restore(model, compute_dtype)
-    program = program_of(ready.method, None, feed.mesh, feed.num_slots)
-    trainable, frozen = program.replicate((ready.trainable, ready.frozen))
+    predictor = Predictor.load(model, feed, compute_dtype)
 
     def once() -> float:
         began = time.perf_counter()
-        labels = method.patient_inputs(model, Representations(feed, compute_dtype))
-        predictions.run(program, trainable, frozen, feed, range(batch_size), labels)
+        inputs = recipe(model.kind).patient_inputs(model, Representations(feed, compute_dtype))
+        dataclasses.replace(predictor, labels=inputs)(range(batch_size))
         return time.perf_counter() - began
 
     once()

@@ -1,27 +1,35 @@
-"""A model on patients of a cohort: its predictions, C-index and loss, compiled once for all."""
+"""A stored model on bags: opened on the devices, its predictions, C-index and loss.
+
+loader = Feed.open(bags, batch_size)
+outputs, record = Predictor.load(model, loader)(rows)               without labels
+evaluate = Evaluator.load(model, loader, table); evaluate(rows)     with labels
+"""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.tables import SurvivalTable
+from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.method import LossFunction
 from steph_jax.engine.step import Program, program_of
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions, with_curves
-from steph_jax.methods.abmil import AbmilMethod
+from steph_jax.methods.base import Represent
+from steph_jax.methods.registry import recipe
 from steph_jax.models.abmil import Params
 from steph_jax.survival.objectives import DAYS_PER_UNIT, HAZARD, Labels, Objective
 from steph_jax.survival.time_bins import TimeBins
 
 
-class Part(NamedTuple):
+class SplitScores(NamedTuple):
     """A model on some patients of a cohort: predictions, and {"c_index", "nll"}."""
 
     rows: np.ndarray
@@ -59,45 +67,120 @@ def cohort_labels(table: SurvivalTable, bins: TimeBins) -> dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluator:
-    """Runs a model on patients of a cohort, dropout off: (trainable, their numbers) -> `Part`.
+class Predictor:
+    """A stored model on the devices, dropout off: numbers of bags -> outputs [n, T] and record.
 
     Attributes:
         program: the compiled method.
-        frozen: its parameters that are not trained.
-        feed: of the cohort's bags.
-        labels: of all patients of the cohort.
+        trainable, frozen: its parameters, on every device.
+        feed: of the bags.
+        labels: arrays [all bags, ...] that the method's head reads.
+    """
+
+    program: Program
+    trainable: Params
+    frozen: Params
+    feed: Feed
+    labels: dict[str, np.ndarray]
+
+    @classmethod
+    def load(
+        cls,
+        model: SavedModel,
+        feed: Feed,
+        compute_dtype: Any = None,
+        represent: Represent | None = None,
+        loss: LossFunction | None = None,
+    ) -> "Predictor":
+        """Brings a model to the devices, and computes what it reads of the bags beside patches.
+
+        Args:
+            model: of any kind.
+            feed: of the bags.
+            compute_dtype: of products over patches; None for float32.
+            represent: the bags as frozen models see them, where several models share it.
+            loss: of a batch, for a model that is trained.
+        """
+        method = recipe(model.kind)
+        ready = method.restore(model, compute_dtype)
+        program = program_of(ready.method, loss, feed.mesh, feed.num_slots)
+        inputs = method.patient_inputs(model, represent or Representations(feed, compute_dtype))
+        trainable, frozen = program.replicate((ready.trainable, ready.frozen))
+        return cls(program, trainable, frozen, feed, inputs)
+
+    def __call__(
+        self,
+        bags: Sequence[int],
+        trainable: Params | None = None,
+        progress: predictions.Progress = predictions.no_progress,
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Outputs and record of some bags, in the order given.
+
+        Args:
+            bags: their numbers.
+            trainable: parameters in the place of the model's own.
+            progress: wraps the iteration over (batches, their number).
+        """
+        parameters = self.trainable if trainable is None else trainable
+        return predictions.run(
+            self.program, parameters, self.frozen, self.feed, bags, self.labels, progress
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Runs a model on patients of a cohort, dropout off: their numbers -> `SplitScores`.
+
+    Attributes:
+        predict: the model on the cohort's bags; its labels are those of losses too.
         table: of the cohort.
         objective: the loss.
     """
 
-    program: Program
-    frozen: Params
-    feed: Feed
-    labels: dict[str, np.ndarray]
+    predict: Predictor
     table: SurvivalTable
     objective: Objective
 
-    def __call__(self, trainable: Params, rows: np.ndarray) -> Part:
-        outputs, record = predictions.run(
-            self.program,
-            trainable,
-            self.frozen,
-            self.feed,
-            rows.tolist(),
-            self.labels,
-        )
-        return scored(rows, outputs, record, self.labels, self.table, self.objective)
+    @classmethod
+    def load(
+        cls,
+        model: SavedModel,
+        feed: Feed,
+        table: SurvivalTable,
+        compute_dtype: Any = None,
+        represent: Represent | None = None,
+    ) -> "Evaluator":
+        """Brings a model to the devices; its settings hold "bins", and the loss where they say it.
+
+        Args:
+            model, feed, compute_dtype, represent: as in `Predictor.load`.
+            table: of the patients whose bags they are, in the same order.
+        """
+        objective = stored_objective(model)
+        predict = Predictor.load(model, feed, compute_dtype, represent, loss_function(objective))
+        labels = cohort_labels(table, TimeBins.from_json(model.settings["bins"]))
+        predict = dataclasses.replace(predict, labels=labels | predict.labels)
+        return cls(predict, table, objective)
+
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """Of all patients of the cohort, arrays [n, ...] by name."""
+        return self.predict.labels
+
+    def __call__(self, rows: np.ndarray, trainable: Params | None = None) -> SplitScores:
+        """The part of some patients; with other trainable parameters than the model's, if given."""
+        outputs, record = self.predict(rows.tolist(), trainable)
+        return score_outputs(rows, outputs, record, self.labels, self.table, self.objective)
 
 
-def scored(
+def score_outputs(
     rows: np.ndarray,
     outputs: np.ndarray,
     record: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
     table: SurvivalTable,
     objective: Objective,
-) -> Part:
+) -> SplitScores:
     """Predictions and numbers from the outputs of a model on some patients."""
     predicted = predictions.predictions_of(
         [table.patients[i] for i in rows], outputs, record, objective
@@ -105,10 +188,10 @@ def scored(
     scores = predictions.score(
         predicted, table.time[rows], table.event[rows], label_rows(labels, rows), objective
     )
-    return Part(rows, predicted, scores)
+    return SplitScores(rows, predicted, scores)
 
 
-def baseline(train: Part, table: SurvivalTable, objective: Objective) -> dict[str, Any]:
+def baseline(train: SplitScores, table: SurvivalTable, objective: Objective) -> dict[str, Any]:
     """What a stored model needs for survival curves, from its training patients."""
     rows = train.rows
     return predictions.fitted_baseline(
@@ -116,7 +199,7 @@ def baseline(train: Part, table: SurvivalTable, objective: Objective) -> dict[st
     )
 
 
-def parts_with_curves(parts: dict[str, Part], model: SavedModel) -> dict[str, Part]:
+def parts_with_curves(parts: dict[str, SplitScores], model: SavedModel) -> dict[str, SplitScores]:
     """The parts with the survival curves of the model's baseline, if it has one."""
     return {
         name: part._replace(predicted=with_curves(part.predicted, model.settings))
@@ -140,8 +223,8 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
         return {}
     if model.settings.get("target_output", HAZARD.name) != evaluate.objective.output.name:
         return {}
-    merged = evaluate.program
-    method = AbmilMethod(model.architecture, merged.method.compute_dtype)
-    program = program_of(method, None, merged.mesh, merged.num_slots)
-    alone = dataclasses.replace(evaluate, program=program, frozen={})
-    return alone(program.replicate(target), rows).scores
+    base = SavedModel("abmil", model.architecture, model.settings, target)
+    predict = evaluate.predict
+    alone = Predictor.load(base, predict.feed, predict.program.method.compute_dtype)
+    alone = dataclasses.replace(alone, labels=evaluate.labels)
+    return dataclasses.replace(evaluate, predict=alone)(rows).scores

@@ -14,7 +14,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.evaluation import predictions, source_share, survival_metrics
-from steph_jax.evaluation.evaluator import Part
+from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.survival.time_bins import TimeBins
 
@@ -67,7 +67,7 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
 
 def write_results(
     directory: pathlib.Path,
-    parts: dict[str, Part],
+    parts: dict[str, SplitScores],
     table: SurvivalTable,
     model: SavedModel,
     numbers: dict[str, Any],
@@ -117,7 +117,7 @@ def write_results(
 
 
 def _survival_metrics(
-    parts: dict[str, Part],
+    parts: dict[str, SplitScores],
     table: SurvivalTable,
     edges: Sequence[float],
     cut: float,

@@ -48,6 +48,15 @@ def collect(batches: Sequence[Batch], outputs: Sequence[Outputs], num_bags: int)
     return seen, logits, record
 
 
+#: (batches, their number) -> the same batches.
+Progress = Callable[[Iterator[Batch], int], Iterator[Batch]]
+
+
+def no_progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
+    """The batches as they are."""
+    return batches
+
+
 def run(
     program: Program,
     trainable: Params,
@@ -55,7 +64,7 @@ def run(
     feed: Feed,
     bags: Sequence[int],
     labels: dict[str, np.ndarray],
-    progress: Callable[[Iterator[Batch], int], Iterator[Batch]] = lambda batches, total: batches,
+    progress: Progress = no_progress,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Outputs [n, T] and record of some bags, in the order given; dropout off.
 

@@ -7,7 +7,6 @@ of a method are in sections that belong to it (`methods.base.Recipe.options_type
 
 import copy
 import dataclasses
-import math
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -22,25 +21,20 @@ from steph_jax.models.abmil import Architecture
 from steph_jax.survival.objectives import Objective
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training import typed_values
-from steph_jax.training.early_stopping import Selection
+from steph_jax.training.early_stopping import EarlyStopping
+from steph_jax.training.protocol import VALUE_CHECKS, check_value
 from steph_jax.training.sections import (
     Bins,
     ColumnNames,
     Data,
     PoolSection,
     Precision,
-    expect_within,
 )
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
 FREE = ("folds", "eval_every", "data.cache_gb", "data.device_gb", "data.check_values")
 #: Settings that are paths.
 _PATHS = (("data", "root"), ("data", "features"), ("pool", "root"))
-#: More than this is a mistake, and would end in a machine without memory or a run without end.
-MOST_EPOCHS = 100_000
-MOST_PATIENTS_A_STEP = 65_536
-MOST_DIMENSIONS = 65_536
-MOST_LAYERS = 100
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,11 +68,11 @@ class Config:
     bins: Bins = dataclasses.field(default_factory=Bins)
     pool: PoolSection = dataclasses.field(default_factory=PoolSection)
     model: Architecture = dataclasses.field(default_factory=Architecture)
-    validation: Selection = dataclasses.field(default_factory=Selection)
+    validation: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
     loss: Objective = dataclasses.field(default_factory=Objective)
 
     def __post_init__(self) -> None:
-        for name in _VALUE_CHECKS:
+        for name in VALUE_CHECKS:
             check_value(name, getattr(self, name))
 
     @classmethod
@@ -121,9 +115,8 @@ class Config:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting by its name with dots, options of the method that have defaults too."""
-        options = dataclasses.asdict(self.options)
-        return run_directory.flatten(as_plain(options)) | run_directory.flatten(self.record)
+        """Every setting by its name with dots; of sections that the record lacks, the defaults."""
+        return defaults() | run_directory.flatten(self.record)
 
     def with_values(self, values: Mapping[str, Any]) -> "Config":
         """The config with other values of some settings, by their names with dots.
@@ -136,7 +129,7 @@ class Config:
             *within, last = name.split(".")
             place = changed
             for section in within:
-                place = place.setdefault(section, {})
+                place = place.setdefault(section, _default_section(section))
             place[last] = value
         return Config.from_dict(changed)
 
@@ -172,33 +165,12 @@ def as_dict(config: ConfigDict) -> dict[str, Any]:
             "get_config of a config file returns an ml_collections.ConfigDict; found "
             f"{type(config).__name__}"
         )
-    plain: dict[str, Any] = as_plain(config.to_dict())
+    plain: dict[str, Any] = typed_values.plain(config.to_dict())
     for section, name in _PATHS:
         place = plain.get(section)
         if isinstance(place, dict) and isinstance(place.get(name), str):
             place[name] = files.expanded(place[name])
     return plain
-
-
-def as_plain(value: Any, path: str = "") -> Any:
-    """A value of a config as JSON would give it back.
-
-    Raises:
-        ValueError: it is none of a config's types.
-    """
-    if isinstance(value, Mapping):
-        return {
-            str(name): as_plain(item, f"{path}.{name}" if path else str(name))
-            for name, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [as_plain(item, path) for item in value]
-    if value is None or type(value) in (str, bool, int, float):
-        return value
-    raise ValueError(
-        f"{path}: expected text, a number, True or False, or several of them in brackets; found "
-        f"{value!r} of type {type(value).__name__}"
-    )
 
 
 def stored_config(workdir: pathlib.Path) -> Config:
@@ -307,64 +279,31 @@ def refuse_unknown(record: Mapping[str, Any]) -> None:
             typed_values.refuse_unknown(record.get(name), settings, name)
 
 
+def defaults() -> dict[str, Any]:
+    """The default of every setting that has one, by its name with dots, as JSON holds it.
+
+    A run that an earlier version stored has these values of settings that the version lacked.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        if field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            values[field.name] = dataclasses.asdict(field.default_factory())
+    values["model"].pop("num_bins")
+    for recipe in registry.RECIPES.values():
+        for name, section in dataclasses.asdict(recipe.options_type()).items():
+            values[name] = values.get(name, {}) | section
+    return run_directory.flatten(typed_values.plain(values))
+
+
+def _default_section(name: str) -> dict[str, Any]:
+    """The defaults of a method's section, which a config may lack."""
+    before = f"{name}."
+    values = defaults().items()
+    return {key.removeprefix(before): value for key, value in values if key.startswith(before)}
+
+
 def _option_sections(recipe: Recipe) -> dict[str, Any]:
     """The sections of a config that a method reads: name -> dataclass."""
     return typing.get_type_hints(recipe.options_type)
-
-
-def check_value(name: str, value: Any) -> None:
-    """Raises ValueError for a value that no run can use."""
-    if name in _VALUE_CHECKS:
-        _VALUE_CHECKS[name](name, value)
-
-
-def _expect_name(name: str, value: str) -> None:
-    if not value or not value.isprintable():
-        raise ValueError(f"{name} is the name of a folder of data.root; found {value!r}")
-
-
-def _expect_rate(name: str, value: float) -> None:
-    least = "above 0" if name == "learning_rate" else "0 or more"
-    if not 0 <= value < math.inf or (name == "learning_rate" and not value):
-        raise ValueError(f"{name} is a number {least}; found {value}")
-
-
-def _expect_sources(name: str, value: tuple[str, ...]) -> None:
-    if not all(source and source.isprintable() and "," not in source for source in value):
-        raise ValueError(
-            "sources are names of datasets, as --config.sources=\"('tcga_blca','tcga_kirc')\"; "
-            f"found {list(value)!r}"
-        )
-    if len(set(value)) < len(value):
-        raise ValueError(f"a source is named twice: {list(value)}")
-
-
-def _expect_folds(name: str, value: tuple[int, ...]) -> None:
-    if not value or any(fold < 0 for fold in value):
-        raise ValueError(f"folds are numbers of splits files, as (0, 1); found {list(value)!r}")
-    if len(set(value)) < len(value):
-        raise ValueError(f"a fold is named twice: {list(value)}")
-
-
-def _expect_model(name: str, value: Architecture) -> None:
-    for field in ("feature_dim", "embed_dim", "attention_dim"):
-        expect_within(f"model.{field}", getattr(value, field), 0, MOST_DIMENSIONS)
-    expect_within("model.num_layers", value.num_layers, 1, MOST_LAYERS)
-
-
-#: What values a setting may have, beside its type.
-_VALUE_CHECKS: dict[str, Any] = {
-    "dataset": _expect_name,
-    "method": lambda name, value: registry.recipe(value),
-    "folds": _expect_folds,
-    "seed": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
-    "sources": _expect_sources,
-    "epochs": lambda name, value: expect_within(name, value, 1, MOST_EPOCHS),
-    "batch_size": lambda name, value: expect_within(name, value, 1, MOST_PATIENTS_A_STEP),
-    "learning_rate": _expect_rate,
-    "warmup_epochs": lambda name, value: expect_within(name, value, 0, MOST_EPOCHS),
-    "weight_decay": _expect_rate,
-    "eval_every": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
-    "compute_dtype": lambda name, value: Precision(value),
-    "model": _expect_model,
-}

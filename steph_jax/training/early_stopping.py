@@ -1,4 +1,4 @@
-"""Which epoch of a training is kept, and when training ends early, by a validation split."""
+"""Which epoch of a training is selected, and when training ends early, by a validation split."""
 
 import dataclasses
 import math
@@ -10,11 +10,11 @@ _COLUMNS = {"loss": ("validation_nll", False), "c_index": ("validation_c_index",
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
+class EarlyStopping:
     """The rule; the section `validation` of a config.
 
     Attributes:
-        select: "loss" or "c_index" of the validation patients, or "none": the last epoch is kept.
+        select: "loss" or "c_index" of the validation patients, or "none" for the last epoch.
         patience: epochs without a better one before training ends.
     """
 

@@ -29,8 +29,8 @@ class State(NamedTuple):
     step: jax.Array
 
 
-class Kept(NamedTuple):
-    """What is kept after every epoch.
+class TrainCheckpoint(NamedTuple):
+    """What is stored after every epoch.
 
     Attributes:
         state: after the epoch.
@@ -82,8 +82,8 @@ def initial_state(trainable: Params, optimizer: optax.GradientTransformation) ->
     return State(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
 
 
-def copied(trainable: Params) -> Params:
-    """The parameters in buffers of their own: those of a `State` are reused by the next update."""
+def copy_of(trainable: Params) -> Params:
+    """A copy of the parameters; the buffers of a `State` are reused by the next update."""
     return jax.tree.map(jnp.copy, trainable)
 
 

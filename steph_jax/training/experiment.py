@@ -1,4 +1,4 @@
-"""What all trainings of a run share: its settings, its data, and the devices they are on."""
+"""What all trainings of a run share: its config, its data, and the devices they are on."""
 
 import dataclasses
 import pathlib
@@ -23,17 +23,17 @@ from steph_jax.training.config import Config
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """Settings and data of a run, open to be trained on.
+    """Config and data of a run, open for training.
 
     Attributes:
         config: of the run.
         pool: of models.
         cohort: of the target; for a method that joins cohorts, with the others' patients.
         bags: of all patients of the cohort.
-        feed: of them, in batches of `config.batch_size`.
-        represent: the bags as frozen models see them.
-        profile: where one epoch leaves its trace, unless there is one already; None for no trace.
-        encoder: name of the encoder that made the target's features, for a run whose models say so.
+        feed: batches of them, of `config.batch_size`.
+        represent: embeddings of the bags by frozen models.
+        profile: folder for the trace of one epoch, unless there is one already; None for none.
+        encoder: name of the encoder of the target's features, stored with models of a pool.
     """
 
     config: Config
@@ -62,7 +62,7 @@ def read_cohort(config: Config) -> Cohort:
 
 
 def open_experiment(config: Config, cohort: Cohort, pool: Pool) -> Experiment:
-    """Opens the features of all patients that a run trains on.
+    """Opens the features of all patients of a run.
 
     Raises:
         FileNotFoundError, ValueError: features that are missing or cannot be used.
@@ -72,22 +72,22 @@ def open_experiment(config: Config, cohort: Cohort, pool: Pool) -> Experiment:
         cohort, bags = join_cohorts(config, cohort, names)
     else:
         bags = read_bags(config, config.dataset, cohort.table)
-    return arranged(config, cohort, pool, bags)
+    return _experiment(config, cohort, pool, bags)
 
 
-def arranged(config: Config, cohort: Cohort, pool: Pool, bags: Bags) -> Experiment:
-    """The experiment on bags that are open, in batches of `config.batch_size`."""
+def _experiment(config: Config, cohort: Cohort, pool: Pool, bags: Bags) -> Experiment:
+    """The experiment on bags that are open."""
     feed = Feed.open(bags, config.batch_size, config.data.device_gb)
     represent = Representations(feed, config.precision.operands)
     return Experiment(config, pool, cohort, bags, feed, represent)
 
 
-def configured(run: Experiment, config: Config) -> Experiment:
-    """The experiment under other settings than those that say on what and how it works."""
+def with_config(run: Experiment, config: Config) -> Experiment:
+    """The experiment with other values of settings that do not change its data."""
     if config.batch_size == run.config.batch_size:
         return dataclasses.replace(run, config=config)
-    anew = arranged(config, run.cohort, run.pool, run.bags)
-    return dataclasses.replace(run, config=config, feed=anew.feed, represent=anew.represent)
+    other = _experiment(config, run.cohort, run.pool, run.bags)
+    return dataclasses.replace(run, config=config, feed=other.feed, represent=other.represent)
 
 
 def fold_spec(
@@ -98,7 +98,7 @@ def fold_spec(
     Args:
         config: of the run.
         cohort: of the target.
-        fold: number of the fold whose models of the pool are meant.
+        fold: number of the fold whose models of the pool are read.
         split: its patients; by default those of the cohort's fold.
     """
     bins = time_bins(config, cohort, cohort.folds[fold] if split is None else split)
@@ -112,7 +112,7 @@ def time_bins(config: Config, cohort: Cohort, split: Fold) -> TimeBins:
 
 
 def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
-    """Other cohorts all of whose patients a run trains on too; () for most methods."""
+    """Names of the other cohorts whose patients are training patients too; () for most methods."""
     joins = config.recipe.joins
     if joins is None:
         return ()
@@ -120,25 +120,35 @@ def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
     return joins(fold_spec(config, cohort, fold), pool)
 
 
-def open_source(config: Config, dataset: str) -> FeatureSource:
-    """The reader of the features of a dataset, which reads nothing yet."""
-    data = config.data
-    return open_features(data.features_of(dataset), dataset_name=data.hdf5_dataset)
+def open_source(
+    config: Config, dataset: str, location: str | pathlib.Path | None = None, feature_dim: int | None = None
+) -> FeatureSource:
+    """The reader of the features of a dataset, which reads nothing yet.
+
+    Args:
+        config: of the run.
+        dataset: name.
+        location: where the features are, if not where the config says.
+        feature_dim: D that they must have, if one is known.
+    """
+    return open_features(
+        location or config.data.features_of(dataset),
+        dataset_name=config.data.hdf5_dataset,
+        feature_dim=feature_dim,
+    )
 
 
 def read_bags(config: Config, dataset: str, table: SurvivalTable) -> Bags:
     """The features of the patients of a dataset."""
-    return read_together(config, [(dataset, table)])[0]
+    return open_all_bags(config, [(open_source(config, dataset), table)])[0]
 
 
-def read_together(config: Config, parts: Sequence[tuple[str, SurvivalTable]]) -> list[Bags]:
-    """The features of patients of several datasets, which share the cache by their sizes."""
+def open_all_bags(
+    config: Config, parts: Sequence[tuple[FeatureSource, SurvivalTable]]
+) -> list[Bags]:
+    """The features of the patients of several tables, which share the cache by their sizes."""
     dtype = config.precision.features
-    sources = [open_source(config, dataset) for dataset, _ in parts]
-    needed = [
-        needed_bytes(source, table.slides, dtype)
-        for source, (_, table) in zip(sources, parts, strict=True)
-    ]
+    needed = [needed_bytes(source, table.slides, dtype) for source, table in parts]
     return [
         open_bags(
             source,
@@ -149,16 +159,16 @@ def read_together(config: Config, parts: Sequence[tuple[str, SurvivalTable]]) ->
             config.batch_size,
             sum(needed) - own,
         )
-        for source, (_, table), own in zip(sources, parts, needed, strict=True)
+        for (source, table), own in zip(parts, needed, strict=True)
     ]
 
 
 def join_cohorts(config: Config, cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Bags]:
-    """The target's cohort with all patients of other cohorts behind its own, and their features."""
+    """The target's cohort followed by all patients of other cohorts, and the features of all."""
     root, columns = config.data.folder, config.data.table_columns
-    whole = [read_patients(root, name, columns) for name in names]
-    tables = other_patients(whole, cohort.table)
-    for name, before, after in zip(names, whole, tables, strict=True):
+    complete = [read_patients(root, name, columns) for name in names]
+    tables = other_patients(complete, cohort.table)
+    for name, before, after in zip(names, complete, tables, strict=True):
         logging.info("trains on %d of the %d patients of %s too", len(after), len(before), name)
         if not len(after):
             raise ValueError(
@@ -167,5 +177,5 @@ def join_cohorts(config: Config, cohort: Cohort, names: Sequence[str]) -> tuple[
                 f"other ids, or leave {name} out of `sources`"
             )
     parts = [(config.dataset, cohort.table), *zip(names, tables, strict=True)]
-    bags, *others = read_together(config, parts)
+    bags, *others = open_all_bags(config, [(open_source(config, n), t) for n, t in parts])
     return joined(cohort, bags, list(zip(tables, others, strict=True)))

@@ -1,4 +1,4 @@
-"""Settings and the values that a sweep tries: `--sweep 'loss.merge_weight=0.005,0.05'`."""
+"""The settings and values of a sweep: `--sweep 'loss.merge_weight=0.005,0.05'`."""
 
 import ast
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 from steph_jax.messages import listed
 from steph_jax.training.config import Config
 
-#: Settings that say on what and how a run works rather than what is fitted; and such sections.
+#: Settings, and sections, of the data and the way a run works, not of what is fitted.
 NOT_SWEPT = ("dataset", "method", "folds", "seed", "compute_dtype", "eval_every")
 SECTIONS_NOT_SWEPT = ("data", "pool")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", list: "a tuple"}
@@ -37,7 +37,7 @@ class Grid:
         return [dict(zip(self.values, chosen, strict=True)) for chosen in combined]
 
     def record(self) -> dict[str, list[str]]:
-        """What the settings of a run say of it, so that another sweep cannot go on with the run."""
+        """The entry of a stored config, so that a run does not go on with another sweep."""
         texts = [
             f"{name}={','.join(json.dumps(value) for value in values)}"
             for name, values in self.values.items()
@@ -46,17 +46,17 @@ class Grid:
 
 
 def parse(texts: Sequence[str], config: Config) -> Grid:
-    """The grid that flags ask for.
+    """The grid of the flags `--sweep`.
 
     Args:
         texts: each "NAME=VALUE,VALUE,...", a tuple in brackets.
-        config: of the run; its values say of which type a setting is.
+        config: of the run, whose values give the types.
 
     Raises:
-        ValueError: another form, an unknown setting (lists near names), one that cannot be swept
+        ValueError: another form, an undefaults setting (lists near names), one that cannot be swept
             or is named twice, a value of the wrong type, or fewer than two values.
     """
-    known = config.settings
+    defaults = config.settings
     swept: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, given = (part.strip() for part in text.partition("="))
@@ -69,12 +69,12 @@ def parse(texts: Sequence[str], config: Config) -> Grid:
                 f"--sweep: {name} says on what or how a run works, not what is fitted, and cannot "
                 f"be swept; nor can {listed([*NOT_SWEPT, *(f'{s}.*' for s in SECTIONS_NOT_SWEPT)])}"
             )
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or known
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=4, cutoff=0.5) or defaults
             raise ValueError(f"--sweep: no setting is called {name!r}; near are {', '.join(near)}")
         if name in swept:
             raise ValueError(f"--sweep: {name} is named twice; give all of its values at once")
-        values = [_typed(name, value, known[name]) for value in split_values(given)]
+        values = [_typed(name, value, defaults[name]) for value in split_values(given)]
         if len(values) < 2 or any(values.count(value) > 1 for value in values):
             raise ValueError(f"--sweep: {name} takes two or more different values; found {given!r}")
         swept[name] = values
@@ -82,7 +82,7 @@ def parse(texts: Sequence[str], config: Config) -> Grid:
 
 
 def split_values(text: str) -> list[str]:
-    """What commas separate, but for those within brackets and quotes."""
+    """Splits at the commas that are not within brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:

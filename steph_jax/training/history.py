@@ -1,4 +1,4 @@
-"""What the epochs of a training say of themselves: rows of history.csv, lines of the log."""
+"""The history of a training: a row of history.csv and a line of the log per epoch."""
 
 import math
 from collections.abc import Sequence
@@ -9,28 +9,28 @@ import numpy as np
 import pandas as pd
 
 from steph_jax.evaluation import predictions
-from steph_jax.evaluation.evaluator import Evaluator, scored
+from steph_jax.evaluation.evaluator import Evaluator, score_outputs
 from steph_jax.training.epoch import Epoch
 
-#: Weights of all sources together below which a model says next to nothing of them; starts that
-#: live had 0.04 and more in their first epoch on real patients.
+#: Sum of the weights of all sources below which the sources hardly change the model; trainings
+#: that did not collapse had 0.04 and more in their first epoch on real patients.
 STARVED_WEIGHT = 0.01
 
 
-def row_of(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[str, float]:
-    """What a training epoch says of itself: losses, C-index and weights of its own passes.
+def epoch_row(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[str, float]:
+    """Loss, C-index, speed and mean weights of the training passes of an epoch.
 
     Args:
         passed: the epoch.
-        evaluate: of the method, for its patients.
-        sources: names of those whose weights it reports, if it does.
+        evaluate: of the model, for its patients.
+        sources: names of the sources, for a model that reports weights.
     """
     table, labels = evaluate.table, evaluate.labels
     rows, outputs, record = predictions.collect(passed.batches, passed.outputs, len(table.patients))
-    part = scored(rows, outputs, record, labels, table, evaluate.objective)
+    part = score_outputs(rows, outputs, record, labels, table, evaluate.objective)
     row = {f"train_{name}": value for name, value in part.scores.items()}
     row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
-    patches = int(evaluate.feed.bags.num_patches[rows].sum())
+    patches = int(evaluate.predict.feed.bags.num_patches[rows].sum())
     row |= {
         "seconds": passed.seconds,
         "slides_per_second": len(rows) / passed.seconds,
@@ -44,8 +44,8 @@ def row_of(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dict[s
     return row
 
 
-def is_dead(history: list[dict[str, float]]) -> bool:
-    """Whether the last epoch gave no slide any source, or the last three gave next to none."""
+def has_collapsed(history: list[dict[str, float]]) -> bool:
+    """Whether all weights were 0 in the last epoch, or next to 0 in the last three."""
     totals = [total_weight(row) for row in history]
     starved = len(totals) >= 3 and max(totals[-3:]) < STARVED_WEIGHT
     return starved or totals[-1] == 0
@@ -57,7 +57,7 @@ def total_weight(row: dict[str, float]) -> float:
     return sum(weights) if weights else math.inf
 
 
-def line_of(row: dict[str, float]) -> str:
+def epoch_line(row: dict[str, float]) -> str:
     """An epoch in one line of a log."""
     text = f"loss {row['train_loss']:.4f}, train C {row['train_c_index']:.4f}"
     if "test_c_index" in row:
@@ -70,21 +70,21 @@ def line_of(row: dict[str, float]) -> str:
     )
 
 
-def numbers(history: list[dict[str, float]], dead_seconds: float) -> dict[str, Any]:
-    """What metrics.json says of how long a fold was trained, starts that died included.
+def training_numbers(history: list[dict[str, float]], collapsed_seconds: float) -> dict[str, Any]:
+    """Entries of metrics.json: epochs, seconds and speed of a fold's training.
 
     Args:
-        history: of the start that lived.
-        dead_seconds: that the epochs of the others took.
+        history: of the last start.
+        collapsed_seconds: duration of the epochs of starts before it, whose weights collapsed.
     """
     return {
         "epochs": len(history),
-        "train_seconds": dead_seconds + sum(row["seconds"] for row in history),
+        "train_seconds": collapsed_seconds + sum(row["seconds"] for row in history),
         "train_slides_per_second": median_speed(pd.DataFrame(history)) if history else None,
     }
 
 
-def as_table(history: list[dict[str, float]]) -> pd.DataFrame:
+def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
     """A row per epoch; the columns alone where nothing was trained."""
     return pd.DataFrame(history, columns=None if history else ["epoch", "learning_rate"])
 

@@ -14,35 +14,32 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import batches
 from steph_jax.data.cohort import Fold
-from steph_jax.engine.step import program_of
-from steph_jax.evaluation import evaluator
+from steph_jax.evaluation.evaluator import Evaluator
 from steph_jax.methods.base import Recipe
 from steph_jax.models.abmil import Params
-from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training import resume
 from steph_jax.training.config import Config
 from steph_jax.training.epoch import (
     Epoch,
-    Kept,
+    TrainCheckpoint,
     adamw,
-    copied,
+    copy_of,
     initial_state,
     learning_rates,
     train_epoch,
 )
 from steph_jax.training.experiment import Experiment
-from steph_jax.training.history import is_dead, line_of, row_of
+from steph_jax.training.history import epoch_line, epoch_row, has_collapsed
 
 
-class DeadStartError(Exception):
-    """Slides get no source, and nothing, or little, can raise the weights of any.
+class CollapsedWeightsError(Exception):
+    """The weights of all sources are 0, or next to it, for all patients (`history.has_collapsed`).
 
     Attributes:
-        seconds: that its epochs took.
+        seconds: duration of the epochs until then.
     """
 
     def __init__(self, history: list[dict[str, float]]) -> None:
@@ -51,40 +48,40 @@ class DeadStartError(Exception):
 
 
 class DivergedError(ValueError):
-    """The loss is no number any more."""
+    """The loss is not finite."""
 
 
-class Trained(NamedTuple):
-    """What training leaves.
+class TrainResult(NamedTuple):
+    """A trained model, and how it was trained.
 
     Attributes:
-        start: the model before it.
+        start: the model before training.
         trainable: the parameters of the last epoch, or of the best by `config.validation`.
         history: a row per epoch; none for a method that is not trained.
         evaluate: runs the method on patients of the cohort.
-        dead_seconds: that the epochs of starts took that died before this one.
+        collapsed_seconds: duration of the epochs of earlier starts, whose weights collapsed.
     """
 
     start: SavedModel
     trainable: Params
     history: list[dict[str, float]]
-    evaluate: evaluator.Evaluator
-    dead_seconds: float = 0.0
+    evaluate: Evaluator
+    collapsed_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """A model that is to be trained, and on whom.
+class TrainingJob:
+    """A model to be trained, and its patients.
 
     Attributes:
         method: of the model.
         model: what training starts from; its settings hold "bins" and "objective".
-        patients: numbers of those that are trained on.
-        split: whose test patients are watched, if it has any, and whose validation patients may
-            select an epoch.
-        directory: where the states of training are kept.
+        patients: numbers of the training patients.
+        split: its test patients, if any, are evaluated after an epoch, and its validation patients
+            may select one.
+        directory: of the states of training.
         label: in the log.
-        stops_dead: whether weights of sources that died end training (`epoch_rows.is_dead`).
+        ends_on_collapse: whether `history.has_collapsed` ends training.
     """
 
     method: Recipe
@@ -93,136 +90,130 @@ class Task:
     split: Fold
     directory: pathlib.Path
     label: str
-    stops_dead: bool = False
+    ends_on_collapse: bool = False
 
 
-def train_model(run: Experiment, task: Task) -> Trained:
-    """Trains a model, from its last finished epoch; a method without training is only made ready.
+def train_model(run: Experiment, job: TrainingJob) -> TrainResult:
+    """Trains a model from its last finished epoch; a method without training is only loaded.
 
     Args:
-        run: settings and data.
-        task: the model, and on whom it is trained.
+        run: config and data.
+        job: the model and its patients.
 
     Raises:
-        DeadStartError: the weights of its sources died, where that ends training.
+        CollapsedWeightsError: the weights of its sources collapsed, where that ends training.
         DivergedError: the loss is not finite.
     """
-    config, table, model = run.config, run.cohort.table, task.model
-    objective = saved_model.stored_objective(model)
-    bins = TimeBins.from_json(model.settings["bins"])
-    ready = task.method.restore(model, config.precision.operands)
-    labels = evaluator.cohort_labels(table, bins) | task.method.patient_inputs(model, run.represent)
-    loss = evaluator.loss_function(objective)
-    program = program_of(ready.method, loss, run.feed.mesh, run.feed.num_slots)
-    frozen = program.replicate(ready.frozen)
-    evaluate = evaluator.Evaluator(program, frozen, run.feed, labels, table, objective)
-    trainable: Params = program.replicate(ready.trainable)
+    evaluate = Evaluator.load(
+        job.model, run.feed, run.cohort.table, run.config.precision.operands, run.represent
+    )
+    trainable: Params = evaluate.predict.trainable
     history: list[dict[str, float]] = []
-    if task.method.trains:
-        trainable, history = fit(run, task, evaluate, trainable)
-    return Trained(model, trainable, history, evaluate)
+    if job.method.trains:
+        trainable, history = fit(run, job, evaluate, trainable)
+    return TrainResult(job.model, trainable, history, evaluate)
 
 
 def fit(
-    run: Experiment, task: Task, evaluate: evaluator.Evaluator, trainable: Params
+    run: Experiment, job: TrainingJob, evaluate: Evaluator, trainable: Params
 ) -> tuple[Params, list[dict[str, float]]]:
     """The epochs of a training, after those that an earlier process finished.
 
     Args:
-        run: settings, and whether an epoch is to be traced.
-        task: the model, and on whom it is trained.
-        evaluate: the compiled method, and all it reads.
+        run: config, and whether an epoch is traced.
+        job: the model and its patients.
+        evaluate: the compiled model on the bags of the cohort.
         trainable: parameters of the model.
 
     Raises:
-        DeadStartError, DivergedError: as `train_model` does.
+        CollapsedWeightsError, DivergedError: as `train_model` does.
 
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
-    config, program, feed = run.config, evaluate.program, evaluate.feed
-    steps, last = len(task.patients) // config.batch_size, config.epochs
+    config, program, feed = run.config, evaluate.predict.program, run.feed
+    steps, last = len(job.patients) // config.batch_size, config.epochs
     schedule = learning_rates(config.learning_rate, config.warmup_epochs * steps, last * steps)
     optimizer = adamw(schedule, config.weight_decay)
-    selection = config.validation
+    early_stopping = config.validation
     state = program.replicate(initial_state(trainable, optimizer))
-    kept = Kept(state, copied(trainable) if selection.is_on else ())
-    start = _fingerprint(task, evaluate)
+    initial = TrainCheckpoint(state, copy_of(trainable) if early_stopping.is_on else ())
+    start = _fingerprint(job, evaluate)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
 
     def order_of(epoch: int) -> list[list[int]]:
-        return list(batches.epoch_order(task.patients, config.batch_size, config.seed, epoch))
+        return list(batches.epoch_order(job.patients, config.batch_size, config.seed, epoch))
 
-    store = resume.EpochStore(task.directory / "checkpoints")
-    begun, (state, best), history = store.restore(kept, start)
+    store = resume.EpochStore(job.directory / "checkpoints")
+    begun, (state, best), history = store.restore(initial, start)
     if begun:
-        _end_if_dead(task, history)
-        logging.info("%s: going on after epoch %d", task.label, begun)
+        _end_if_collapsed(job, history)
+        logging.info("%s: going on after epoch %d", job.label, begun)
     for epoch in range(begun, last):
-        if selection.is_over(history):
-            logging.info("%s: no better epoch in the last %d", task.label, selection.patience)
+        if early_stopping.is_over(history):
+            logging.info("%s: no better epoch in the last %d", job.label, early_stopping.patience)
             break
-        watched = _watched(config, task.split, epoch)
+        parts = _evaluated_after(config, job.split, epoch)
         order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
-        feed.expect([*chain(*order), *chain(*watched.values()), *chain(*following)])
-        named = f"{task.label} epoch {epoch + 1}/{last}"
+        feed.expect([*chain(*order), *chain(*parts.values()), *chain(*following)])
+        named = f"{job.label} epoch {epoch + 1}/{last}"
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
             state, passed = train_epoch(
                 program,
                 optimizer,
                 state,
-                evaluate.frozen,
+                evaluate.predict.frozen,
                 feed.ahead(order, evaluate.labels),
                 key,
                 epoch * steps,
-                partial(bar, total=steps, label=named),
+                partial(progress_bar, total=steps, label=named),
             )
-        _expect_finite(passed, named, config.learning_rate)
+        _check_finite(passed, named, config.learning_rate)
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= row_of(passed, evaluate, task.model.settings.get("sources", []))
-        for part, rows in watched.items():
-            scores = evaluate(state.trainable, rows).scores
+        row |= epoch_row(passed, evaluate, job.model.settings.get("sources", []))
+        for part, rows in parts.items():
+            scores = evaluate(rows, state.trainable).scores
             row |= {f"{part}_{name}": value for name, value in scores.items()}
         history.append(row)
-        logging.info("%s: %s", named, line_of(row))
-        if selection.is_on and selection.best_epoch(history) == epoch + 1:
-            best = copied(state.trainable)
-        store.save(epoch + 1, Kept(state, best), history, start)
-        _end_if_dead(task, history)
-    return (best if selection.is_on else state.trainable), history
+        logging.info("%s: %s", named, epoch_line(row))
+        if early_stopping.is_on and early_stopping.best_epoch(history) == epoch + 1:
+            best = copy_of(state.trainable)
+        store.save(epoch + 1, TrainCheckpoint(state, best), history, start)
+        _end_if_collapsed(job, history)
+    return (best if early_stopping.is_on else state.trainable), history
 
 
-def _fingerprint(task: Task, evaluate: evaluator.Evaluator) -> str:
-    """A digest of all that the epochs of a training begin from."""
-    rows, table = task.patients, evaluate.table
+def _fingerprint(job: TrainingJob, evaluate: Evaluator) -> str:
+    """A digest of everything that the epochs of a training start from."""
+    rows, table = job.patients, evaluate.table
     return resume.fingerprint(
-        task.model,
+        job.model,
         {
             "patients": np.array([table.patients[i] for i in rows], np.str_),
-            "num_patches": evaluate.feed.bags.num_patches[rows],
+            "num_patches": evaluate.predict.feed.bags.num_patches[rows],
             "time": table.time[rows],
             "event": table.event[rows],
         },
     )
 
 
-def _watched(config: Config, split: Fold, epoch: int) -> dict[str, np.ndarray]:
-    """The patients that a model is evaluated on after an epoch (from 0), by part of the split."""
+def _evaluated_after(config: Config, split: Fold, epoch: int) -> dict[str, np.ndarray]:
+    """The patients on whom a model is evaluated after an epoch (from 0), by part of the split."""
     every = config.eval_every
     due = every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == config.epochs)
-    watched = {"test": split.test} if due and len(split.test) else {}
+    parts = {"test": split.test} if due and len(split.test) else {}
     if config.validation.is_on:
-        watched["validation"] = split.validation
-    return watched
+        parts["validation"] = split.validation
+    return parts
 
 
-def _end_if_dead(task: Task, history: list[dict[str, float]]) -> None:
-    if task.stops_dead and is_dead(history):
-        raise DeadStartError(history)
+def _end_if_collapsed(job: TrainingJob, history: list[dict[str, float]]) -> None:
+    if job.ends_on_collapse and has_collapsed(history):
+        raise CollapsedWeightsError(history)
 
 
-def _expect_finite(passed: Epoch, named: str, learning_rate: float) -> None:
+def _check_finite(passed: Epoch, named: str, learning_rate: float) -> None:
     """Raises DivergedError where a loss of an epoch is not finite."""
     if not np.isfinite(jax.device_get([out.loss for out in passed.outputs])).all():
         raise DivergedError(
@@ -233,7 +224,7 @@ def _expect_finite(passed: Epoch, named: str, learning_rate: float) -> None:
 
 @contextlib.contextmanager
 def traced(profile: pathlib.Path | None) -> Iterator[None]:
-    """Leaves a trace of what happens within in a directory, unless there is one already."""
+    """Writes a JAX trace of the block to a directory, unless there is one already."""
     if profile is None or profile.exists():
         yield
         return
@@ -242,7 +233,7 @@ def traced(profile: pathlib.Path | None) -> Iterator[None]:
     logging.info("trace for TensorBoard, XProf or Perfetto: %s", profile)
 
 
-def bar(iterator: Iterator[Any], total: int, label: str) -> Iterator[Any]:
+def progress_bar(iterator: Iterator[Any], total: int, label: str) -> Iterator[Any]:
     """A progress bar on a terminal; nothing in a log, where every epoch has its line."""
     return iter(
         tqdm(iterator, total=total, desc=label, unit="step", disable=not sys.stderr.isatty())

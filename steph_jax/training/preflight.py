@@ -26,7 +26,7 @@ from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, joined_names, open_source
 
 
-def expect_features_of(model: SavedModel, run: Experiment) -> None:
+def check_feature_dim(model: SavedModel, run: Experiment) -> None:
     """Raises ValueError where a model was made for features of another size than a run's."""
     found, expected = run.bags.feature_dim, model.architecture.feature_dim
     if found == expected:
@@ -98,11 +98,11 @@ def expect_encoder_of_members(
 
 
 def check_values(run: Experiment, marker: pathlib.Path) -> None:
-    """Reads the values of streamed features once, before they are trained on (`data.values`).
+    """Reads the values of streamed features once, before they are trained on (`finite_check`).
 
     Args:
-        run: whose features are open; what is on the devices was looked at on its way.
-        marker: file that says which features were found to be good; written if all are.
+        run: whose features are open; those on the devices were checked when they were uploaded.
+        marker: file with the fingerprint of the features whose values are finite; written here.
 
     Raises:
         ValueError: values that are not finite or cannot be read; lists every such slide.
@@ -110,8 +110,8 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
     parts = [] if run.feed.is_resident else finite_check.unchecked(run.bags)
     if not parts:
         return
-    found = finite_check.fingerprint(parts)
-    if marker.is_file() and marker.read_text(encoding="utf-8") == found:
+    fingerprint = finite_check.fingerprint(parts)
+    if marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint:
         return
     total, done = sum(len(part.num_patches) for part in parts), 0
     logging.info("reading the values of %d patients once (data.check_values)", total)
@@ -131,20 +131,20 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
             f"values of {len(bad)} slides cannot be used; extract these slides again, or take them "
             "out of the table\n  " + "\n  ".join(bad)
         )
-    files.write_text(marker, found)
+    files.write_text(marker, fingerprint)
 
 
-def look_ahead(config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int]) -> SavedModel:
-    """The untrained model of the first of some folds, after a look at what all of them need.
+def preflight(config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int]) -> SavedModel:
+    """Checks before features are read that folds can start; returns the first one's model.
 
-    It shows before features are read whether folds can be started. Preparing task vectors may take
-    long, so of the other folds the models are looked at that they read.
+    Preparing task vectors may take long, so only the first fold is started; for the others it is
+    checked that the models that they read are in the pool.
 
     Raises:
         ValueError, FileNotFoundError: folds that cannot be trained on; a setting that cannot be
             used; a model that the pool lacks; tables or features of joined cohorts.
     """
-    check_parts(config, cohort)
+    check_splits(config, cohort)
     check_joined(config, cohort, pool)
     first, *others = folds
     for member in {member for fold in others for member in members(config, cohort, pool, fold)}:
@@ -158,7 +158,7 @@ def members(config: Config, cohort: Cohort, pool: Pool, fold: int) -> Sequence[t
 
 
 def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> None:
-    """Says on the log which test patients models of sources were, or may have been, fitted on."""
+    """Logs which test patients the models of sources were, or may have been, fitted on."""
     patients = cohort.table.patients
     slides = dict(zip(patients, cohort.table.slides, strict=True))
     test = {fold: [patients[i] for i in split.test] for fold, split in cohort.folds.items()}
@@ -170,7 +170,7 @@ def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> Non
         logging.warning("%s: %s; %s", leak.message, listed(leak.patients), leak.advice)
 
 
-def check_parts(config: Config, cohort: Cohort) -> None:
+def check_splits(config: Config, cohort: Cohort) -> None:
     """Raises ValueError for folds with too few training patients, or none to validate on."""
     for fold, split in cohort.folds.items():
         size = config.batch_size
@@ -197,7 +197,7 @@ def check_parts(config: Config, cohort: Cohort) -> None:
 
 
 def check_joined(config: Config, cohort: Cohort, pool: Pool) -> None:
-    """Looks for the tables and features of other cohorts that a method trains on, if it does.
+    """Checks the tables and features of the other cohorts that a method trains on, if any.
 
     Raises:
         FileNotFoundError, ValueError: one that is missing or cannot be used.

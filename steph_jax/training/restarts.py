@@ -13,83 +13,80 @@ from steph_jax.data.cohort import Fold
 from steph_jax.methods.base import with_defaults, with_settings
 from steph_jax.survival import metrics, objectives
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins
-from steph_jax.training.loop import DeadStartError, Task, Trained, train_model
-from steph_jax.training.preflight import expect_features_of
+from steph_jax.training.loop import CollapsedWeightsError, TrainingJob, TrainResult, train_model
+from steph_jax.training.preflight import check_feature_dim
 
-#: Starts that a fold is given at most.
+#: Starts of a fold at most.
 MOST_STARTS = 5
-
-
 #: What a restart adds to the seed of the start; the order of patients and dropout stay as they are.
 _RESTART_STRIDE = 1000
-
-
 #: From this restart on, weights of sources start higher (`steph.initial_weight` at least that).
 _RAISED_RESTART, _RAISED_WEIGHT = 3, 0.3
 
 
 def train_split(
     run: Experiment, fold: int, split: Fold, directory: pathlib.Path, label: str
-) -> Trained:
-    """Starts the model of a split and trains it; a start that dies is drawn anew.
+) -> TrainResult:
+    """Trains the model of a split; where all weights of sources collapse, it is re-initialized.
 
     Weights of sources are relu outputs that start near 0, and the merge regularizer pushes them
-    down: where it drives all of them below 0, for every slide, no gradient moves them again, and
-    what is left is the null model's encoder, which nobody has trained. Where a few slides keep a
-    trace of them, they may rise again, but late, when the learning rate has fallen. The epoch that
-    shows either (`epoch_rows.is_dead`) ends that start. Only the training passes are looked at.
-    Starts differ by their random numbers, the last ones also begin with higher weights; the last of
-    `MOST_STARTS` is kept whatever becomes of it.
+    down. Where it drives all of them below 0 for every slide, no gradient moves them again (a dying
+    ReLU), and the encoder is the untrained null model's. Where a few slides keep small weights,
+    they may rise again, but only late, when the learning rate has fallen. The first epoch in whose
+    training passes either happens (`history.has_collapsed`) ends that start. Starts differ in their
+    random numbers, and the last ones begin with higher weights; the result of the last of
+    `MOST_STARTS` stands in any case.
 
     Args:
-        run: settings and data.
-        fold: number of the fold whose models of the pool are meant.
+        run: config and data.
+        fold: number of the fold whose models of the pool are read.
         split: its patients.
         directory: where the states of training are kept.
         label: in the log.
     """
     patients = np.concatenate([split.train, run.cohort.others])
-    dead_seconds = 0.0
+    collapsed_seconds = 0.0
     for restart in range(MOST_STARTS):
         model = start_model(run, fold, split, restart)
-        dies = run.method.dies(model)
-        if dies:
+        can_collapse = run.method.dies(model)
+        if can_collapse:
             model = with_settings(model, restarts=restart)
         states = directory / f"restart_{restart}" if restart else directory
         last = restart + 1 == MOST_STARTS
         try:
-            task = Task(run.method, model, patients, split, states, label, dies and not last)
-            return train_model(run, task)._replace(dead_seconds=dead_seconds)
-        except DeadStartError as died:
-            dead_seconds += died.seconds
+            ends = can_collapse and not last
+            job = TrainingJob(run.method, model, patients, split, states, label, ends)
+            return train_model(run, job)._replace(collapsed_seconds=collapsed_seconds)
+        except CollapsedWeightsError as error:
+            collapsed_seconds += error.seconds
             logging.warning(
                 "%s: the weights of all sources fell to 0, from which relu lets none rise; "
-                "starting anew from other random numbers (%d of %d)",
+                "starting again from other random numbers (%d of %d)",
                 label,
                 restart + 1,
                 MOST_STARTS - 1,
             )
-    raise AssertionError("the last start is always kept")
+    raise AssertionError("the last start does not end on a collapse")
 
 
 def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> SavedModel:
-    """The untrained model of a split; some methods look at its training patients to make it.
+    """The untrained model of a split; some methods choose it by its training patients.
 
     Args:
-        run: settings and data.
-        fold: number of the fold whose models of the pool are meant.
+        run: config and data.
+        fold: number of the fold whose models of the pool are read.
         split: its patients.
-        restart: how many starts from this seed have died.
+        restart: how many starts from this seed have collapsed.
 
     Raises:
-        ValueError: as `experiment.expect_features_of` does.
+        ValueError: as `preflight.check_feature_dim` does.
     """
     spec = fold_spec(run.config, run.cohort, fold, split)
     spec = dataclasses.replace(spec, seed=spec.seed + restart * _RESTART_STRIDE)
     if restart >= _RAISED_RESTART:
         spec = run.method.raise_weights(spec, _RAISED_WEIGHT)
     model = run.method.start(spec, run.pool)
-    expect_features_of(model, run)
+    check_feature_dim(model, run)
     if run.method.choose is not None:
         table, rows = run.cohort.table, split.train
 

@@ -1,4 +1,4 @@
-"""Settings chosen by inner folds of the training patients.
+"""Values of settings selected on inner folds of the training patients.
 
     python -m steph_jax.train --config C --sweep 'loss.merge_weight=0.005,0.05' --workdir W
 
@@ -7,12 +7,12 @@ With each value, the method is trained on two of them and evaluated on the third
 best mean C-index, the first of equals, is the fold's, which is then trained with it as without a
 sweep. Several settings make a grid of all their values. Test patients take no part in it.
 
-The pool's model of the target has seen all training patients of the fold, and so the held-out ones
-too. For each inner fold it is therefore fitted anew, from the null model on the inner training
+The pool's model of the target was fitted on all training patients of the fold, the held-out ones
+too. For each inner fold it is therefore fitted again, from the null model on the inner training
 patients, and shared by all values.
 
 W/fold_{k}/sweep.csv, .png  the C-index of every value and inner fold
-W/fold_{k}/sweep/           what is done, so that an interrupted sweep goes on
+W/fold_{k}/sweep/           finished parts, so that an interrupted sweep goes on
 """
 
 import dataclasses
@@ -39,17 +39,17 @@ from steph_jax.survival import metrics, objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import resume
 from steph_jax.training.config import Config
-from steph_jax.training.experiment import Experiment, configured, fold_spec, time_bins
+from steph_jax.training.experiment import Experiment, fold_spec, time_bins, with_config
 from steph_jax.training.grid import Grid, Point
-from steph_jax.training.loop import DivergedError, Task, train_model
-from steph_jax.training.preflight import check_parts, members
+from steph_jax.training.loop import DivergedError, TrainingJob, train_model
+from steph_jax.training.preflight import check_splits, members
 from steph_jax.training.restarts import train_split
 
 NUM_INNER_FOLDS = 3
 
 
-class Chosen(NamedTuple):
-    """What a fold's sweep selected.
+class SweepResult(NamedTuple):
+    """What the sweep of a fold selected.
 
     Attributes:
         point: the values; none without a sweep.
@@ -77,12 +77,12 @@ class InnerFold(NamedTuple):
 
 
 class InnerPool(Pool):
-    """A pool in which the target's model is another one.
+    """A pool with another model of the target.
 
     Args:
         root: of the pool.
         dataset: the target.
-        refit: (the pool's model of the target) -> the one that takes its place.
+        refit: (the pool's model of the target) -> the one that replaces it.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class InnerPool(Pool):
 
 
 def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
-    """Sees to it that every value can be used, before anything is read or trained.
+    """Checks that every value can be used, before features are read.
 
     Raises:
         ValueError, FileNotFoundError: as a run with that value would; too few patients or events
@@ -116,7 +116,7 @@ def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
     inner = {fold: inner_folds(cohort, fold, config.seed) for fold in cohort.folds}
     for point in grid.points():
         changed = config.with_values(point)
-        check_parts(changed, cohort)
+        check_splits(changed, cohort)
         for fold, cuts in inner.items():
             for cut in cuts:
                 time_bins(changed, cohort, cut.split)
@@ -169,12 +169,12 @@ def _too_few(cohort: Cohort, fold: int) -> str:
     )
 
 
-def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> Chosen:
-    """The values with which the fold is to be trained; goes on where an earlier call ended.
+def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> SweepResult:
+    """Selects the values that a fold is trained with; goes on where an earlier call ended.
 
     Args:
-        run: settings and data.
-        grid: the values that are tried, as `check` has passed them.
+        run: config and data.
+        grid: the values that are tried, checked by `check`.
         fold: number of the fold.
         directory: of the fold.
 
@@ -183,20 +183,20 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
     """
     config, points = run.config, grid.points()
     if not grid.values:
-        return Chosen({}, math.nan)
+        return SweepResult({}, math.nan)
     inner = inner_folds(run.cohort, fold, config.seed)
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
     tried = [with_point(run, point) for point in points]
-    _settle(tried, fold, inner, place)
+    _store_start(tried, fold, inner, place)
     c_index = np.zeros((len(points), len(inner)))
     for number, cut in enumerate(inner):
         within = place / f"inner_{number}"
         label = f"fold {fold}, inner fold {number}"
         pool = refitted_pool(run, cut, within, f"{label}, target's model")
-        for i, (point, of) in enumerate(zip(points, tried, strict=True)):
+        for i, (point, changed) in enumerate(zip(points, tried, strict=True)):
             c_index[i, number] = held_out_c_index(
-                dataclasses.replace(of, pool=pool),
+                dataclasses.replace(changed, pool=pool),
                 fold,
                 cut,
                 within / f"value_{i}",
@@ -222,21 +222,21 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> C
     logging.info(
         "fold %d: mean C-index over the inner folds %s; goes on with %s",
         fold,
-        "; ".join(f"{of}: {mean:.4f}" for of, mean in zip(shown, means, strict=True)),
+        "; ".join(f"{name}: {mean:.4f}" for name, mean in zip(shown, means, strict=True)),
         messages.setting_values(points[best]),
     )
-    return Chosen(points[best], float(means[best]))
+    return SweepResult(points[best], float(means[best]))
 
 
 def with_point(run: Experiment, point: Point) -> Experiment:
-    """The experiment with other values of some settings."""
-    return configured(run, run.config.with_values(point))
+    """The experiment with other values of some settings, by their names with dots."""
+    return with_config(run, run.config.with_values(point))
 
 
-def _settle(
+def _store_start(
     tried: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
 ) -> None:
-    """Stores what the sweep of a fold began from, or checks that it is still the same."""
+    """Stores what the sweep of a fold started from, or checks that it is still the same."""
     pool, patients = tried[0].pool, tried[0].cohort.table.patients
     models = {NULL: resume.fingerprint(pool.null())} if pool.has_null() else {}
     for run in tried:
@@ -267,25 +267,25 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 def refitted_pool(
     run: Experiment, cut: InnerFold, directory: pathlib.Path, label: str
 ) -> InnerPool:
-    """The pool with a model of the target that has not seen the held-out patients.
+    """The pool with a model of the target that was fitted without the held-out patients.
 
-    It is fitted when a method first asks for it, as `_untrained` says, and kept in the directory.
+    It is fitted when a method first reads it, from `_untrained`, and stored in the directory.
 
     Args:
-        run: settings and data.
+        run: config and data.
         cut: the inner fold.
         directory: of the inner fold.
         label: in the log.
     """
 
-    def refit(pools: SavedModel) -> SavedModel:
+    def refit(member: SavedModel) -> SavedModel:
         path, states = directory / "target", directory / "target_training"
         if not path.is_dir():
             states.mkdir(parents=True, exist_ok=True)
             split = cut.split
-            start = _untrained(run, pools, split)
-            task = Task(abmil.RECIPE, start, split.train, split, states, label)
-            trained = train_model(run, task)
+            start = _untrained(run, member, split)
+            job = TrainingJob(abmil.RECIPE, start, split.train, split, states, label)
+            trained = train_model(run, job)
             model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
             saved_model.save_model(path, model)
             shutil.rmtree(states)
@@ -294,29 +294,29 @@ def refitted_pool(
     return InnerPool(run.pool.root, run.config.dataset, refit)
 
 
-def _untrained(run: Experiment, pools: SavedModel, split: Fold) -> SavedModel:
-    """theta_0 with the loss and the kind of time bins of the model that it is to stand for.
+def _untrained(run: Experiment, member: SavedModel, split: Fold) -> SavedModel:
+    """theta_0 with the loss and the kind of time bins of the pool's model that it replaces.
 
-    Where that does not say, the default loss, and the run's bins if it has as many outputs as they
-    ask for, else uniform ones. Bins that follow from outcomes follow from those of the
-    split, as they do for the method that is trained on it.
+    Where that has no record of them: the default loss, and the run's bins if they fit its number of
+    outputs, else uniform ones. Bins that depend on outcomes are cut by those of the split, as for
+    the method that is trained on it.
     """
-    objective, stated = saved_model.stored_objective(pools), pools.settings.get("bins")
-    found = pools.architecture.num_bins
-    if stated:
-        bins = TimeBins.from_json(stated)
+    objective, record = saved_model.stored_objective(member), member.settings.get("bins")
+    num_outputs = member.architecture.num_bins
+    if record:
+        bins = TimeBins.from_json(record)
     else:
         bins = time_bins(run.config, run.cohort, split)
-        if objective.output.num_outputs(bins.num_bins) != found:
-            bins = uniform_bins(found)
+        if objective.output.num_outputs(bins.num_bins) != num_outputs:
+            bins = uniform_bins(num_outputs)
     if bins.kind != "uniform":
         section = dataclasses.replace(run.config.bins, kind=bins.kind, number=bins.num_bins)
         time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]
         bins = section.cut(time, event)
     num_outputs = objective.output.num_outputs(bins.num_bins)
     spec = run.config.fold_spec(run.config.folds[0], num_outputs, bins)
-    record = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
-    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=record)
+    settings = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
+    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=settings)
 
 
 def held_out_c_index(
@@ -325,10 +325,10 @@ def held_out_c_index(
     """The C-index on the held-out patients of the method trained without them; NaN if it diverged.
 
     Args:
-        run: settings and data, with the pool of the inner fold.
+        run: config and data, with the pool of the inner fold.
         fold: number of the outer fold.
         cut: the inner fold.
-        directory: where the result is kept, and the states of training until then.
+        directory: of the result, and of the states of training until then.
         label: in the log.
     """
     path, states = directory / "result.json", directory / "training"
@@ -336,7 +336,7 @@ def held_out_c_index(
         states.mkdir(parents=True, exist_ok=True)
         try:
             trained = train_split(run, fold, cut.split, states, label)
-            scores = trained.evaluate(trained.trainable, cut.held_out).scores
+            scores = trained.evaluate(cut.held_out, trained.trainable).scores
         except DivergedError as error:
             logging.warning("%s", error)
             scores = {"c_index": math.nan}

@@ -28,6 +28,27 @@ _EXPECTED: dict[Any, str] = {
 }
 
 
+def plain(value: Any, path: str = "") -> Any:
+    """A value of a config as JSON would give it back.
+
+    Raises:
+        ValueError: it is none of a config's types.
+    """
+    if isinstance(value, Mapping):
+        return {
+            str(name): plain(item, f"{path}.{name}" if path else str(name))
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [plain(item, path) for item in value]
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    raise ValueError(
+        f"{path}: expected text, a number, True or False, or several of them in brackets; found "
+        f"{value!r} of type {type(value).__name__}"
+    )
+
+
 def read(kind: type[T], record: Any, name: str, *, fill: bool = False, without: Any = ()) -> T:
     """A section of a config.
 

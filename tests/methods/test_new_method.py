@@ -21,6 +21,7 @@ class Shrinkage:
     """The section `shrunk` of a config."""
 
     factor: float = 0.5
+    parts: tuple[str, ...] = ("feat_proj", "attention_net", "pred_head")
 
     def __post_init__(self) -> None:
         if self.factor <= 0:
@@ -36,9 +37,11 @@ class Options:
 
 def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """theta_0 times a factor."""
-    model, factor = abmil.start(spec, pool), spec.options.shrunk.factor
-    params = jax.tree.map(lambda x: x * x.dtype.type(factor), model.params)
-    return with_settings(dataclasses.replace(model, params=params), factor=factor)
+    model, options = abmil.start(spec, pool), spec.options.shrunk
+    scaled = jax.tree.map(lambda x: x * x.dtype.type(options.factor), model.params)
+    params = model.params | {name: scaled[name] for name in options.parts}
+    model = dataclasses.replace(model, params=params)
+    return with_settings(model, factor=options.factor, parts=list(options.parts))
 
 
 RECIPE = dataclasses.replace(abmil.RECIPE, name="shrunk", start=start, options_type=Options)
@@ -55,12 +58,16 @@ def home(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("home"))
 
 
-@pytest.mark.parametrize(("section", "factor"), [({"shrunk": {"factor": 0.25}}, 0.25), ({}, 0.5)])
+SECTION = {"shrunk": {"factor": 0.25, "parts": ["pred_head"]}}
+
+
+@pytest.mark.parametrize(("section", "factor"), [(SECTION, 0.25), ({}, 0.5)])
 def test_fold_of_a_new_method(home, tmp_path, section, factor):
     config = pools.config(home) | {"method": "shrunk", "folds": [0]} | section
     summary = train.train(config, tmp_path)
     model = saved_model.load_model(tmp_path / "fold_0" / "model")
     assert (summary["method"], model.settings["factor"]) == ("shrunk", factor)
+    assert len(model.settings["parts"]) == (1 if section else 3)
 
 
 def test_options_of_a_new_method_are_checked_and_swept(home, tmp_path):
@@ -74,9 +81,9 @@ def test_options_of_a_new_method_are_checked_and_swept(home, tmp_path):
         (None, r"shrunk.factor: expected a finite number; found None"),
     ):
         with pytest.raises(ValueError, match=message):
-            Config.from_dict(record | {"shrunk": {"factor": value}})
+            Config.from_dict(record | {"shrunk": {"factor": value, "parts": []}})
     with pytest.raises(ValueError, match=r"no setting is called shrunk.factr; near are shrunk.f"):
-        Config.from_dict(record | {"shrunk": {"factor": 1.0, "factr": 1.0}})
+        Config.from_dict(record | {"shrunk": {"factor": 1.0, "parts": [], "factr": 1.0}})
     train.train(record, tmp_path, ["shrunk.factor=0.5,1.0"])
     model = saved_model.load_model(tmp_path / "fold_0" / "model")
     assert model.settings["factor"] in (0.5, 1.0)

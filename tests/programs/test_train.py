@@ -56,7 +56,7 @@ def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypa
     cohort, pool = experiment.read_cohort(typed), Pool(tmp_path / "pool")
     run = experiment.open_experiment(typed, cohort, pool)
     run = dataclasses.replace(run, encoder="uni", profile=tmp_path / "trace")
-    other = experiment.configured(run, typed.with_values({"batch_size": 2}))
+    other = experiment.with_config(run, typed.with_values({"batch_size": 2}))
     assert (other.encoder, other.profile) == ("uni", tmp_path / "trace")
     assert other.config.batch_size == 2
 

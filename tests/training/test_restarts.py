@@ -13,7 +13,7 @@ from steph_jax import train
 from steph_jax.checkpoints import saved_model
 from steph_jax.models import hypernetworks
 from steph_jax.training import epoch, loop, restarts
-from steph_jax.training.history import is_dead
+from steph_jax.training.history import has_collapsed
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def read(workdir):
 
 
 @pytest.mark.parametrize("method", ["steph", "dynamic"])
-def test_a_dead_start_is_drawn_anew(home, tmp_path, monkeypatch, caplog, method):
+def test_collapsed_start_is_initialized_again(home, tmp_path, monkeypatch, caplog, method):
     if method == "steph":
         dead_until(monkeypatch, 2)
     else:
@@ -65,7 +65,7 @@ def test_a_dead_start_is_drawn_anew(home, tmp_path, monkeypatch, caplog, method)
     with caplog.at_level(logging.WARNING):
         train.train(config(home, method=method), tmp_path / "w")
     assert read(tmp_path / "w")["restarts"] == expected
-    assert f"starting anew from other random numbers ({expected} of 4)" in caplog.text
+    assert f"starting again from other random numbers ({expected} of 4)" in caplog.text
     history = pd.read_csv(tmp_path / "w" / "fold_0" / "history.csv")
     assert len(history) == 2, "of the start that was kept"
     # What died cost time too.
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_with_the_start_it_was_at(home, tmp_path, mon
     pd.testing.assert_frame_equal(found, expected)
 
 
-def test_the_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
+def test_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
     real, asked = hypernetworks.init, []
 
     def init(key, *args):
@@ -128,13 +128,13 @@ def test_the_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
         ([0.003, 0.003], False),
     ],
 )
-def test_a_start_is_dead_that_gives_sources_nothing_or_next_to_nothing_for_long(totals, dead):
+def test_collapsed_weights_are_detected(totals, dead):
     history = [{"train_c_index": 0.5, "weight_a": x / 4, "weight_b": 3 * x / 4} for x in totals]
-    assert is_dead(history) == dead
-    assert not is_dead([{"train_c_index": 0.5}] * 4), "a method without weights"
+    assert has_collapsed(history) == dead
+    assert not has_collapsed([{"train_c_index": 0.5}] * 4), "a method without weights"
 
 
-def test_the_last_start_is_kept_dead_or_not(home, tmp_path, monkeypatch):
+def test_last_start_stands_collapsed_or_not(home, tmp_path, monkeypatch):
     monkeypatch.setattr(restarts, "MOST_STARTS", 2)
     train.train(config(home, steph__initial_weight=-3.0), tmp_path / "w")
     assert read(tmp_path / "w")["restarts"] == 1

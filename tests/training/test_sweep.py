@@ -150,7 +150,7 @@ def test_other_values_leave_the_config_alone(home):
         (["validation.select=none,loss"], "expected a column `validation`"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_trained(home, tmp_path, asked, message):
+def test_mistakes_are_refused_before_training(home, tmp_path, asked, message):
     with pytest.raises(ValueError, match=message):
         train.train(config_of(home), tmp_path / "w", asked)
     assert not (tmp_path / "w").exists()
@@ -280,7 +280,7 @@ def test_an_inner_number_is_that_of_plain_runs_on_the_inner_fold(home, swept, tm
     assert summary["c_index"]["folds"] == pytest.approx(table.loc[row, "c_index"].tolist())
 
 
-def test_what_became_of_test_patients_changes_nothing(home, swept, tmp_path):
+def test_outcomes_of_test_patients_have_no_effect(home, swept, tmp_path):
     shutil.copytree(home / "data" / "sim_a", tmp_path / "data" / "sim_a")
     path = tables.table_path(tmp_path / "data", "sim_a")
     table = pd.read_csv(path, dtype={"patient_id": str})
@@ -297,7 +297,7 @@ def test_what_became_of_test_patients_changes_nothing(home, swept, tmp_path):
     assert after["test"] != before["test"]
 
 
-def test_the_target_model_that_saw_held_out_patients_has_no_say(home, swept, tmp_path):
+def test_pools_target_model_has_no_effect_on_a_sweep(home, swept, tmp_path):
     shutil.copytree(home / "pool", tmp_path / "pool")
     pool = Pool(tmp_path / "pool")
     other = moved(pool.null().params, seed=99)
