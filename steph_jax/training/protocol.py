@@ -25,6 +25,11 @@ def _expect_name(name: str, value: str) -> None:
         raise ValueError(f"{name} is the name of a folder of data.root; found {value!r}")
 
 
+def _expect_seed(name: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} is 0 or more, below 2^63; found {value}")
+
+
 def _expect_rate(name: str, value: float) -> None:
     least = "above 0" if name == "learning_rate" else "0 or more"
     if not 0 <= value < math.inf or (name == "learning_rate" and not value):
@@ -59,7 +64,7 @@ VALUE_CHECKS: dict[str, Any] = {
     "dataset": _expect_name,
     "method": lambda name, value: registry.recipe(value),
     "folds": _expect_folds,
-    "seed": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
+    "seed": _expect_seed,
     "sources": _expect_sources,
     "epochs": lambda name, value: expect_within(name, value, 1, MOST_EPOCHS),
     "batch_size": lambda name, value: expect_within(name, value, 1, MOST_PATIENTS_A_STEP),

@@ -337,10 +337,10 @@ def test_other_models_or_patients_under_an_interrupted_run_are_refused(
         ({"compute_dtype": "float16"}, "compute_dtype is float32 or bfloat16"),
         ({"epochs": 0}, "epochs is a whole number"),
         ({"loss__terms": (("mse", 1.0),)}, "losses are nll"),
-        ({"loss__terms": ("nll", 1.0)}, "loss.terms are names and weights"),
+        ({"loss__terms": ("nll", 1.0)}, "loss.terms: expected names and weights"),
         ({"loss__mix_weight": -0.1}, "loss.mix_weight is a number 0 or more; found -0.1"),
         ({"learning_rate": 0.0}, "learning_rate is a number above 0"),
-        ({"weight_decay": float("nan")}, "weight_decay is a number 0 or more"),
+        ({"weight_decay": float("nan")}, "weight_decay: expected a finite number"),
         ({"seed": -1}, "seed is 0 or more"),
         ({"sources": ("sim_b", "sim_b")}, "a source is named twice"),
         ({"data__features": "nowhere/{dataset.x}"}, "may hold {dataset} and {root}"),
@@ -513,14 +513,17 @@ def test_a_finished_run_asks_for_no_pool(home, steph_run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"sources": (("sim_b", "sim_c"),)}, r"sources are names of datasets, as .*found \[\["),
+        ({"sources": (("sim_b", "sim_c"),)}, r"sources: expected names in brackets, .*found \[\["),
         ({"sources": ("sim_b,sim_c",)}, "sources are names of datasets"),
-        ({"steph__fixed_mixing": ((0.1, 0.2),)}, "steph.fixed_mixing are numbers, one a source"),
-        ({"steph__fixed_mixing": (float("nan"),)}, "steph.fixed_mixing are numbers"),
-        ({"merging__weights": ("a",)}, "merging.weights are numbers, one a source"),
+        (
+            {"steph__fixed_mixing": ((0.1, 0.2),)},
+            r"steph.fixed_mixing: expected numbers in brackets",
+        ),
+        ({"steph__fixed_mixing": (float("nan"),)}, r"steph.fixed_mixing: expected numbers.*nan"),
+        ({"merging__weights": ("a",)}, r"merging.weights: expected numbers in brackets"),
         ({"seed": 2**64}, r"seed is 0 or more, below 2\^63"),
-        ({"data__cache_gb": float("nan")}, "data.cache_gb is a number, 0 or more; found nan"),
-        ({"data__device_gb": -3.0}, "data.device_gb is a number, -1 or more; found -3"),
+        ({"data__cache_gb": float("nan")}, "data.cache_gb: expected a finite number; found nan"),
+        ({"data__device_gb": -3.0}, "data.device_gb is 0 or more, or -1 for half of .*; found -3"),
     ],
 )
 def test_settings_that_no_run_can_use(home, tmp_path, override, message):

@@ -103,7 +103,7 @@ def test_size_is_bounded(name, value):
         ("folds", [0, 0], "a fold is named twice"),
         ("sources", ["a,b"], "sources are names of datasets"),
         ("sources", ["a", "a"], "a source is named twice"),
-        ("seed", -1, "seed is a whole number from 0"),
+        ("seed", -1, "seed is 0 or more, below 2^63"),
         ("learning_rate", 0.0, "learning_rate is a number above 0"),
         ("weight_decay", -1.0, "weight_decay is a number 0 or more"),
         ("eval_every", -1, "eval_every is a whole number from 0"),

@@ -145,7 +145,7 @@ def test_other_values_leave_the_config_alone(home):
         (["learning_rate=1,1.0"], "learning_rate takes two or more different values"),
         (["epochs=2,3", "epochs=4,5"], "epochs is named twice"),
         (["merging.prepare=none,tie"], "merging.prepare is one of none, ties"),
-        (["epochs=1,0"], "epochs is a whole number, 1 or more; found 0"),
+        (["epochs=1,0"], "epochs is a whole number from 1 to 100000; found 0"),
         (["batch_size=4,20"], "an inner fold of fold 0 leaves 16 training patients.*batch of 20"),
         (["validation.select=none,loss"], "expected a column `validation`"),
     ],
