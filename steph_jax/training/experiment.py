@@ -121,7 +121,10 @@ def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
 
 
 def open_source(
-    config: Config, dataset: str, location: str | pathlib.Path | None = None, feature_dim: int | None = None
+    config: Config,
+    dataset: str,
+    location: str | pathlib.Path | None = None,
+    feature_dim: int | None = None,
 ) -> FeatureSource:
     """The reader of the features of a dataset, which reads nothing yet.
 

@@ -26,7 +26,7 @@ def start(record, root):
     run = Config.from_dict(record)
     pool = Pool(run.pool.root)
     target = experiment.read_cohort(run)
-    model = train.look_ahead(run, target, pool, parse([], run), list(run.folds))
+    model = train.preflight_run(run, target, pool, parse([], run), list(run.folds))
     train.open_run(run, target, pool, model, root)
 
 
