@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from steph_jax.training import resume
-from steph_jax.training.epoch import Kept, copied, initial_state
+from steph_jax.training.epoch import TrainCheckpoint, copy_of, initial_state
 
 HISTORY = [{"epoch": 1, "train_loss": 0.5, "test_c_index": math.nan}]
 
@@ -24,7 +24,7 @@ def state(seed):
         "bias": jnp.asarray(rng.standard_normal(5), jnp.float32),
     }
     made = initial_state(trainable, optax.adamw(1e-3))
-    return Kept(made, copied(trainable))
+    return TrainCheckpoint(made, copy_of(trainable))
 
 
 def assert_same(one, other):
@@ -103,6 +103,8 @@ def test_state_of_an_older_version_goes_on(tmp_path):
 def test_state_of_another_shape_is_refused(tmp_path):
     store = resume.EpochStore(tmp_path / "c")
     store.save(1, state(1), HISTORY, "start")
-    other = Kept(state(0).state, {"head": {"kernel": jnp.zeros((8, 6))}, "bias": jnp.zeros(5)})
+    other = TrainCheckpoint(
+        state(0).state, {"head": {"kernel": jnp.zeros((8, 6))}, "bias": jnp.zeros(5)}
+    )
     with pytest.raises(ValueError, match=r"c/epoch_1/state: expected an array \[8, 6\]"):
         store.restore(other, "start")
