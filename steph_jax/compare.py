@@ -14,7 +14,6 @@ W/compare.png             C-index per fold, mean and interval
 W/differences.png         differences to `abmil`, per fold and on the whole
 """
 
-import json
 import pathlib
 import shlex
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, files, train
+from steph_jax import cli, files, records, train
 from steph_jax import run_directory as runs
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
@@ -36,6 +35,14 @@ from steph_jax.evaluation import comparison, comparison_report, cost, fold_resul
 from steph_jax.evaluation.comparison import Comparison, run_directory
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import FREE, Config, as_dict, defaults
+
+_MEASURED = records.record(
+    {
+        "num_patches": records.WHOLE,
+        "flops_per_slide": records.NUMBER,
+        "seconds_per_slide": records.NUMBER,
+    }
+)
 
 
 def main() -> int:
@@ -98,9 +105,10 @@ def compare(
         if not is_finished(run_directory(workdir, method, seed), run)
     }
     check_methods(missing)
+    directories = [run_directory(workdir, method, seed) for method, seed in asked]
     for (method, seed), run in missing.items():
         logging.info("%s, seed %d", method, seed)
-        train.train(run.record, run_directory(workdir, method, seed))
+        train.train(run.record, run_directory(workdir, method, seed), compared=directories)
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
     found = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
     out = workdir if tables is None else tables
@@ -118,7 +126,7 @@ def is_finished(directory: pathlib.Path, config: Config) -> bool:
     """
     folds = [runs.fold_directory(directory, fold) for fold in config.folds]
     # A run that was ended before its summary is given the chance to write it.
-    summarized = (directory / "summary.json").is_file()
+    summarized = runs.is_summarized(directory, config.folds)
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
     runs.settle(directory, config.record, FREE, defaults())
@@ -159,7 +167,7 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     measured = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
     if kept.is_file():
-        known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        known = records.read(kept, _MEASURED, "a measurement of inference", f"remove {kept}")
         if all(known.get(name) == value for name, value in measured.items()):
             return known
     model = saved_model.load_model(fold / "model")

@@ -116,6 +116,7 @@ ANY_NUMBER = _simple(
     "a number or null",
     lambda value: value is None or isinstance(value, float) or _is_number(value),
 )
+NOTHING = _simple("an empty object", lambda value: value == {})
 ANYTHING = Kind("anything", lambda name, value: "")
 CHECKSUM = _simple(
     "a SHA-256", lambda value: isinstance(value, str) and len(value) == 64 and value.isalnum()

@@ -7,9 +7,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from steph_jax import files, locks
+from steph_jax import files, locks, records
 
-SETTINGS = "config.json"
+SETTINGS, SUMMARY = "config.json", "summary.json"
+_FOLDS = records.list_of(records.WHOLE)
+_STORED = records.record({}, {"folds": _FOLDS})
+_SUMMARY = records.record(
+    {
+        "fold_numbers": _FOLDS,
+        "c_index": records.record({"folds": records.list_of(records.ANY_NUMBER)}),
+    }
+)
 
 
 #: Seconds to wait for another process that writes settings or the summary of the same run.
@@ -146,24 +154,19 @@ def finished_folds(workdir: pathlib.Path) -> list[int]:
 
 
 def load(workdir: pathlib.Path) -> dict[str, Any]:
-    """The settings of a run.
+    """The settings of a run, as they were stored.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: the file cannot be read.
     """
     path = workdir / SETTINGS
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise ValueError(f"found a {type(stored).__name__}")
-        return stored
-    except FileNotFoundError:
+    if not path.exists():
         raise FileNotFoundError(
             f"{workdir}: no run here (no {SETTINGS}); expected the --workdir of steph_jax.train"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected the settings of a run as JSON; {error}") from None
+        )
+    advice = "restore the file, or give the command of the run with another --workdir"
+    return records.read(path, _STORED, "the settings of a run", advice)
 
 
 def load_summary(workdir: pathlib.Path) -> dict[str, Any]:
@@ -173,13 +176,17 @@ def load_summary(workdir: pathlib.Path) -> dict[str, Any]:
         FileNotFoundError: the run is not finished.
         ValueError: the file cannot be read.
     """
-    path = workdir / "summary.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{workdir}: no finished run here (no summary.json)") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: expected the summary of a run as JSON; {error}") from None
+    path = workdir / SUMMARY
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir}: no finished run here (no {SUMMARY})")
+    advice = "python -m steph_jax.evaluate writes it again"
+    return records.read(path, _SUMMARY, "the summary of a run", advice)
+
+
+def is_summarized(workdir: pathlib.Path, folds: Iterable[int]) -> bool:
+    """Whether the summary of a run is there, pictures included, and is of these folds at least."""
+    path = workdir / SUMMARY
+    return path.exists() and set(folds) <= set(load_summary(workdir)["fold_numbers"])
 
 
 def fold_directory(workdir: pathlib.Path, fold: int) -> pathlib.Path:

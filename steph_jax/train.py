@@ -11,6 +11,7 @@ W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds
 W/report.html, .json    the same as a page for people, with intervals and calibration
 W/config.json           the config
 W/provenance.json       the command and the versions that the run began with
+W/inputs.json           fingerprints of what the first fold read, and every other one must
 W/values.sha256         of streamed features whose values are finite (data.check_values)
 W/fold_{k}/             all that `evaluate` and `predict` need:
     model/              the trained model (steph_jax.checkpoints), task vectors included
@@ -42,7 +43,7 @@ from steph_jax.methods.base import with_settings
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.reports import provenance, run_page
-from steph_jax.training import experiment, preflight, sweep
+from steph_jax.training import experiment, inputs, preflight, sweep
 from steph_jax.training import history as epoch_rows
 from steph_jax.training.config import FREE, Config, as_dict, defaults
 from steph_jax.training.experiment import Experiment
@@ -67,6 +68,7 @@ def train(
     sweeps: Sequence[str] = (),
     profile: bool = False,
     command: str = "",
+    compared: Sequence[pathlib.Path] = (),
 ) -> dict[str, Any]:
     """Runs all folds of a config that are not finished; returns the summary.
 
@@ -76,9 +78,11 @@ def train(
         sweeps: settings whose values each fold selects, as `grid.parse` reads them.
         profile: whether a trace of one epoch is left in `workdir`/profile.
         command: that was given, for the record.
+        compared: directories of runs, started or not, that must have read the same.
 
     Raises:
-        ValueError, FileNotFoundError: a setting, file or directory that cannot be used.
+        ValueError, FileNotFoundError: a setting, file or directory that cannot be used; inputs that
+            have changed since the first fold of the run, or of one that it is compared with.
     """
     config = Config.from_dict(record)
     pool = Pool(config.pool.root)
@@ -100,6 +104,7 @@ def train(
         if run is not None and model is not None:
             if saves_to_pool(config):
                 abmil.add_null(pool, model.architecture, config.seed)
+            inputs.keep(workdir, run, sweep.members(grid, run, list(unfinished)), compared)
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
             for fold, directory in unfinished.items():

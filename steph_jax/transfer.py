@@ -75,10 +75,11 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["source", "target", "fold", "c_index"])
     cosines = cosine_table(pool, sources)
-    files.write_table(workdir / TABLE, table)
     files.write_table(workdir / COSINES, cosines.rename_axis(None, axis=1).reset_index())
     means = mean_matrix(table, list(sources), targets)
     draw(means, cosines, len(config.folds), workdir)
+    # Last: it says that all of the above is there.
+    files.write_table(workdir / TABLE, table)
     print(f"\nMean C-index on the test patients of each target, {len(config.folds)} folds\n")
     print(means.to_string(float_format=lambda x: f"{x:.4f}", na_rep="n/a"))
     print(f"\nwritten to {workdir}")

@@ -110,17 +110,10 @@ def read_fold(workdir: pathlib.Path, method: str, seed: int, fold: int) -> FoldR
     """
     directory = fold_directory(run_directory(workdir, method, seed), fold)
     numbers = fold_results.read_metrics(directory)
-    path = directory / "predictions_test.csv"
-    columns = ["patient_id", "t", "e", "risk"]
-    try:
-        predictions = pd.read_csv(path, dtype={"patient_id": str}, usecols=columns)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: expected the columns {', '.join(columns)}; {error}; make it anew with "
-            f"python -m steph_jax.evaluate --workdir {directory.parent}"
-        ) from None
     _, split = fold_results.read_patients(directory)
-    return FoldRun(method, seed, fold, numbers, predictions[columns], len(split.train))
+    return FoldRun(
+        method, seed, fold, numbers, fold_results.read_predictions(directory), len(split.train)
+    )
 
 
 def compare_runs(

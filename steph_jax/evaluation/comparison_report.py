@@ -47,7 +47,6 @@ def write(
         command: that made it.
     """
     table = comparison.table(result, costs)
-    files.write_table(workdir / "compare.csv", comparison.contract_table(result))
     files.write_table(workdir / "compare_table.csv", table)
     files.write_text(workdir / "compare.tex", latex(result, table))
     seeds = "" if len(result.seeds) == 1 else f", mean of {len(result.seeds)} seeds"
@@ -75,6 +74,7 @@ def write(
         )
         pictures.append("differences.png")
     files.write_text(workdir / "compare.md", markdown(result, table, costs, command, pictures))
+    files.write_table(workdir / "compare.csv", comparison.contract_table(result))
 
 
 def columns(result: Comparison) -> dict[str, Callable[[pd.Series], str]]:

@@ -1,24 +1,48 @@
 """The directory of a fold: who its patients are, and what training and evaluation leave there."""
 
 import json
+import math
 import pathlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from absl import logging
 
-from steph_jax import files, plots, run_directory
+from steph_jax import files, plots, records, run_directory
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.evaluation import predictions, source_share, survival_metrics
 from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
+from steph_jax.messages import listed
 from steph_jax.survival.time_bins import TimeBins
 
 PATIENTS = "patients.csv"
+WEIGHTS = "merge_weights_test.csv"
+_PARTS = ("train", "test", "validation")
+_MOST_DAYS = 1e9
+_ADVICE = "restore the file, or remove the directory of the fold to train it again"
+
+_SLIDES = records.list_of(records.NAME, 1)
+_SCORES = records.record({"c_index": records.or_null(records.within(0, 1))})
+#: What is read again of a fold's training, and of its metrics.
+_NOTED = {
+    "method": records.NAME,
+    "dataset": records.NAME,
+    "fold": records.WHOLE,
+    "trainable_parameters": records.WHOLE,
+    "train_seconds": records.NUMBER,
+}
+_SELECTED = {"selected": records.mapping(records.ANYTHING)}
+_TRAINING = records.record(_NOTED, _SELECTED)
+_METRICS = records.record(
+    _NOTED | {"train": _SCORES, "test": _SCORES, "risk_cut": records.NUMBER},
+    _SELECTED | {"target_only": records.either(records.NOTHING, _SCORES)},
+)
 
 
 def write_patients(directory: pathlib.Path, table: SurvivalTable, fold: Fold) -> None:
@@ -43,26 +67,102 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
     """What `write_patients` wrote.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing or damaged.
+        FileNotFoundError, ValueError: it is missing or damaged; names the file, row and column.
     """
     path = directory / PATIENTS
+    rows = _read_table(path, tuple(_CELLS))[list(_CELLS)]
+    values: dict[str, list[Any]] = {name: [] for name in _CELLS}
+    for number, row in enumerate(rows.itertuples(index=False), 2):
+        for (name, read), cell in zip(_CELLS.items(), row, strict=True):
+            try:
+                values[name].append(read(cell))
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}: row {number}, {name}: {error}, found {cell[:60]!r}; {_ADVICE}"
+                ) from None
+    patients = values["patient_id"]
+    twice = [patient for patient, times in Counter(patients).items() if times > 1]
+    if twice:
+        raise ValueError(f"{path}: patients are there twice: {listed(twice)}; {_ADVICE}")
+    table = SurvivalTable(
+        path=path,
+        patients=tuple(patients),
+        time=np.array(values["t"], np.float64),
+        event=np.array(values["e"], bool),
+        slides=tuple(map(tuple, values["slides"])),
+    )
+    part = np.array(values["part"], np.str_)
+    missing = [name for name in ("train", "test") if name not in part]
+    if missing:
+        raise ValueError(f"{path}: expected {missing[0]} patients, found none; {_ADVICE}")
+    return table, Fold(*(np.flatnonzero(part == p) for p in _PARTS))
+
+
+def _name(cell: str) -> str:
+    if not cell:
+        raise ValueError("expected an id")
+    return cell
+
+
+def _part(cell: str) -> str:
+    if cell not in _PARTS:
+        raise ValueError(f"expected one of {', '.join(_PARTS)}")
+    return cell
+
+
+def _days(cell: str) -> float:
     try:
-        rows = pd.read_csv(
-            path,
-            dtype={"patient_id": str, "part": str, "slides": str},
-            keep_default_na=False,
-        )
-        table = SurvivalTable(
-            path=path,
-            patients=tuple(rows["patient_id"]),
-            time=rows["t"].to_numpy(np.float64),
-            event=rows["e"].to_numpy() > 0,
-            slides=tuple(tuple(json.loads(slides)) for slides in rows["slides"]),
-        )
-        part = rows["part"].to_numpy()
-    except (KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: expected the patients of a fold; {error}") from None
-    return table, Fold(*(np.flatnonzero(part == p) for p in ("train", "test", "validation")))
+        days = float(cell)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days <= _MOST_DAYS:
+        raise ValueError("expected days, 0 or more")
+    return days
+
+
+def _event(cell: str) -> bool:
+    if cell not in ("0", "1"):
+        raise ValueError("expected 0 or 1")
+    return cell == "1"
+
+
+def _slides(cell: str) -> list[str]:
+    try:
+        slides: list[str] = json.loads(cell)
+    except ValueError:
+        slides = []
+    if _SLIDES.problem("", slides):
+        raise ValueError(f"expected {_SLIDES.expected}")
+    return slides
+
+
+#: How a cell of each column is read; raises ValueError with what was expected.
+_CELLS: dict[str, Callable[[str], Any]] = {
+    "patient_id": _name,
+    "part": _part,
+    "t": _days,
+    "e": _event,
+    "slides": _slides,
+}
+
+
+def _read_table(path: pathlib.Path, columns: Sequence[str], advice: str = _ADVICE) -> pd.DataFrame:
+    """A CSV as text, the columns asked for first.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged, or lacks a column; names the file.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: the file is missing; {advice}") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path}: expected a table; {reason}; {advice}") from None
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        raise ValueError(f"{path}: expected the column {missing[0]}, found none; {advice}")
+    return table
 
 
 def write_results(
@@ -93,15 +193,15 @@ def write_results(
     if test.predicted.survival is not None:
         widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges).tolist()
         plots.survival_curves(shown, directory / "survival_curves_test.png", on_test, widths)
-    history_path = directory / "history.csv"
-    history = pd.read_csv(history_path) if history_path.is_file() else None
+    has_history = (directory / "history.csv").is_file()
+    history = read_history(directory) if has_history else None
     if history is not None and len(history):
         plots.training_curves(history, directory / "training_curves.png", title)
     if "weight" in test.predicted.record:
         weights = predictions.merge_weights_table(
             test.predicted, model.settings["sources"], numbers["dataset"]
         )
-        files.write_table(directory / "merge_weights_test.csv", weights)
+        files.write_table(directory / WEIGHTS, weights)
         onto_target = model.settings.get("options", {}).get("base") == "target"
         share = source_share.source_share(weights, onto_target=onto_target)
         numbers = numbers | {"source_share": share}
@@ -143,24 +243,74 @@ def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
     """metrics.json of a finished fold.
 
     Raises:
-        ValueError: it is missing or damaged.
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the field.
     """
-    return _read_json(directory / "metrics.json", "the metrics of a finished fold")
+    return records.read(
+        directory / "metrics.json", _METRICS, "the metrics of a finished fold", _ADVICE
+    )
 
 
 def read_training(directory: pathlib.Path) -> dict[str, Any]:
     """training.json of a trained fold: entries of metrics.json that evaluating cannot find again.
 
     Raises:
-        ValueError: it is missing or damaged.
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the field.
     """
-    return _read_json(
-        run_directory.training_record(directory), "what a trained fold notes of its training"
+    path = run_directory.training_record(directory)
+    return records.read(path, _TRAINING, "what a trained fold notes of its training", _ADVICE)
+
+
+def read_predictions(directory: pathlib.Path) -> pd.DataFrame:
+    """Columns patient_id, t, e and risk (float32, as it was written) of predictions_test.csv.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
+    """
+    path = directory / "predictions_test.csv"
+    table = _read_table(path, ("patient_id", "t", "e", "risk"), _rewrite(directory))
+    return pd.DataFrame(
+        {
+            "patient_id": table["patient_id"],
+            "t": _numbers(path, table["t"]),
+            "e": _numbers(path, table["e"]).astype(np.int64),
+            "risk": _numbers(path, table["risk"]).astype(np.float32),
+        }
     )
 
 
-def _read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: expected {what}; {error}") from None
+def _rewrite(directory: pathlib.Path) -> str:
+    return f"python -m steph_jax.evaluate --workdir {directory.parent} writes it again"
+
+
+def read_weights(directory: pathlib.Path) -> pd.DataFrame:
+    """Columns source and source_coefficient of merge_weights_test.csv.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
+    """
+    path, name = directory / WEIGHTS, "source_coefficient"
+    table = _read_table(path, ("source", "source_coefficient"), _rewrite(directory))
+    return pd.DataFrame({"source": table["source"], name: _numbers(path, table[name])})
+
+
+def read_history(directory: pathlib.Path) -> pd.DataFrame:
+    """history.csv: a row per epoch; none for a method that is not trained.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
+    """
+    path = directory / "history.csv"
+    table = _read_table(path, ("epoch", "learning_rate"))
+    return pd.DataFrame({name: _numbers(path, table[name], finite=False) for name in table.columns})
+
+
+def _numbers(path: pathlib.Path, column: pd.Series, finite: bool = True) -> pd.Series:
+    """A column of numbers; unless they must be finite, an empty cell is NaN."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
+    wrong = column[~np.isfinite(numbers) if finite else numbers.isna() & (column != "")]
+    if len(wrong):
+        raise ValueError(
+            f"{path}: row {int(wrong.index[0]) + 2}, {column.name}: expected a number, found "
+            f"{str(wrong.iloc[0])[:60]!r}; {_ADVICE}"
+        )
+    return numbers

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from steph_jax import files, plots, run_directory
@@ -17,7 +16,7 @@ from steph_jax.survival import metrics
 def write(
     workdir: pathlib.Path, dataset: str, method: str, seed: int, folds: Sequence[int]
 ) -> dict[str, Any]:
-    """Writes, draws and prints the C-index over the folds of a run.
+    """Draws, writes and prints the C-index over the folds of a run; summary.json last.
 
     Args:
         workdir: of the run.
@@ -41,7 +40,6 @@ def write(
     selected = [of.get("selected", {}) for of in found]
     if any(selected):
         summary["selected"] = selected
-    files.write_json(workdir / "summary.json", summary)
     title = f"{dataset}, {method}"
     shown = {method: values}
     if all(of.get("target_only") for of in found):
@@ -49,17 +47,17 @@ def write(
         shown = {"target-only ABMIL": alone} | shown
     plots.folds(shown, workdir / "c_index.png", title, folds)
     plot_mean_weights(workdir, folds, title)
-    histories = [pd.read_csv(directory / "history.csv") for directory in directories]
+    histories = [fold_results.read_history(directory) for directory in directories]
     if all(len(history) for history in histories):
         curves = [of.assign(fold=k) for k, of in zip(folds, histories, strict=True)]
         plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
     tables = [
-        pd.read_csv(directory / "predictions_test.csv", dtype={"risk": np.float32}).assign(
-            fold=fold, cut=of["risk_cut"]
-        )
+        fold_results.read_predictions(directory).assign(fold=fold, cut=of["risk_cut"])
         for fold, directory, of in zip(folds, directories, found, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
+    # Last: it says that all of the above is there.
+    files.write_json(workdir / "summary.json", summary)
     print(f"\n{title}: test C-index")
     for fold, value, swept in zip(folds, values, selected, strict=True):
         print(f"  fold {fold}  {value:.4f}  {setting_values(swept)}".rstrip())
@@ -69,14 +67,14 @@ def write(
 
 def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -> None:
     """The mean weight of each source on the test patients, by fold, where a method has weights."""
-    paths = [
-        run_directory.fold_directory(workdir, fold) / "merge_weights_test.csv" for fold in folds
-    ]
-    if not all(path.is_file() for path in paths):
+    directories = [run_directory.fold_directory(workdir, fold) for fold in folds]
+    if not all((directory / fold_results.WEIGHTS).is_file() for directory in directories):
         return
     means = {
-        f"fold {fold}": pd.read_csv(path).groupby("source", sort=False)["source_coefficient"].mean()
-        for fold, path in zip(folds, paths, strict=True)
+        f"fold {fold}": fold_results.read_weights(directory)
+        .groupby("source", sort=False)["source_coefficient"]
+        .mean()
+        for fold, directory in zip(folds, directories, strict=True)
     }
     table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
     label = "Mean coefficient of the source in the merged models of the test patients"

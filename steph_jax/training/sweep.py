@@ -20,7 +20,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from steph_jax import files, messages, plots
+from steph_jax import files, messages, plots, records
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
@@ -37,15 +37,19 @@ from steph_jax.data.folds import make_folds
 from steph_jax.methods import abmil
 from steph_jax.survival import metrics, objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
-from steph_jax.training import resume
+from steph_jax.training import preflight, resume
 from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins, with_config
 from steph_jax.training.grid import Grid, Point
 from steph_jax.training.loop import DivergedError, TrainingJob, train_model
-from steph_jax.training.preflight import check_splits, members
+from steph_jax.training.preflight import check_splits
 from steph_jax.training.restarts import train_split
 
 NUM_INNER_FOLDS = 3
+_BEGUN = records.record(
+    {"models": records.mapping(records.TEXT), "held_out": records.list_of(records.ANYTHING)}
+)
+_RESULT = records.record({"c_index": records.or_null(records.within(0, 1))})
 
 
 class SweepResult(NamedTuple):
@@ -228,6 +232,18 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
     return SweepResult(points[best], float(means[best]))
 
 
+def members(grid: Grid, run: Experiment, folds: Sequence[int]) -> list[tuple[str, int]]:
+    """(dataset, fold) of the models of the pool that some folds read, with any values."""
+    configs = [run.config.with_values(point) for point in grid.points()]
+    read = [
+        member
+        for config in configs
+        for fold in folds
+        for member in preflight.members(config, run.cohort, run.pool, fold)
+    ]
+    return list(dict.fromkeys(read))
+
+
 def with_point(run: Experiment, point: Point) -> Experiment:
     """The experiment with other values of some settings, by their names with dots."""
     return with_config(run, run.config.with_values(point))
@@ -240,7 +256,7 @@ def _store_start(
     pool, patients = tried[0].pool, tried[0].cohort.table.patients
     models = {NULL: resume.fingerprint(pool.null())} if pool.has_null() else {}
     for run in tried:
-        for member in members(run.config, run.cohort, pool, fold):
+        for member in preflight.members(run.config, run.cohort, pool, fold):
             models.setdefault(member_name(*member), resume.fingerprint(pool.member(*member)))
     record = {
         "models": models,
@@ -249,7 +265,7 @@ def _store_start(
     path = place / "sweep.json"
     if not path.is_file():
         files.write_json(path, record)
-    elif _read(path) != record:
+    elif _read(path, _BEGUN) != record:
         raise ValueError(
             f"{place}: the models of the pool, or the training patients, have changed since the "
             "sweep of this fold began; put them back, or remove this directory to sweep the fold "
@@ -257,11 +273,9 @@ def _store_start(
         )
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a part of a sweep as JSON; {error}") from None
+def _read(path: pathlib.Path, kind: records.Kind) -> dict[str, Any]:
+    advice = f"remove {path.parent} to do this part of the sweep again"
+    return records.read(path, kind, "a part of a sweep", advice)
 
 
 def refitted_pool(
@@ -288,7 +302,7 @@ def refitted_pool(
             trained = train_model(run, job)
             model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
             saved_model.save_model(path, model)
-            shutil.rmtree(states)
+        shutil.rmtree(states, ignore_errors=True)
         return saved_model.load_model(path)
 
     return InnerPool(run.pool.root, run.config.dataset, refit)
@@ -341,6 +355,6 @@ def held_out_c_index(
             logging.warning("%s", error)
             scores = {"c_index": math.nan}
         files.write_json(path, scores)
-        shutil.rmtree(states)
-    value = _read(path)["c_index"]
+    shutil.rmtree(states, ignore_errors=True)
+    value = _read(path, _RESULT)["c_index"]
     return math.nan if value is None else float(value)

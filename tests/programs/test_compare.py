@@ -154,8 +154,40 @@ def test_runs_that_were_tested_on_others_are_not_compared(compared, tmp_path):
     with pytest.raises(ValueError, match=r"roupkt-seed_1 were tested on other patients, .* fold 1"):
         comparison.compare_runs(tmp_path / "W", "sim_a", METHODS, SEEDS, (0, 1))
     predictions.drop(columns="risk").to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"expected the columns patient_id, t, e, risk"):
+    with pytest.raises(
+        ValueError, match=r"predictions_test.csv: expected the column risk, found none; python"
+    ):
         comparison.compare_runs(tmp_path / "W", "sim_a", METHODS, SEEDS, (0, 1))
+
+
+def test_pictures_of_a_run_killed_before_its_summary_are_made(compared, config, tmp_path):
+    workdir, _ = compared
+    shutil.copytree(workdir, tmp_path / "W")
+    run = tmp_path / "W/roupkt-seed_1"
+    for name in ("summary.json", "risk_groups.png"):
+        (run / name).unlink(missing_ok=True)
+    # A summary of the fold that was asked for first stays where the process died after the second.
+    summary = json.loads((tmp_path / "W/abmil-seed_1/summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"fold_numbers": [0]}))
+    compare.compare(config, METHODS, SEEDS, tmp_path / "W", COMMAND)
+    assert json.loads((run / "summary.json").read_text())["fold_numbers"] == [0, 1]
+
+
+def test_run_on_other_inputs_than_the_finished_ones_is_refused(compared, config, world, tmp_path):
+    workdir, _ = compared
+    shutil.copytree(workdir, tmp_path / "W")
+    shutil.rmtree(tmp_path / "W/roupkt-seed_2")
+    path = world / "data/sim_a/sim_a_survival.csv"
+    before = path.read_text()
+    table = pd.read_csv(path)
+    table["e"] = 1 - table["e"]
+    table.to_csv(path, index=False)
+    try:
+        with pytest.raises(ValueError, match=r"abmil-seed_1: inputs have changed .* slides of SIM"):
+            compare.compare(config, METHODS, SEEDS, tmp_path / "W", COMMAND)
+    finally:
+        path.write_text(before)
+    assert not (tmp_path / "W/roupkt-seed_2/fold_0").exists()
 
 
 def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):

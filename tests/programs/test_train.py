@@ -318,7 +318,7 @@ def test_other_models_or_patients_under_an_interrupted_run_are_refused(
         trained = pd.read_csv(path.parent / "splits_0.csv")["train"]
         table.loc[table["patient_id"] == trained[0], "t"] += 1
         table.to_csv(path, index=False)
-    with pytest.raises(ValueError, match="have changed since this fold began"):
+    with pytest.raises(ValueError, match="w: inputs have changed since the first fold of this run"):
         train.train(config, tmp_path / "w")
 
 
