@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 #: The largest whole number that a record may hold, and the largest of all numbers (float32's).
 _MOST_WHOLE, _MOST = 2**63 - 1, 3.4e38
-_SHOWN = 60
+_SHOWN, _MOST_SAID = 60, 200
 
 
 class Kind(NamedTuple):
@@ -227,7 +227,7 @@ def built(kind: Kind, make: Callable[[Any], object]) -> Kind:
         try:
             make(value)
         except (ValueError, TypeError, OverflowError) as error:
-            return f"{_named(name)}{error}"
+            return f"{_named(name)}{str(error).splitlines()[0][:_MOST_SAID]}"
         return ""
 
     return Kind(kind.expected, problem)

@@ -93,7 +93,9 @@ def read(directory: pathlib.Path, like: Any, expected: Checksums | None) -> Any:
     except Exception as error:
         reason = str(error).strip().split("\n")[0].replace(str(directory), "")[:200]
         raise ValueError(f"{directory}: damaged arrays ({reason})") from None
-    jax.tree.map(lambda leaf, array: _expect_alike(directory, leaf, array), like, arrays)
+    jax.tree_util.tree_map_with_path(
+        lambda at, leaf, array: _expect_alike(directory, at, leaf, array), like, arrays
+    )
     return arrays
 
 
@@ -164,9 +166,10 @@ def _nbytes(shape: Any, dtype: Any) -> int:
     return math.prod(map(int, shape)) * np.dtype(dtype).itemsize
 
 
-def _expect_alike(directory: pathlib.Path, leaf: Any, array: Any) -> None:
+def _expect_alike(directory: pathlib.Path, at: Any, leaf: Any, array: Any) -> None:
     if (array.shape, array.dtype) != (tuple(leaf.shape), np.dtype(leaf.dtype)):
+        name = jax.tree_util.keystr(at, simple=True, separator="/")
         raise ValueError(
-            f"{directory}: expected an array {list(leaf.shape)} of {leaf.dtype}, found "
+            f"{directory}: {name}: expected an array {list(leaf.shape)} of {leaf.dtype}, found "
             f"{list(array.shape)} of {array.dtype}"
         )

@@ -95,10 +95,11 @@ _SETTINGS: dict[str, Kind] = {
         {}, {"sha256": TEXT, "requested": records.mapping(records.ANYTHING)}
     ),
 }
+_OPTIONS: dict[str, Any] = {"steph": steph.Options, "roupkt": roupkt.Options}
 #: Fields without which a kind of model cannot be run.
 _NEEDED: dict[str, dict[str, Kind]] = {
-    "steph": {"sources": _SOURCES, "options": records.fields_of(steph.Options)},
-    "roupkt": {"sources": _SOURCES, "options": records.fields_of(roupkt.Options)},
+    "steph": {"sources": _SOURCES, "options": records.fields_of(_OPTIONS["steph"])},
+    "roupkt": {"sources": _SOURCES, "options": records.fields_of(_OPTIONS["roupkt"])},
     "learned": {"sources": _SOURCES, "merge_weight": NUMBER},
     "fix": {"sources": _SOURCES, "weights": records.list_of(NUMBER, 1)},
     "dynamic": {
@@ -131,6 +132,12 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     record = records.read(path, _RECORD, _WHAT, _ADVICE)
     needed = records.record(_NEEDED.get(record["kind"], {}))
     records.expect(path, records.record({"settings": needed}), record, _WHAT, _ADVICE)
+    if record["kind"] in _OPTIONS:
+        settings, options = record["settings"], _OPTIONS[record["kind"]]
+        try:
+            options(**settings["options"]).check_sources(len(settings["sources"]))
+        except ValueError as error:
+            raise ValueError(f"{path}: settings.options: {error}; {_ADVICE}") from None
     if record["format"] == FORMAT:
         records.expect(path, records.SEALED_FILES, record, _WHAT, _ADVICE)
         records.expect_unchanged(path, record, _ADVICE)

@@ -29,6 +29,8 @@ RECORD = "model.json"
 PARAMS = "params"
 _REPLACED = ".replaced"
 _ADVICE = "make the model again"
+#: Parameters that a message names at most.
+_MOST_ROWS = 8
 
 
 class Header(NamedTuple):
@@ -132,7 +134,8 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
             says; the message names the file and what to do.
     """
     path = _existing(path)
-    record = model_record.read(_record_of(path))
+    file = _record_of(path)
+    record = model_record.read(file)
     if not (path / PARAMS).is_dir():
         raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; {_ADVICE}")
     described = record["params"]
@@ -144,10 +147,10 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     try:
         tree = _filled(described, arrays.read(path / PARAMS, like, record.get("files")))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{error}; {_ADVICE}") from None
+        raise ValueError(f"{error} (described in {file}); {_ADVICE}") from None
     architecture = Architecture(**record["architecture"])
     model = SavedModel(record["kind"], architecture, record["settings"], tree)
-    _check_architecture(model, str(path))
+    _check_architecture(model, str(file))
     return model
 
 
@@ -228,10 +231,10 @@ def _check_architecture(model: SavedModel, where: str) -> None:
         found = _shapes(tree, "")
         if found != expected:
             names = [n for n in expected | found if expected.get(n) != found.get(n)]
-            rows = [f"  {n}: {expected.get(n, 'none')} | {found.get(n, 'none')}" for n in names]
+            rows = [f"{n}: {expected.get(n, 'none')} | {found.get(n, 'none')}" for n in names]
             raise ValueError(
                 f"{where}: parameters ({part}) that are not those of its architecture; parameter: "
-                "expected | found\n" + "\n".join(rows[:20])
+                f"expected | found; {'; '.join(rows[:_MOST_ROWS])}"
             )
 
 

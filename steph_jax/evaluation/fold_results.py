@@ -76,7 +76,7 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
         for (name, read), cell in zip(_CELLS.items(), row, strict=True):
             try:
                 values[name].append(read(cell))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise ValueError(
                     f"{path}: row {number}, {name}: {error}, found {cell[:60]!r}; {_ADVICE}"
                 ) from None
@@ -129,7 +129,7 @@ def _event(cell: str) -> bool:
 def _slides(cell: str) -> list[str]:
     try:
         slides: list[str] = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         slides = []
     if _SLIDES.problem("", slides):
         raise ValueError(f"expected {_SLIDES.expected}")

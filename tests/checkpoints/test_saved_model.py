@@ -167,7 +167,9 @@ def test_half_of_a_model(tmp_path, model):
     cut = [f for f in (path / "params").rglob("*") if f.is_file() and f.stat().st_size > 500]
     for file in cut:
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=f"{min(cut)}: damaged, its bytes .*; make the model"):
+    with pytest.raises(
+        ValueError, match=f"{min(cut)}: damaged, its bytes .*; make the model again"
+    ):
         saved_model.load_model(path)
     rewritten(path, as_first_format)
     with pytest.raises(ValueError, match=r"m/params: damaged arrays \(.*; make the model again"):
@@ -175,7 +177,7 @@ def test_half_of_a_model(tmp_path, model):
     cut[0].unlink()
     saved_model.save_model(path, model)
     next((path / "params" / "d").iterdir()).unlink()
-    with pytest.raises(ValueError, match=r"m/params/d/\w+: not there; make the model again"):
+    with pytest.raises(ValueError, match=r"m/params/d/\w+: not there .*; make the model again"):
         saved_model.load_model(path)
     os.rename(path / "params", path / "lost")
     with pytest.raises(ValueError, match="m: half of a model, params/ is missing"):
