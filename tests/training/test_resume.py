@@ -106,5 +106,7 @@ def test_state_of_another_shape_is_refused(tmp_path):
     other = TrainCheckpoint(
         state(0).state, {"head": {"kernel": jnp.zeros((8, 6))}, "bias": jnp.zeros(5)}
     )
-    with pytest.raises(ValueError, match=r"c/epoch_1/state: best/head/kernel: expected an array \[8, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"c/epoch_1/state: best/head/kernel: expected an array \[8, 6\]"
+    ):
         store.restore(other, "start")
