@@ -14,6 +14,7 @@ def get_config() -> ConfigDict:
     config.folds = (0, 1)
     config.epochs = 3
     config.batch_size = 4
+    config.eval_every = 1
     config.learning_rate = 2e-4
     config.model.feature_dim = 24
     config.model.embed_dim = 16

@@ -145,7 +145,7 @@ def fit(study: Study, home: pathlib.Path, dataset: str, method: str, folds: Sequ
         return
     config = default.get_config()
     config.dataset, config.method, config.folds = dataset, method, tuple(folds)
-    config.seed, config.epochs, config.eval_every = _TRAINING_SEED, study.epochs, study.epochs
+    config.seed, config.epochs = _TRAINING_SEED, study.epochs
     config.data.root = str(home / "data")
     config.data.features = str(home / "data" / "features" / "{dataset}")
     config.pool.root = str(home / "pool")

@@ -131,5 +131,4 @@ def config_of(
     config.data.root = str(shared / "tcga_rna")
     config.data.features = str(out / "features" / "{dataset}")
     config.pool.root = str(out / "pool")
-    config.eval_every = 5
     return as_dict(config)
