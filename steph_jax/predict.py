@@ -25,11 +25,11 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
 from steph_jax.data.bags import LazyBags
+from steph_jax.data.columns import Columns
 from steph_jax.data.features import kinds
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
-from steph_jax.data.tables import Columns
 from steph_jax.engine.loader import Feed
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Predictor

@@ -24,9 +24,10 @@ from steph_jax import cli, files, interrupts, messages
 from steph_jax.checks.cohort import warn_of_patients
 from steph_jax.data import tables
 from steph_jax.data.cohort import left_out
+from steph_jax.data.columns import DAYS_PER_UNIT, EVENT_CODINGS, UNLABELED, Columns
 from steph_jax.data.folds import choose_validation, make_folds
 from steph_jax.data.splits import Split, check_split
-from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.data.tables import SurvivalTable
 
 #: Flags of this program for settings that messages name.
 _FLAGS = {
@@ -188,13 +189,11 @@ def parser() -> argparse.ArgumentParser:
         ("event", "column of events"),
     ):
         flags.add_argument(f"--{name}", default=getattr(columns, name), help=what)
-    flags.add_argument(
-        "--time-unit", choices=tuple(tables.DAYS_PER_UNIT), default=columns.time_unit
-    )
-    flags.add_argument("--event-coding", choices=tables.EVENT_CODINGS, default=columns.event_coding)
+    flags.add_argument("--time-unit", choices=tuple(DAYS_PER_UNIT), default=columns.time_unit)
+    flags.add_argument("--event-coding", choices=EVENT_CODINGS, default=columns.event_coding)
     flags.add_argument(
         "--unlabeled",
-        choices=tables.UNLABELED,
+        choices=UNLABELED,
         default=columns.unlabeled,
         help="what to do with patients without time or event",
     )

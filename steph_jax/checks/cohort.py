@@ -7,7 +7,8 @@ from absl import logging
 
 from steph_jax.checks import findings, folds, outcomes, sections, tables
 from steph_jax.checks.findings import Finding, Status
-from steph_jax.data.tables import Columns, SurvivalTable, table_path
+from steph_jax.data.columns import Columns
+from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import listed
 
 #: Items of a warning that its line names: it is one of several on a log.

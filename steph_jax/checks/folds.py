@@ -12,6 +12,7 @@ from steph_jax import messages
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.data import tables
+from steph_jax.data.columns import Columns
 from steph_jax.data.leaks import find_leaks
 from steph_jax.data.persons import normalized_patient_id, person_keys
 from steph_jax.data.splits import (
@@ -24,7 +25,7 @@ from steph_jax.data.splits import (
     split_problems,
     without_left_out,
 )
-from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.data.tables import SurvivalTable
 from steph_jax.messages import listed
 
 CHECK = "splits"

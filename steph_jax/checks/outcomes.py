@@ -6,7 +6,8 @@ import numpy as np
 
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
-from steph_jax.data.tables import DAYS_PER_UNIT, Columns, SurvivalTable
+from steph_jax.data.columns import DAYS_PER_UNIT, Columns
+from steph_jax.data.tables import SurvivalTable
 
 #: A cohort's 95 % quantile of time is taken for years up to 30, for months up to a month more
 #: than that many years, and for days beyond.

@@ -13,9 +13,10 @@ from steph_jax import messages
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import cells, tables
+from steph_jax.data.columns import DAYS_PER_UNIT, Columns, id_problems, read_cells
 from steph_jax.data.features.source import slide_name
 from steph_jax.data.persons import barcode_patient, ids_by_person
-from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.data.tables import SurvivalTable
 
 CHECK = "table"
 
@@ -33,10 +34,10 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
         `events_are_read`. None where there is no table with these columns.
     """
     found: list[Finding] = []
-    read = findings.attempt(CHECK, found, lambda: tables.read_cells(path, columns, columns.names))
+    read = findings.attempt(CHECK, found, lambda: read_cells(path, columns, columns.names))
     if read is None:
         return None, found
-    for problem in tables.id_problems(columns, read):
+    for problem in id_problems(columns, read):
         found += _error(path, problem.text, problem.advice, problem.items)
     labeled, left_out = tables.without_unlabeled(read.columns)
     kept = labeled if columns.unlabeled == "drop" else read.columns
@@ -191,7 +192,7 @@ def _what_can_be_read(
         path=path,
         patients=tuple(names),
         time=np.where((time >= 0) & np.isfinite(time), time, np.nan)
-        * tables.DAYS_PER_UNIT[columns.time_unit],
+        * DAYS_PER_UNIT[columns.time_unit],
         event=np.array(
             [cells.event_code(events[first[name]], coding) == died for name in names], bool
         ),

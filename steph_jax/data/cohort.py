@@ -9,9 +9,10 @@ from absl import logging
 
 from steph_jax.data import tables
 from steph_jax.data.bags import Bags, JoinedBags
+from steph_jax.data.columns import Columns
 from steph_jax.data.persons import person_keys
 from steph_jax.data.splits import check_split, read_split, split_path, without_left_out
-from steph_jax.data.tables import Columns, SurvivalTable
+from steph_jax.data.tables import SurvivalTable
 from steph_jax.messages import listed
 
 

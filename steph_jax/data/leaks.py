@@ -7,9 +7,9 @@ from pathlib import Path
 
 from steph_jax import messages
 from steph_jax.data import tables
+from steph_jax.data.columns import Columns
 from steph_jax.data.persons import normalized_patient_id, person_keys
 from steph_jax.data.splits import read_split, split_path
-from steph_jax.data.tables import Columns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 from steph_jax.data import cells, csv_files, persons
-from steph_jax.data.tables import WHERE_TO_GET_DATA, SurvivalTable
+from steph_jax.data.columns import WHERE_TO_GET_DATA
+from steph_jax.data.tables import SurvivalTable
 from steph_jax.messages import listed
 
 _BOOLEANS = {"true", "false", "0", "1", "0.0", "1.0"}

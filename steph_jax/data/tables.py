@@ -9,79 +9,16 @@ one person's is said in `persons`.
 import dataclasses
 import functools
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steph_jax.data import cells, csv_files, persons
+from steph_jax.data import cells, persons
+from steph_jax.data.columns import DAYS_PER_UNIT, Columns, usable_cells
 from steph_jax.messages import listed
 from steph_jax.survival.labels import survival_labels
-
-DAYS_PER_UNIT = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
-EVENT_CODINGS = ("event", "censorship")
-#: What is done with patients without time or event.
-UNLABELED = ("refuse", "drop")
-#: Extensions of tables that are not read, and may stand beside the place of one that is missing.
-_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".tsv", ".txt", ".csv.gz", ".parquet")
-
-WHERE_TO_GET_DATA = (
-    "tables, splits and features of the 13 cohorts are published on Hugging Face as UNI2-h-DSS, by "
-    "the authors of STEPH (https://arxiv.org/abs/2603.10526), and PyTorch checkpoints with its "
-    "code, which that page links; `make demo` runs on simulated data"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """Names and coding of the columns that UNI2-h-DSS calls patient_id, pathology_id, t and e.
-
-    Attributes:
-        patient: column of patient ids.
-        slide: column of slide ids.
-        time: column of times to the event or to the end of follow-up.
-        event: column that tells the two apart.
-        time_unit: a key of `DAYS_PER_UNIT`; a year has 365.25 days and a month a twelfth of that.
-        event_coding: "event" where 1 means that death was seen, "censorship" where 1 means that
-            it was not.
-        unlabeled: "refuse" a table with patients without time or event, or "drop" them.
-
-    Raises:
-        ValueError: for an unknown unit, coding or way with the unlabeled, or a column named twice.
-    """
-
-    patient: str = "patient_id"
-    slide: str = "pathology_id"
-    time: str = "t"
-    event: str = "e"
-    time_unit: str = "days"
-    event_coding: str = "event"
-    unlabeled: str = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.time_unit not in DAYS_PER_UNIT:
-            known = ", ".join(DAYS_PER_UNIT)
-            raise ValueError(f"the time unit is one of {known}, not {self.time_unit!r}")
-        if self.event_coding not in EVENT_CODINGS:
-            known = ", ".join(EVENT_CODINGS)
-            raise ValueError(f"the event coding is one of {known}, not {self.event_coding!r}")
-        if self.unlabeled not in UNLABELED:
-            known = ", ".join(UNLABELED)
-            raise ValueError(f"data.unlabeled is one of {known}, not {self.unlabeled!r}")
-        if len(set(self.names)) < len(self.names):
-            raise ValueError(f"four different columns are needed, found {', '.join(self.names)}")
-
-    @property
-    def names(self) -> tuple[str, str, str, str]:
-        """The four columns, in the order patient, slide, time, event."""
-        return self.patient, self.slide, self.time, self.event
-
-    def setting(self, name: str) -> str:
-        """The setting that names a column."""
-        fields = ("patient", "slide", "time", "event")
-        return f"data.columns.{fields[self.names.index(name)]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,101 +72,6 @@ def table_path(root: str | os.PathLike[str], dataset: str) -> Path:
     return Path(root) / dataset / f"{dataset}_survival.csv"
 
 
-def _where(path: Path) -> str:
-    """What to do about a table that is missing."""
-    stem = path.name.removesuffix(path.suffix)
-    others = [stem + extension for extension in _OTHER_TABLES]
-    found = [name for name in others if (path.parent / name).is_file()]
-    hint = f"found {found[0]} beside its place: save that as CSV UTF-8; " if found else ""
-    return (
-        f"{hint}expected a CSV file with a row for each slide, in the columns patient_id, "
-        "pathology_id, t and e or those that data.columns names; from it `python -m "
-        f"steph_jax.split` makes splits_0.csv ... beside it; {WHERE_TO_GET_DATA}"
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Cells:
-    """Some columns of a table, as text.
-
-    Attributes:
-        lines: line number of every row.
-        columns: the cells of each column.
-    """
-
-    lines: list[int]
-    columns: list[list[str]]
-
-
-def read_cells(path: Path, columns: Columns, names: Sequence[str]) -> Cells:
-    """The columns of these names.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for anything but a table; columns that are missing or occur twice; no rows.
-    """
-    header, rows = csv_files.read(path, _where(path))
-    missing = [name for name in names if name not in header]
-    if missing:
-        settings = ", ".join(map(columns.setting, missing))
-        raise ValueError(
-            f"{path}: expected the columns {', '.join(names)}; missing {', '.join(missing)}; "
-            f"found {listed(header)}; name yours by {settings}"
-        )
-    repeated = [name for name in names if header.count(name) > 1]
-    if repeated:
-        raise ValueError(f"{path}: columns that occur twice: {', '.join(repeated)}")
-    if not rows:
-        raise ValueError(f"{path}: expected a row per slide, found the header alone")
-    places = [header.index(name) for name in names]
-    return Cells([line for line, _ in rows], [[row[place] for _, row in rows] for place in places])
-
-
-@dataclasses.dataclass(frozen=True)
-class IdProblem:
-    """Rows whose ids cannot be used.
-
-    Attributes:
-        text: what is wrong with them; ends where the items begin.
-        advice: what to do.
-        items: lines of the table, or slides.
-    """
-
-    text: str
-    advice: str
-    items: tuple[str, ...]
-
-
-def id_problems(columns: Columns, read: Cells) -> list[IdProblem]:
-    """What is wrong with ids of patients and slides, the first two columns that were read."""
-    found = []
-    patients, slides = read.columns[:2]
-    for name, ids in ((columns.patient, patients), (columns.slide, slides)):
-        rows = list(zip(read.lines, ids, strict=True))
-        empty = [f"line {line}" for line, cell in rows if cells.is_missing(cell)]
-        broken = [f"line {line}" for line, cell in rows if not cell.isprintable()]
-        for text, advice, items in (
-            ("empty or NA", "fill in the ids, or take these rows out", empty),
-            ("ids with line breaks or other control characters", "correct the ids", broken),
-        ):
-            if items:
-                found.append(IdProblem(f"column {name!r}: {text}", advice, tuple(items)))
-    count = Counter(slide for slide in slides if not cells.is_missing(slide))
-    twice = tuple(slide for slide, rows_of_slide in count.items() if rows_of_slide > 1)
-    if twice:
-        text = "expected one row per slide; slides in several rows"
-        found.append(IdProblem(text, "keep one row per slide", twice))
-    return found
-
-
-def _usable_cells(path: Path, columns: Columns, names: Sequence[str]) -> list[list[str]]:
-    """The columns of these names, the first two of which are ids without fault."""
-    read = read_cells(path, columns, names)
-    for problem in id_problems(columns, read):
-        raise ValueError(f"{path}, {problem.text} ({listed(problem.items)}); {problem.advice}")
-    return read.columns
-
-
 def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The slides of each patient; both sorted."""
     found: dict[str, list[str]] = {patient: [] for patient in sorted(set(patients))}
@@ -256,7 +98,7 @@ def read_slides(
             two rows.
     """
     columns = columns or Columns()
-    patients, slides = _usable_cells(Path(path), columns, (columns.patient, columns.slide))
+    patients, slides = usable_cells(Path(path), columns, (columns.patient, columns.slide))
     return _slides_of(patients, slides)
 
 
@@ -278,7 +120,7 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
             time or event, unless they are to be dropped.
     """
     path, columns = Path(path), columns or Columns()
-    read = _usable_cells(path, columns, columns.names)
+    read = usable_cells(path, columns, columns.names)
     (patients, slides, times, events), left_out = without_unlabeled(read)
     if left_out and columns.unlabeled == "refuse":
         raise ValueError(

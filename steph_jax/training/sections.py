@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.data.tables import Columns
+from steph_jax.data.columns import Columns
 from steph_jax.survival.time_bins import (
     BIN_KINDS,
     TimeBins,
@@ -47,7 +47,7 @@ class Data:
         cache_gb: 10^9 bytes of memory for features; 0 = a quarter of what the job may use.
         device_gb: 10^9 bytes of each GPU for features; -1 = half of it.
         check_values: whether values that do not fit the cache are read once before training.
-        time_unit, event_coding, unlabeled: as in `tables.Columns`.
+        time_unit, event_coding, unlabeled: as in `columns.Columns`.
         columns: names in the survival table.
     """
 

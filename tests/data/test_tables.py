@@ -8,6 +8,7 @@ import pytest
 
 from steph_jax.data import tables
 from steph_jax.data.cohort import load_cohort
+from steph_jax.data.columns import Columns
 from steph_jax.data.splits import (
     Split,
     check_split,
@@ -16,7 +17,7 @@ from steph_jax.data.splits import (
     split_problems,
     without_left_out,
 )
-from steph_jax.data.tables import Columns, read_slides, read_table
+from steph_jax.data.tables import read_slides, read_table
 from steph_jax.survival.time_bins import TimeBins, quantile_bins, sqrt_event_bins, uniform_bins
 
 HEADER = "patient_id,pathology_id,project,t,e\n"

@@ -9,8 +9,9 @@ from sksurv.metrics import concordance_index_ipcw
 from sksurv.util import Surv
 
 from steph_jax.checkpoints import torch_names
+from steph_jax.data.columns import Columns
 from steph_jax.data.splits import read_split, split_path
-from steph_jax.data.tables import Columns, read_table, table_path
+from steph_jax.data.tables import read_table, table_path
 from steph_jax.evaluation import survival_metrics
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.models.abmil import Abmil

@@ -17,10 +17,11 @@ from guarded_memory import GuardedStorages
 from rebuilds import random_rebuilds
 from torch_writer import View, pickled_tensor, stream_bytes, zip_bytes
 
+from steph_jax.data.columns import Columns
 from steph_jax.data.features import store
 from steph_jax.data.features.open import open_features
 from steph_jax.data.splits import read_split
-from steph_jax.data.tables import Columns, read_table
+from steph_jax.data.tables import read_table
 from steph_jax.data.torch_format import reader as torch_reader
 
 N, D = 6, 8

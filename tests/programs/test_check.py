@@ -20,9 +20,10 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.checks import devices, findings, folds, models, outcomes, reading, slides, tables
 from steph_jax.checks.findings import Status
+from steph_jax.data.columns import DAYS_PER_UNIT, Columns
 from steph_jax.data.simulation import Settings
 from steph_jax.data.splits import Split, read_split, split_path
-from steph_jax.data.tables import DAYS_PER_UNIT, Columns, SurvivalTable, read_table, table_path
+from steph_jax.data.tables import SurvivalTable, read_table, table_path
 from steph_jax.methods.base import as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
