@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
     config.steph.weight_output = "relu"  # relu, softplus, sigmoid
     config.steph.clamp = False  # weights to [0, 1]
     config.steph.mixing = "nn"  # nn, fnn, param, fix
+    config.steph.mixing_output = "relu"  # relu (published); softplus: lambda is never exactly 1
     config.steph.fixed_mixing = ()  # lambda per source, for mixing = "fix"
     config.steph.base = "null"  # null, target
     config.steph.include_target = False  # the target as one of the sources

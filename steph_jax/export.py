@@ -55,8 +55,8 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
             )
         if not _has_published_class(model):
             raise ValueError(
-                f"a model of kind {model.kind!r} has no published class to load it; write it to a "
-                ".safetensors file instead"
+                f"a model of kind {model.kind!r} with these options has no published class to load "
+                "it; write it to a .safetensors file instead"
             )
         write_state_dict(out, state_dict(model))
     elif out.suffix == ".safetensors":
@@ -107,6 +107,8 @@ def import_flags(model: SavedModel) -> list[str]:
 
 def _has_published_class(model: SavedModel) -> bool:
     """Whether a published class loads it; merged models need the whole models they merge."""
+    if _steph_options(model).mixing_output != "relu":  # ours alone
+        return False
     return model.kind == "abmil" or (
         model.kind in ("steph", "learned", "dynamic", "fix") and "null" in model.params["frozen"]
     )

@@ -82,6 +82,7 @@ class StephMethod:
             self.options.mixing,
             self.options.fixed_mixing,
             compute_dtype=self.compute_dtype,
+            mixing_output=self.options.mixing_output,
         )
 
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:

@@ -4,7 +4,7 @@ Equations 9 to 11 of docs/method.md:
 
     g      = mean_n relu(W_e x_n + b_e)
     w      = out(MLP_w(g)),  MLP = Linear relu dropout(0.25) Linear,  out = relu by default
-    r      = relu(MLP_m(g)),  lambda = 1 / (1 + r)
+    r      = relu(MLP_m(g)),  lambda = 1 / (1 + r),  or softplus(MLP_m(g)), which is ours
 
 `Hypernetworks.embed` is the part that sees patches; its mean over the bag is taken by the caller,
 who may hold the bag in chunks.
@@ -22,6 +22,9 @@ from steph_jax.models.layers import Linear, dropout
 #: Functions of MLP_w's output, by their names in `steph.Options.weight_output`.
 WEIGHT_OUTPUTS = {"relu": nn.relu, "softplus": nn.softplus, "sigmoid": nn.sigmoid}
 MIXINGS = ("nn", "fnn", "param", "fix")
+#: Functions of MLP_m's output; relu is the published one. Where it is 0, lambda is 1 and no
+#: gradient moves it again, so that the source is a second copy of the target; softplus is never 0.
+MIXING_OUTPUTS = {"relu": nn.relu, "softplus": nn.softplus}
 #: Size of the projection and of the hidden layers.
 HIDDEN_DIM = 512
 
@@ -63,6 +66,7 @@ class Hypernetworks(nn.Module):
         hidden_dim: of the projection and of the MLPs.
         rate: dropout rate within the MLPs.
         compute_dtype: of the operands of the projection's product.
+        mixing_output: name in `MIXING_OUTPUTS`, for "nn" and "fnn".
     """
 
     num_sources: int
@@ -72,6 +76,7 @@ class Hypernetworks(nn.Module):
     hidden_dim: int = HIDDEN_DIM
     rate: float = 0.25
     compute_dtype: Any = None
+    mixing_output: str = "relu"
 
     def setup(self) -> None:
         self.embedding = Linear(self.hidden_dim, self.compute_dtype)
@@ -107,7 +112,8 @@ class Hypernetworks(nn.Module):
         if self.mixing == "param":
             r = self.param("mixing_ratio", nn.initializers.zeros, (self.num_sources,), jnp.float32)
         else:
-            r = nn.relu(self.mixing_mlp(summary.get("mixing", g), keys))
+            output = MIXING_OUTPUTS[self.mixing_output]
+            r = output(self.mixing_mlp(summary.get("mixing", g), keys))
         return w, 1 / (1 + r)
 
     def initial(self, features: Float[Array, "N D"]) -> Float[Array, " S"]:

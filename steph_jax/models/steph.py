@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Params
-from steph_jax.models.hypernetworks import MIXINGS, WEIGHT_OUTPUTS
+from steph_jax.models.hypernetworks import MIXING_OUTPUTS, MIXINGS, WEIGHT_OUTPUTS
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -39,6 +39,8 @@ class Options:
             that tie at 1 are selected in the order they had before (as recorded of the published
             program; the lowest index decides between equal w only).
         mixing: where lambda comes from: "nn", "fnn", "param" or "fix" (`hypernetworks`).
+        mixing_output: function of MLP_m's output: "relu" (published), or "softplus" (ours), with
+            which lambda is never exactly 1, so that no source is a copy of the target for ever.
         fixed_mixing: lambda per source, in the order of the sources, for "fix".
         base: the parameters to which the sum is added: "null" (theta_0) or "target" (theta_t).
         include_target: whether the target is one of the sources.
@@ -55,6 +57,7 @@ class Options:
     weight_output: str = "relu"
     clamp: bool = False
     mixing: str = "nn"
+    mixing_output: str = "relu"
     fixed_mixing: tuple[float, ...] = ()
     base: str = "null"
     include_target: bool = False
@@ -67,6 +70,7 @@ class Options:
         object.__setattr__(self, "fixed_mixing", tuple(float(x) for x in self.fixed_mixing))
         _one_of("weight_output", self.weight_output, tuple(WEIGHT_OUTPUTS))
         _one_of("mixing", self.mixing, MIXINGS)
+        _one_of("mixing_output", self.mixing_output, tuple(MIXING_OUTPUTS))
         _one_of("base", self.base, ("null", "target"))
         _one_of("merged", self.merged, tuple(task_vectors.PARTS))
         _one_of("retrained", self.retrained, ("pred_head", "none"))

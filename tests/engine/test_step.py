@@ -32,6 +32,7 @@ OPTIONS = {
     "all": Options(top_k=0, weight_output="sigmoid", mixing="param"),
     "clamped": Options(top_k=3, weight_output="softplus", clamp=True, base="target"),
     "fnn": Options(top_k=2, mixing="fnn"),
+    "soft_mixing": Options(top_k=2, mixing_output="softplus"),
     "fix": Options(top_k=2, mixing="fix", fixed_mixing=(0.1, 0.9, 0.5, 0.0)),
     "merge_all": Options(top_k=2, merged="all", retrained="none"),
     "merge_all_new_head": Options(top_k=2, merged="all"),

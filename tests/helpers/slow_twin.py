@@ -82,7 +82,8 @@ def source_weights(trainable, options, bag):
         return w, 1 / (1 + trainable["mixing_ratio"])
     if options.mixing == "fnn":
         g = jnp.mean(jax.nn.relu(linear(trainable["mixing_embedding"], bag)), axis=0)
-    return w, 1 / (1 + jax.nn.relu(mlp(trainable["mixing"], g)))
+    output = {"relu": jax.nn.relu, "softplus": jax.nn.softplus}[options.mixing_output]
+    return w, 1 / (1 + output(mlp(trainable["mixing"], g)))
 
 
 def selected(options, w):

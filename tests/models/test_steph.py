@@ -92,6 +92,7 @@ def test_options_round_trip_through_their_json_form():
     ("name", "value"),
     [
         ("weight_output", "tanh"),
+        ("mixing_output", "sigmoid"),
         ("mixing", "no"),
         ("base", "source"),
         ("merged", "some"),
