@@ -91,7 +91,9 @@ def run(study: Study, out: pathlib.Path) -> pd.DataFrame:
     total = len(cases) * (study.cohorts + len(methods))
     scores, weights = [], []
     with run_directory.locked(out):
-        run_directory.settle(out, dataclasses.asdict(study), ("scenarios", "seeds", "methods"))
+        run_directory.store_config(
+            out, dataclasses.asdict(study), ("scenarios", "seeds", "methods")
+        )
         for scenario, seed in cases:
             home = out / f"{scenario.replace(' ', '_')}-seed_{seed}"
             simulated = study.simulation(scenario, seed)

@@ -27,7 +27,7 @@ from steph_jax import files, run_directory
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, sweep
-from steph_jax.training.config import FREE, Config, defaults
+from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, defaults
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -85,7 +85,9 @@ def try_variants(
                 changed = experiment.with_config(run, config.with_values(values))
                 of_variant = within / name.replace(" ", "_")
                 of_variant.mkdir(parents=True, exist_ok=True)
-                run_directory.settle(of_variant, changed.config.record, FREE, defaults())
+                run_directory.store_config(
+                    of_variant, changed.config.record, MAY_CHANGE_ON_RESUME, defaults()
+                )
                 c_index = sweep.held_out_c_index(
                     dataclasses.replace(changed, pool=pool),
                     fold,

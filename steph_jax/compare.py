@@ -34,7 +34,7 @@ from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, run_directory
 from steph_jax.training import experiment, preflight
-from steph_jax.training.config import FREE, Config, as_dict, defaults
+from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
 
 _MEASURED = records.record(
     {
@@ -129,7 +129,7 @@ def is_finished(directory: pathlib.Path, config: Config) -> bool:
     summarized = runs.is_summarized(directory, config.folds)
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
-    runs.settle(directory, config.record, FREE, defaults())
+    runs.store_config(directory, config.record, MAY_CHANGE_ON_RESUME, defaults())
     return True
 
 

@@ -78,7 +78,7 @@ def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
             model.params["frozen"],
             options.merged,
             options.fixed_mixing,
-            model.settings["weights"] if model.kind == "fix" else (),
+            model.metadata["weights"] if model.kind == "fix" else (),
         )
     else:
         named = {
@@ -90,7 +90,7 @@ def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
 
 def import_flags(model: SavedModel) -> list[str]:
     """Flags of `convert_torch_ckpt.py` that make an exported merged model what it was."""
-    options, settings = _steph_options(model), model.settings
+    options, settings = _steph_options(model), model.metadata
     flags = ["--sources", ",".join(settings["sources"])]
     if "dataset" in settings:
         flags += ["--dataset", settings["dataset"], "--fold", str(settings["fold"])]
@@ -116,7 +116,7 @@ def _has_published_class(model: SavedModel) -> bool:
 
 def _steph_options(model: SavedModel) -> steph.Options:
     """Options of a STEPH model; the defaults for merging rules without mixup."""
-    return steph.Options(**model.settings.get("options", {}))
+    return steph.Options(**model.metadata.get("options", {}))
 
 
 if __name__ == "__main__":

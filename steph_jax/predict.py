@@ -56,7 +56,7 @@ def main(more_files: Sequence[str]) -> int:
     check_outputs(outputs, [directory, *([given.table] if given.table else [])])
     model = saved_model.load_model(directory)
     # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
-    if given.merge_weights and (model.kind == "abmil" or "sources" not in model.settings):
+    if given.merge_weights and (model.kind == "abmil" or "sources" not in model.metadata):
         raise ValueError(
             f"{given.checkpoint}: a model of kind {model.kind} gives no source a weight that "
             "differs between patients; leave --merge_weights out"
@@ -77,7 +77,7 @@ def main(more_files: Sequence[str]) -> int:
     predicted = predict(model, source, slides_of, given.batch_size, given.compute_dtype)
     if given.merge_weights:
         weights = predictions.merge_weights_table(
-            predicted, model.settings["sources"], model.settings.get("dataset", "")
+            predicted, model.metadata["sources"], model.metadata.get("dataset", "")
         )
         files.write_output(given.merge_weights, weights)
     files.write_output(given.out, predictions.predictions_table(predicted))
@@ -157,7 +157,7 @@ def predict(
     predicted = predictions.predictions_of(
         [patients[i] for i in filled], outputs, record, objective
     )
-    return predictions.with_curves(predicted, model.settings)
+    return predictions.with_curves(predicted, model.metadata)
 
 
 if __name__ == "__main__":

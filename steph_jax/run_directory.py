@@ -95,7 +95,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def settle(
+def store_config(
     workdir: pathlib.Path,
     settings: dict[str, Any],
     free: tuple[str, ...],
@@ -112,19 +112,19 @@ def settle(
     Raises:
         ValueError: a setting differs from the stored one; names all that do.
     """
-    files.write_json(workdir / SETTINGS, settled(workdir, settings, free, defaults))
+    files.write_json(workdir / SETTINGS, reconciled_config(workdir, settings, free, defaults))
 
 
-def settled(
+def reconciled_config(
     workdir: pathlib.Path,
     settings: dict[str, Any],
     free: tuple[str, ...],
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What `settle` stores: folds that were asked for in parts are stored together.
+    """What `store_config` stores: folds that were asked for in parts are stored together.
 
     Raises:
-        ValueError: as `settle` does.
+        ValueError: as `store_config` does.
     """
     path = workdir / SETTINGS
     wanted = flatten(json.loads(json.dumps(settings)))

@@ -39,13 +39,13 @@ from steph_jax.checks.models import check_pool
 from steph_jax.data.cohort import Cohort
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.methods import abmil
-from steph_jax.methods.base import with_settings
+from steph_jax.methods.base import with_metadata
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.reports import provenance, run_page
 from steph_jax.training import experiment, inputs, preflight, sweep
 from steph_jax.training import history as epoch_rows
-from steph_jax.training.config import FREE, Config, as_dict, defaults
+from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
 from steph_jax.training.experiment import Experiment
 from steph_jax.training.grid import Grid, parse
 from steph_jax.training.restarts import train_split
@@ -94,12 +94,12 @@ def train(
     model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with run_directory.folds_locked(workdir, unfinished):
         stored = record | grid.record()
-        run_directory.settled(workdir, stored, FREE, defaults())
+        run_directory.reconciled_config(workdir, stored, MAY_CHANGE_ON_RESUME, defaults())
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-            run_directory.settle(workdir, stored, FREE, defaults())
+            run_directory.store_config(workdir, stored, MAY_CHANGE_ON_RESUME, defaults())
             provenance.write(workdir, command, cohort)
         if run is not None and model is not None:
             if saves_to_pool(config):
@@ -231,11 +231,11 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Swee
     }
     fitted = method.store(model, jax.device_get(trained.trainable))
     objective = stored_objective(model)
-    fitted = with_settings(fitted, **evaluator.baseline(parts["train"], cohort.table, objective))
+    fitted = with_metadata(fitted, **evaluator.baseline(parts["train"], cohort.table, objective))
     saved_model.save_model(directory / "model", fitted)
     # Before the metrics, which say that the fold is finished.
     if saves_to_pool(config):
-        abmil.add_to_pool(run.pool, with_settings(fitted, encoder=run.encoder))
+        abmil.add_to_pool(run.pool, with_metadata(fitted, encoder=run.encoder))
     fold_results.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.history_table(history))
     count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
@@ -250,7 +250,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Swee
             "trainable_parameters": count,
         }
         | epoch_rows.training_numbers(history, trained.collapsed_seconds)
-        | {name: model.settings[name] for name in recorded if name in model.settings}
+        | {name: model.metadata[name] for name in recorded if name in model.metadata}
         | chosen.record()
     )
     files.write_json(run_directory.training_record(directory), numbers)

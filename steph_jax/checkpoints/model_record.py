@@ -73,8 +73,8 @@ _OBJECTIVE = records.built(
 _STEPS = records.list_of(NUMBER)
 _BASELINE = records.built(records.record({"times": _STEPS, "hazard": _STEPS}), Baseline.from_json)
 _SOURCES = records.list_of(NAME, 1)
-#: Fields of `settings` that programs read, of any kind of model.
-_SETTINGS: dict[str, Kind] = {
+#: Fields of `settings` (`SavedModel.metadata`) that programs read, of any kind of model.
+_METADATA: dict[str, Kind] = {
     "dataset": TEXT,
     "fold": records.or_null(WHOLE),
     "sources": _SOURCES,
@@ -95,6 +95,7 @@ _SETTINGS: dict[str, Kind] = {
         {}, {"sha256": TEXT, "requested": records.mapping(records.ANYTHING)}
     ),
 }
+#: Kinds of models with options, and what checks them.
 _OPTIONS: dict[str, Any] = {"steph": steph.Options, "roupkt": roupkt.Options}
 #: Fields without which a kind of model cannot be run.
 _NEEDED: dict[str, dict[str, Kind]] = {
@@ -113,7 +114,7 @@ _RECORD = records.record(
         "format": records.one_of(_FIRST_FORMAT, FORMAT),
         "kind": NAME,
         "architecture": _ARCHITECTURE,
-        "settings": records.record({}, _SETTINGS),
+        "settings": records.record({}, _METADATA),
         "params": Kind("the types and shapes of arrays", _described),
     }
 )

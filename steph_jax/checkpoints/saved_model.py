@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
     kind: str
     architecture: Architecture
-    settings: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,13 @@ class SavedModel:
     Attributes:
         kind: "abmil", "steph", "roupkt", ...: a value of `config.method`.
         architecture: of the ABMIL model, or of the ABMIL models that are merged.
-        settings: JSON-able; where it comes from, and all else that is needed to run it.
+        metadata: JSON-able; where it comes from, and all else that is needed to run it.
         params: numpy arrays; for "abmil" the ABMIL tree, for all others {"trainable", "frozen"}.
     """
 
     kind: str
     architecture: Architecture
-    settings: dict[str, Any]
+    metadata: dict[str, Any]
     params: Params
 
 
@@ -87,7 +87,7 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
                 "format": model_record.FORMAT,
                 "kind": model.kind,
                 "architecture": dataclasses.asdict(model.architecture),
-                "settings": model.settings,
+                "settings": model.metadata,
                 "params": _described(model.params),
                 "files": arrays.write(new / PARAMS, _without_empty(model.params)),
             }
@@ -250,4 +250,4 @@ def _shapes(tree: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
 
 def stored_objective(model: SavedModel) -> Objective:
     """The loss a model was trained with; the default one where its file does not say."""
-    return objective(model.settings["objective"]) if "objective" in model.settings else Objective()
+    return objective(model.metadata["objective"]) if "objective" in model.metadata else Objective()

@@ -147,7 +147,7 @@ def convert(file: pathlib.Path, pool: Pool, name: str, options: ImportOptions) -
         raise ValueError(f"{file}: {error}") from None
     if name != NULL and model.kind == "abmil" and not pool.has_null():
         warnings.append("the pool has no null model yet; convert the released Null_model too")
-    header = saved_model.Header(model.kind, model.architecture, model.settings)
+    header = saved_model.Header(model.kind, model.architecture, model.metadata)
     status = "replaced" if existed else "written"
     return ImportResult(file, name, status, _summary(header), tuple(warnings))
 
@@ -171,7 +171,7 @@ def _is_unchanged(path: pathlib.Path, digest: str, options: ImportOptions) -> bo
         model = saved_model.load_model(path)
     except ValueError:
         return False
-    origin = model.settings.get("provenance", {})
+    origin = model.metadata.get("provenance", {})
     same_options = origin.get("requested") == _requested(model.kind, options)
     return origin.get("sha256") == digest and same_options
 
@@ -281,7 +281,7 @@ def _summary(header: saved_model.Header) -> str:
     attention = f" A={a.attention_dim}" if a.has_attention else ""
     dims = f"{a.pooling}, D={a.feature_dim} E={a.embed_dim}{attention} T={a.num_bins}"
     if header.kind != "abmil":
-        dims += f", {len(header.settings['sources'])} sources"
+        dims += f", {len(header.metadata['sources'])} sources"
     if header.kind == "steph":
-        dims += f", top {header.settings['options']['top_k'] or 'all'}"
+        dims += f", top {header.metadata['options']['top_k'] or 'all'}"
     return f"{header.kind} ({dims})"

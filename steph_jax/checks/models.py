@@ -156,7 +156,7 @@ def _member(
     base, own = float(np.linalg.norm(theta_0)), float(np.linalg.norm(theta))
     cosine = float(theta @ theta_0) / (base * own) if base and own else 0.0
     distance = float(np.linalg.norm(difference)) / base if base else float("inf")
-    fitted_on = str(model.settings.get("encoder", ""))
+    fitted_on = str(model.metadata.get("encoder", ""))
     return Member(path.name, model.architecture, difference, distance, cosine, fitted_on), None
 
 

@@ -158,7 +158,7 @@ class Evaluator:
         """
         objective = stored_objective(model)
         predict = Predictor.load(model, feed, compute_dtype, represent, loss_function(objective))
-        labels = cohort_labels(table, TimeBins.from_json(model.settings["bins"]))
+        labels = cohort_labels(table, TimeBins.from_json(model.metadata["bins"]))
         predict = dataclasses.replace(predict, labels=labels | predict.labels)
         return cls(predict, table, objective)
 
@@ -202,7 +202,7 @@ def baseline(train: SplitScores, table: SurvivalTable, objective: Objective) -> 
 def parts_with_curves(parts: dict[str, SplitScores], model: SavedModel) -> dict[str, SplitScores]:
     """The parts with the survival curves of the model's baseline, if it has one."""
     return {
-        name: part._replace(predicted=with_curves(part.predicted, model.settings))
+        name: part._replace(predicted=with_curves(part.predicted, model.metadata))
         for name, part in parts.items()
     }
 
@@ -221,9 +221,9 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
     num_outputs = evaluate.objective.output.num_outputs(model.architecture.num_bins)
     if target is None or len(target["pred_head"]["bias"]) != num_outputs:
         return {}
-    if model.settings.get("target_output", HAZARD.name) != evaluate.objective.output.name:
+    if model.metadata.get("target_output", HAZARD.name) != evaluate.objective.output.name:
         return {}
-    base = SavedModel("abmil", model.architecture, model.settings, target)
+    base = SavedModel("abmil", model.architecture, model.metadata, target)
     predict = evaluate.predict
     alone = Predictor.load(base, predict.feed, predict.program.method.compute_dtype)
     alone = dataclasses.replace(alone, labels=evaluate.labels)

@@ -191,7 +191,7 @@ def write_results(
     on_test = f"{title}, test patients"
     plots.risk_groups(shown.assign(cut=cut), directory / "risk_groups_test.png", on_test)
     if test.predicted.survival is not None:
-        widths = np.diff(TimeBins.from_json(model.settings["bins"]).edges).tolist()
+        widths = np.diff(TimeBins.from_json(model.metadata["bins"]).edges).tolist()
         plots.survival_curves(shown, directory / "survival_curves_test.png", on_test, widths)
     has_history = (directory / "history.csv").is_file()
     history = read_history(directory) if has_history else None
@@ -199,10 +199,10 @@ def write_results(
         plots.training_curves(history, directory / "training_curves.png", title)
     if "weight" in test.predicted.record:
         weights = predictions.merge_weights_table(
-            test.predicted, model.settings["sources"], numbers["dataset"]
+            test.predicted, model.metadata["sources"], numbers["dataset"]
         )
         files.write_table(directory / WEIGHTS, weights)
-        onto_target = model.settings.get("options", {}).get("base") == "target"
+        onto_target = model.metadata.get("options", {}).get("base") == "target"
         share = source_share.source_share(weights, onto_target=onto_target)
         numbers = numbers | {"source_share": share}
         logging.info("%s: %s", title, source_share.in_words(share))
@@ -210,7 +210,7 @@ def write_results(
             plots.source_weights(history, weights, directory / "source_weights.png", title)
     scores: dict[str, dict[str, Any]] = {name: dict(part.scores) for name, part in parts.items()}
     risk_sd = float(np.std(parts["train"].predicted.risk, ddof=1))
-    edges = TimeBins.from_json(model.settings["bins"]).edges
+    edges = TimeBins.from_json(model.metadata["bins"]).edges
     scores["test"] |= _survival_metrics(parts, table, edges, cut, risk_sd)
     scale = {"risk_cut": cut, "risk_sd": risk_sd, "bin_edges": list(edges)}
     files.write_json(directory / "metrics.json", scores | numbers | scale)

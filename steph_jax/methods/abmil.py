@@ -144,7 +144,7 @@ def add_null(pool: Pool, architecture: Architecture, seed: int) -> None:
 
 def add_to_pool(pool: Pool, model: SavedModel) -> None:
     """Adds a fitted model to the pool that it was trained from the null model of."""
-    settings = model.settings
+    settings = model.metadata
     pool.add(member_name(settings["dataset"], settings["fold"]), model)
 
 

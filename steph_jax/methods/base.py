@@ -119,14 +119,14 @@ def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:
     return dataclasses.replace(model, params=params)
 
 
-def with_settings(model: SavedModel, **more: Any) -> SavedModel:
+def with_metadata(model: SavedModel, **more: Any) -> SavedModel:
     """`model` with more entries in its settings."""
-    return dataclasses.replace(model, settings=model.settings | more)
+    return dataclasses.replace(model, metadata=model.metadata | more)
 
 
 def with_defaults(model: SavedModel, **more: Any) -> SavedModel:
     """`model` with more entries in its settings, but for those that it has."""
-    return dataclasses.replace(model, settings=more | model.settings)
+    return dataclasses.replace(model, metadata=more | model.metadata)
 
 
 def as_numpy(tree: Mapping[str, Any]) -> Params:

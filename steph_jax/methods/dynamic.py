@@ -117,7 +117,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
         initial_weight=spec.options.steph.initial_weight,
     )
     trainable["pred_head"] = new_head(spec.seed + 1, architecture, spec.num_outputs)
-    settings = sources.settings_of(spec, gathered) | {
+    settings = sources.metadata_of(spec, gathered) | {
         "merge_weight": spec.options.loss.merge_weight,
         "weight_output": weight_output,
     }
@@ -130,7 +130,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     """The method over the stack of its stored models."""
-    settings = model.settings
+    settings = model.metadata
     method = DynamicMethod(
         model.architecture,
         len(settings["sources"]),
@@ -144,7 +144,7 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
 
 def dies(model: SavedModel) -> bool:
     """Whether weights that are all 0 stay so (see `Recipe.dies`)."""
-    return bool(model.settings["weight_output"] == "relu")
+    return bool(model.metadata["weight_output"] == "relu")
 
 
 RECIPE = Recipe(

@@ -25,8 +25,8 @@ from steph_jax.methods.sources import (
     frozen_models,
     gather,
     members,
+    metadata_of,
     own_outputs,
-    settings_of,
 )
 from steph_jax.models import task_vectors
 
@@ -77,7 +77,7 @@ def start(spec: FoldSpec[Options], pool: Pool, equal: bool) -> SavedModel:
         encoder_stack(frozen_models(gathered)), coefficients(jnp.asarray(weights))
     )
     params = as_numpy(encoder) | {"pred_head": gathered.target.params["pred_head"]}
-    settings = settings_of(spec, gathered) | outputs | {"weights": weights.tolist()}
+    settings = metadata_of(spec, gathered) | outputs | {"weights": weights.tolist()}
     return SavedModel("abmil", gathered.target.architecture, settings, params)
 
 
@@ -87,7 +87,7 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
         return abmil.restore(model, compute_dtype)
     frozen = model.params["frozen"]
     trainable = {
-        "weights": np.asarray(model.settings["weights"], np.float32),
+        "weights": np.asarray(model.metadata["weights"], np.float32),
         "pred_head": frozen["target"]["pred_head"],
     }
     method = LearnedMethod(model.architecture, compute_dtype, merge_weight=0.0)

@@ -9,7 +9,7 @@ import dataclasses
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, sources
-from steph_jax.methods.base import FoldSpec, with_settings
+from steph_jax.methods.base import FoldSpec, with_metadata
 
 
 def cohorts(spec: FoldSpec[object], pool: Pool) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def cohorts(spec: FoldSpec[object], pool: Pool) -> tuple[str, ...]:
 
 def start(spec: FoldSpec[object], pool: Pool) -> SavedModel:
     """theta_0, with the names of the cohorts on record."""
-    return with_settings(abmil.start(spec, pool), cohorts=list(cohorts(spec, pool)))
+    return with_metadata(abmil.start(spec, pool), cohorts=list(cohorts(spec, pool)))
 
 
 RECIPE = dataclasses.replace(abmil.RECIPE, name="joint", start=start, joins=cohorts)

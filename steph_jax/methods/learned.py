@@ -66,7 +66,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
         "weights": np.full(num_sources, 1 / num_sources, np.float32),
         "pred_head": new_head(spec.seed + 1, architecture, spec.num_outputs),
     }
-    settings = sources.settings_of(spec, gathered) | {
+    settings = sources.metadata_of(spec, gathered) | {
         "merge_weight": spec.options.loss.merge_weight
     }
     params = {"trainable": trainable, "frozen": sources.frozen_models(gathered)}
@@ -75,7 +75,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     """The method over the stack of its stored models."""
-    method = LearnedMethod(model.architecture, compute_dtype, model.settings["merge_weight"])
+    method = LearnedMethod(model.architecture, compute_dtype, model.metadata["merge_weight"])
     stack = sources.encoder_stack(model.params["frozen"])
     return Ready(method, model.params["trainable"], {"stack": stack})
 

@@ -92,7 +92,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     """The method; its frozen models are seen through `inputs` only."""
-    options = roupkt.Options(**model.settings["options"])
+    options = roupkt.Options(**model.metadata["options"])
     method = RoupktMethod(model.architecture, compute_dtype, options)
     return Ready(method, model.params["trainable"], {})
 
@@ -100,7 +100,7 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
 def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     """What the sources make of every patient: z [n, S, E]."""
     stacked = model.params["frozen"]["sources"]
-    num_sources = len(model.settings["sources"])
+    num_sources = len(model.metadata["sources"])
     encoders = [jax.tree.map(lambda x, s=s: x[s], stacked) for s in range(num_sources)]
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 

@@ -203,7 +203,7 @@ def coefficients(weights: jax.Array) -> jax.Array:
     return jnp.concatenate([one, weights], axis=-1)
 
 
-def settings_of(spec: FoldSpec[HasMerging], gathered: Gathered) -> dict[str, Any]:
+def metadata_of(spec: FoldSpec[HasMerging], gathered: Gathered) -> dict[str, Any]:
     """What a stored model says of how it was merged."""
     return {
         "dataset": spec.dataset,
@@ -228,8 +228,8 @@ def own_outputs(spec: FoldSpec[object], model: SavedModel, name: str) -> dict[st
         ValueError: it does not say its bins, and has another number of outputs than asked for.
     """
     kept = {"objective": objectives.objective_record(saved_model.stored_objective(model))}
-    if "bins" in model.settings:
-        return kept | {"bins": model.settings["bins"]}
+    if "bins" in model.metadata:
+        return kept | {"bins": model.metadata["bins"]}
     found = model.architecture.num_bins
     if found != spec.num_outputs:
         raise ValueError(

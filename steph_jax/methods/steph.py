@@ -216,7 +216,7 @@ def _check_head(spec: FoldSpec[Options], target: SavedModel, output: str) -> Non
             f"outputs ({found[1]}), the loss and the time bins of this run ask for "
             f"{spec.num_outputs} ({spec.output}); {_OTHER_HEAD}"
         )
-    fitted = target.settings.get("bins")
+    fitted = target.metadata.get("bins")
     if fitted and spec.bins and fitted["edges"] != spec.bins["edges"] and spec.num_outputs > 1:
         raise ValueError(
             f"{spec.dataset}, fold {spec.fold}: the head of the pool's models was fitted on "
@@ -232,13 +232,13 @@ def _days(bins: dict[str, Any]) -> str:
 
 def restore(model: SavedModel, compute_dtype: Any) -> Ready:
     """The method with the stack of task vectors that its options ask for."""
-    options = steph.Options(**model.settings["options"])
+    options = steph.Options(**model.metadata["options"])
     method = StephMethod(
         model.architecture,
-        len(model.settings["sources"]),
+        len(model.metadata["sources"]),
         options,
-        model.settings.get("merge_weight", 0.0),
-        model.settings.get("mix_weight", 0.0),
+        model.metadata.get("merge_weight", 0.0),
+        model.metadata.get("mix_weight", 0.0),
         compute_dtype,
     )
     return Ready(method, model.params["trainable"], freeze(model.params["frozen"], options))
@@ -246,7 +246,7 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
 
 def dies(model: SavedModel) -> bool:
     """Whether weights that are all 0 leave the untrained null encoder (see `Recipe.dies`)."""
-    options = steph.Options(**model.settings["options"])
+    options = steph.Options(**model.metadata["options"])
     return (
         options.weight_output == "relu" and options.base == "null" and options.merged != "pred_head"
     )

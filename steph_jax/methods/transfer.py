@@ -16,7 +16,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, sources
 from steph_jax.methods.abmil import apply_head, with_outputs
-from steph_jax.methods.base import FoldSpec, Recipe, Represent, TrainingCIndex, with_settings
+from steph_jax.methods.base import FoldSpec, Recipe, Represent, TrainingCIndex, with_metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +76,14 @@ def unchanged(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     }
     name, model = next(iter(models.items()))
     settings = {"dataset": spec.dataset, "fold": spec.fold, "source": name} | outputs[name]
-    return dataclasses.replace(model, settings=settings)
+    return dataclasses.replace(model, metadata=settings)
 
 
 def to_be_trained(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """The first candidate's model, with a new head where the loss asks for other outputs."""
     name, model = next(iter(candidates(spec, pool).items()))
     is_alike = sources.output_of(model) == spec.output
-    return with_settings(with_outputs(model, spec, keep_head=is_alike), source=name)
+    return with_metadata(with_outputs(model, spec, keep_head=is_alike), source=name)
 
 
 def best_source(
@@ -113,7 +113,7 @@ def _recipe(
             return start(spec, pool)
         best, scores = best_source(candidates(spec, pool), represent, c_index)
         model = start(dataclasses.replace(spec, options=Options(Transfer(best))), pool)
-        return with_settings(model, source_train_c_index=scores)
+        return with_metadata(model, source_train_c_index=scores)
 
     return Recipe(
         name,

@@ -61,7 +61,7 @@ def read_fold(workdir: pathlib.Path, number: int) -> FoldFiles:
     curves = [name for name in rows.columns if name.startswith("surv_")]
     edges = numbers.get("bin_edges")
     if edges is None and curves:  # of a run before metrics.json had them
-        edges = saved_model.load_model(directory / "model").settings["bins"]["edges"]
+        edges = saved_model.load_model(directory / "model").metadata["bins"]["edges"]
     train = split.train
     return FoldFiles(
         number,

@@ -32,7 +32,13 @@ from steph_jax.training.sections import (
 )
 
 #: Settings that may differ between the parts of one run: they change nothing that is computed.
-FREE = ("folds", "eval_every", "data.cache_gb", "data.device_gb", "data.check_values")
+MAY_CHANGE_ON_RESUME = (
+    "folds",
+    "eval_every",
+    "data.cache_gb",
+    "data.device_gb",
+    "data.check_values",
+)
 #: Settings that are paths.
 _PATHS = (("data", "root"), ("data", "features"), ("pool", "root"))
 

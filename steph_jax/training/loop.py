@@ -171,7 +171,7 @@ def fit(
             )
         _check_finite(passed, named, config.learning_rate)
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= epoch_row(passed, evaluate, job.model.settings.get("sources", []))
+        row |= epoch_row(passed, evaluate, job.model.metadata.get("sources", []))
         for part, rows in parts.items():
             scores = evaluate(rows, state.trainable).scores
             row |= {f"{part}_{name}": value for name, value in scores.items()}

@@ -88,7 +88,7 @@ def expect_encoder_of_members(
         ValueError: one was fitted on features of another encoder.
     """
     for member in {m for fold in folds for m in members(config, cohort, pool, fold)}:
-        theirs = str(pool.member(*member).settings.get("encoder", ""))
+        theirs = str(pool.member(*member).metadata.get("encoder", ""))
         if encoder and theirs and kinds.same_encoder(theirs) != kinds.same_encoder(encoder):
             raise ValueError(
                 f"{pool.root}: {member[0]}, fold {member[1]}, was fitted on features of the "

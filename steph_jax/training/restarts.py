@@ -10,7 +10,7 @@ from absl import logging
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
-from steph_jax.methods.base import with_defaults, with_settings
+from steph_jax.methods.base import with_defaults, with_metadata
 from steph_jax.survival import metrics, objectives
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins
 from steph_jax.training.loop import CollapsedWeightsError, TrainingJob, TrainResult, train_model
@@ -50,7 +50,7 @@ def train_split(
         model = start_model(run, fold, split, restart)
         can_collapse = run.method.dies(model)
         if can_collapse:
-            model = with_settings(model, restarts=restart)
+            model = with_metadata(model, restarts=restart)
         states = directory / f"restart_{restart}" if restart else directory
         last = restart + 1 == MOST_STARTS
         try:

@@ -315,7 +315,7 @@ def _untrained(run: Experiment, member: SavedModel, split: Fold) -> SavedModel:
     outputs, else uniform ones. Bins that depend on outcomes are cut by those of the split, as for
     the method that is trained on it.
     """
-    objective, record = saved_model.stored_objective(member), member.settings.get("bins")
+    objective, record = saved_model.stored_objective(member), member.metadata.get("bins")
     num_outputs = member.architecture.num_bins
     if record:
         bins = TimeBins.from_json(record)
@@ -330,7 +330,7 @@ def _untrained(run: Experiment, member: SavedModel, split: Fold) -> SavedModel:
     num_outputs = objective.output.num_outputs(bins.num_bins)
     spec = run.config.fold_spec(run.config.folds[0], num_outputs, bins)
     settings = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
-    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), settings=settings)
+    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), metadata=settings)
 
 
 def held_out_c_index(

@@ -35,9 +35,9 @@ def test_members(pool):
     assert pool.members() == {"my-cohort_2": [0], "tcga_a": [1], "tcga_b": [0, 2, 10]}
     assert pool.datasets() == ("my-cohort_2", "tcga_b")
     assert pool.has_null()
-    assert pool.null().settings == {"seed": 0}
-    assert pool.member("tcga_b", 10).settings == {"seed": 2}
-    assert pool.member("my-cohort_2", 0).settings == {"seed": 4}
+    assert pool.null().metadata == {"seed": 0}
+    assert pool.member("tcga_b", 10).metadata == {"seed": 2}
+    assert pool.member("my-cohort_2", 0).metadata == {"seed": 4}
     np.testing.assert_array_equal(
         pool.member("tcga_b", 0).params["pred_head"]["bias"], released.abmil(1)["pred_head.bias"]
     )
@@ -49,8 +49,8 @@ def test_models_whose_writer_was_killed_while_replacing_them(pool):
         (pool.root / name).rename(pool.root / f".{name}.replaced")
     assert pool.names() == names
     assert pool.has_null()
-    assert pool.null().settings == {"seed": 0}
-    assert pool.member("tcga_b", 0).settings == {"seed": 1}
+    assert pool.null().metadata == {"seed": 0}
+    assert pool.member("tcga_b", 0).metadata == {"seed": 1}
 
 
 def test_missing_pool(tmp_path):

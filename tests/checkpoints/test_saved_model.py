@@ -27,10 +27,10 @@ def model():
 
 
 def assert_same(one, other):
-    assert (one.kind, one.architecture, one.settings) == (
+    assert (one.kind, one.architecture, one.metadata) == (
         other.kind,
         other.architecture,
-        other.settings,
+        other.metadata,
     )
     assert jax.tree.structure(one.params) == jax.tree.structure(other.params)
     for left, right in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
@@ -45,7 +45,7 @@ def test_there_and_back(tmp_path, model):
     assert_same(saved_model.load_model(path), model)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     header = saved_model.load_header(path)
-    assert header == (model.kind, model.architecture, model.settings)
+    assert header == (model.kind, model.architecture, model.metadata)
 
 
 def test_trees_with_empty_branches_and_other_types(tmp_path, model):
@@ -71,7 +71,7 @@ def test_arrays_on_a_device_come_back_as_numpy(tmp_path, model):
 
 def test_replacing_a_model(tmp_path, model):
     saved_model.save_model(tmp_path / "m", model)
-    newer = dataclasses.replace(model, settings={"dataset": "tcga_y", "fold": 0})
+    newer = dataclasses.replace(model, metadata={"dataset": "tcga_y", "fold": 0})
     saved_model.save_model(tmp_path / "m", newer)
     assert_same(saved_model.load_model(tmp_path / "m"), newer)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -79,7 +79,7 @@ def test_replacing_a_model(tmp_path, model):
 
 def test_nothing_remains_of_a_failed_save(tmp_path, model):
     with pytest.raises(TypeError, match="not JSON serializable"):
-        saved_model.save_model(tmp_path / "m", dataclasses.replace(model, settings={"x": {1, 2}}))
+        saved_model.save_model(tmp_path / "m", dataclasses.replace(model, metadata={"x": {1, 2}}))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,7 +128,7 @@ def test_writer_killed_between_the_two_renames(tmp_path, model):
     assert saved_model.exists(tmp_path / "m")
     assert saved_model.names_in(tmp_path) == ["m"]
     assert_same(saved_model.load_model(tmp_path / "m"), model)
-    newer = dataclasses.replace(model, settings={"fold": 1})
+    newer = dataclasses.replace(model, metadata={"fold": 1})
     saved_model.save_model(tmp_path / "m", newer)
     assert_same(saved_model.load_model(tmp_path / "m"), newer)
     assert [p.name for p in tmp_path.iterdir()] == ["m"]

@@ -197,7 +197,7 @@ def test_a_cox_model_has_curves_from_its_stored_baseline(config, world, tmp_path
     model = saved_model.load_model(fold / "model")
     predictions = pd.read_csv(fold / "predictions_test.csv")
     curves = predictions.filter(like="surv_").to_numpy()
-    baseline = metrics.Baseline.from_json(model.settings["baseline"])
+    baseline = metrics.Baseline.from_json(model.metadata["baseline"])
     ends = 365.0 * np.arange(1, 33)
     np.testing.assert_allclose(curves, baseline.survival(predictions["risk"], ends), rtol=1e-5)
 

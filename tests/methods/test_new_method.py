@@ -11,7 +11,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, registry
-from steph_jax.methods.base import FoldSpec, with_settings
+from steph_jax.methods.base import FoldSpec, with_metadata
 from steph_jax.training.config import Config
 
 
@@ -41,7 +41,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     scaled = jax.tree.map(lambda x: x * x.dtype.type(options.factor), model.params)
     params = model.params | {name: scaled[name] for name in options.parts}
     model = dataclasses.replace(model, params=params)
-    return with_settings(model, factor=options.factor, parts=list(options.parts))
+    return with_metadata(model, factor=options.factor, parts=list(options.parts))
 
 
 RECIPE = dataclasses.replace(abmil.RECIPE, name="shrunk", start=start, options_type=Options)
@@ -66,8 +66,8 @@ def test_fold_of_a_new_method(home, tmp_path, section, factor):
     config = pools.config(home) | {"method": "shrunk", "folds": [0]} | section
     summary = train.train(config, tmp_path)
     model = saved_model.load_model(tmp_path / "fold_0" / "model")
-    assert (summary["method"], model.settings["factor"]) == ("shrunk", factor)
-    assert len(model.settings["parts"]) == (1 if section else 3)
+    assert (summary["method"], model.metadata["factor"]) == ("shrunk", factor)
+    assert len(model.metadata["parts"]) == (1 if section else 3)
 
 
 def test_options_of_a_new_method_are_checked_and_swept(home, tmp_path):
@@ -86,7 +86,7 @@ def test_options_of_a_new_method_are_checked_and_swept(home, tmp_path):
         Config.from_dict(record | {"shrunk": {"factor": 1.0, "parts": [], "factr": 1.0}})
     train.train(record, tmp_path, ["shrunk.factor=0.5,1.0"])
     model = saved_model.load_model(tmp_path / "fold_0" / "model")
-    assert model.settings["factor"] in (0.5, 1.0)
+    assert model.metadata["factor"] in (0.5, 1.0)
 
 
 def test_section_of_a_method_that_is_not_registered_is_refused(home, monkeypatch):

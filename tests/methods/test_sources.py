@@ -83,7 +83,7 @@ def penalty(w):
 @pytest.mark.parametrize("case", ["fix", "average"])
 def test_untrained(shared, recorded, pool, spec, dtype, case):
     model = recipe(case).start(spec, pool)
-    np.testing.assert_allclose(model.settings["weights"], recorded[f"{case}/w"], rtol=1e-6)
+    np.testing.assert_allclose(model.metadata["weights"], recorded[f"{case}/w"], rtol=1e-6)
     out = outputs(shared, recorded, recipe(model.kind).restore(model, None), dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
 
@@ -93,7 +93,7 @@ def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     if case == "learned_with_target":
         spec = with_options(spec, merging=Merging(include_target=True))
     model = recipe("learned").start(spec, pool)
-    num_sources = len(model.settings["sources"])
+    num_sources = len(model.metadata["sources"])
     np.testing.assert_allclose(model.params["trainable"]["weights"], 1 / num_sources)
     state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
     head = {"kernel": state["pred_head.weight"].T, "bias": state["pred_head.bias"]}

@@ -657,7 +657,7 @@ def test_members_fitted_on_features_of_another_encoder(tmp_path):
     pool = make_pool(tmp_path)
     null = pool.null()
     for seed, name in enumerate(("uni_v2", "conch", "")):
-        model = dataclasses.replace(theta(seed + 20, null.params), settings={"encoder": name})
+        model = dataclasses.replace(theta(seed + 20, null.params), metadata={"encoder": name})
         pool.add(f"of_{name or 'unknown'}-fold_0", model)
     wanted = ("of_conch-fold_0", "of_uni_v2-fold_0")
     found = models.check_pool(pool, wanted, 24, feature_encoder="UNI-v2")

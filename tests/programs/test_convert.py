@@ -88,7 +88,7 @@ def test_a_tree_as_released(tree, tmp_path, convert):
     assert out.startswith("null: written\n")
     assert "null                  written  abmil (gated, D=12 E=8 A=5 T=4)" in out
     assert out.endswith("pool: 4 written, 0 replaced, 0 unchanged, 0 skipped, 0 failed\n")
-    settings = pool.member("tcga_a", 1).settings
+    settings = pool.member("tcga_a", 1).metadata
     assert (settings["dataset"], settings["fold"]) == ("tcga_a", 1)
     assert settings["provenance"]["epoch"] == 20
     state = released.abmil(2)
@@ -310,8 +310,8 @@ def test_steph_model_with_the_defaults_of_the_paper(tmp_path, convert):
     assert "steph (gated, D=12 E=8 A=5 T=4, 6 sources, top 5)" in out
     model = saved_model.load_model(tmp_path / "pool" / "steph-brca")
     assert model.kind == "steph"
-    assert steph.Options(**model.settings["options"]) == steph.Options()
-    assert model.settings["sources"] == [f"source_{i}" for i in range(6)]
+    assert steph.Options(**model.metadata["options"]) == steph.Options()
+    assert model.metadata["sources"] == [f"source_{i}" for i in range(6)]
     np.testing.assert_array_equal(
         model.params["trainable"]["mixing"]["output"]["kernel"], state["vecmix_layer.3.weight"].T
     )
@@ -327,7 +327,7 @@ def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
     more = "--base target --merged all --dataset tcga_x --fold 2"
     status, _, err = convert(file, "--name", "s", *flags.split(), *more.split())
     assert (status, err) == (0, "")
-    settings = saved_model.load_model(tmp_path / "pool" / "s").settings
+    settings = saved_model.load_model(tmp_path / "pool" / "s").metadata
     assert steph.Options(**settings["options"]) == steph.Options(
         top_k=0,
         weight_output="softplus",
@@ -366,7 +366,7 @@ def test_the_file_says_what_is_merged(tmp_path, convert, merged):
     file = torch_writer.save(tmp_path / "x.pth", {"model": state})
     for flags in ((), ("--merged", merged)):
         assert convert(file, "--name", "s", "--top-k", 0, *flags)[0] == 0
-        settings = saved_model.load_model(tmp_path / "pool" / "s").settings
+        settings = saved_model.load_model(tmp_path / "pool" / "s").metadata
         assert settings["options"]["merged"] == merged
 
 
@@ -378,7 +378,7 @@ def test_exports_of_our_first_versions(tmp_path, convert, mixing):
     assert (status, err) == (0, "")
     assert "steph (gated, D=12 E=8 A=5 T=4, 3 sources, top 2)" in out
     model = saved_model.load_model(tmp_path / "pool" / "older")
-    options = steph.Options(**model.settings["options"])
+    options = steph.Options(**model.metadata["options"])
     assert options.merged == "all"
     assert options.mixing == mixing
     if mixing == "fix":  # lambda itself
@@ -397,7 +397,7 @@ def test_rules_without_mixup(tmp_path, convert, kind):
     status, out, err = convert(file, "--name", "r", "--sources", "a,b,c")
     assert (status, err) == (0, "")
     assert f"{kind} (gated, D=12 E=8 A=5 T=4, 3 sources)" in out
-    assert saved_model.load_model(tmp_path / "pool" / "r").settings["sources"] == ["a", "b", "c"]
+    assert saved_model.load_model(tmp_path / "pool" / "r").metadata["sources"] == ["a", "b", "c"]
     status, _, err = convert(file, "--name", "r", "--top-k", 2, "--weight-output", "sigmoid")
     assert status == 0
     unused = "--top-k" if kind == "dynamic" else "--top-k, --weight-output"

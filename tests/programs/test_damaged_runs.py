@@ -133,7 +133,7 @@ def test_model_without_checksums(runs, tmp_path, method):
 
     def use():
         model = saved_model.load_model(path)
-        TimeBins.from_json(model.settings.get("bins", {"kind": "uniform", "edges": [0, 1]}))
+        TimeBins.from_json(model.metadata.get("bins", {"kind": "uniform", "edges": [0, 1]}))
         saved_model.stored_objective(model)
         recipe("abmil" if model.kind not in METHODS else model.kind).restore(model, None)
 

@@ -114,9 +114,9 @@ def rule_model(kind: str) -> SavedModel:
 
 def steph_with(**options: Any) -> SavedModel:
     model = steph_model()
-    changed = model.settings["options"] | options
+    changed = model.metadata["options"] | options
     return dataclasses.replace(
-        model, settings=model.settings | {"options": changed, "dataset": "x", "fold": 2}
+        model, metadata=model.metadata | {"options": changed, "dataset": "x", "fold": 2}
     )
 
 
@@ -143,7 +143,7 @@ def test_an_import_with_the_printed_flags_predicts_the_same(tmp_path, case, endi
     again = saved_model.load_model(pool / "merged")
     assert again.kind == model.kind
     for name in ("sources", "dataset", "fold"):
-        assert again.settings[name] == model.settings[name]
+        assert again.metadata[name] == model.metadata[name]
     (tmp_path / "slides").mkdir()
     x = np.random.default_rng(0).standard_normal((9, 12)).astype(np.float32)
     np.save(tmp_path / "slides" / "a.npy", x)

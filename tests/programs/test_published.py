@@ -77,7 +77,7 @@ def test_published_file(published, recorded, bags, slides, tmp_path, case):
     assert convert.main([*words, "--sources", ",".join(sources)]) == 0
     model = saved_model.load_model(tmp_path / case)
     assert model.kind == kind
-    assert model.settings["sources"] == sources
+    assert model.metadata["sources"] == sources
 
     out = reference_bags.outputs(recipe(kind).restore(model, None), bags)
     logits = recorded[f"{case}/logits"]

@@ -73,7 +73,7 @@ def test_a_pool_grows_from_one_null_model(home):
     assert pool.members() == {"sim_a": [0, 1], "sim_b": [0], "sim_c": [0]}
     null = pool.null().params
     for name in ("sim_a", "sim_b"):
-        assert pool.member(name, 0).settings["encoder"] == "simulated"
+        assert pool.member(name, 0).metadata["encoder"] == "simulated"
         change = pool.member(name, 0).params["feat_proj"]["layers_0"]["kernel"]
         start = null["feat_proj"]["layers_0"]["kernel"]
         assert 0 < np.abs(change - start).max() < 0.1

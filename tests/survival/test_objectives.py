@@ -110,8 +110,8 @@ def expected_curve(name, outputs, model):
     if name == "nll":
         return np.cumprod(1 - 1 / (1 + np.exp(-outputs)), axis=1)
     if name == "cox":
-        baseline = metrics.Baseline.from_json(model.settings["baseline"])
-        ends = np.asarray(model.settings["bins"]["edges"][1:])
+        baseline = metrics.Baseline.from_json(model.metadata["baseline"])
+        ends = np.asarray(model.metadata["bins"]["edges"][1:])
         return baseline.survival(np.minimum(outputs[:, 0], 10), ends)
     powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return 1 - np.cumsum(powers / powers.sum(axis=1, keepdims=True), axis=1)
@@ -153,7 +153,7 @@ def test_a_training_with_every_loss(home, tmp_path, case):
     table = pd.read_csv(fold / "predictions_test.csv")
     outputs = outputs_of(home, model.params, table["patient_id"])
     check_predictions(table, name, outputs, model)
-    edges = model.settings["bins"]["edges"]
+    edges = model.metadata["bins"]["edges"]
     assert outputs.shape[1] == (1 if name in ("cox", "rank", "recon") else len(edges) - 1)
     if name == "recon":  # times are predicted in years
         years = table["t"] / 365.25
@@ -236,7 +236,7 @@ def test_zero_shot_reads_a_model_by_its_own_loss_and_bins(home, tmp_path, loss, 
     model = saved_model.load_model(fold / "model")
     assert stored_objective(model) == objective
     own = uniform_bins(32, 365.0) if loss == "imported" else TimeBins.from_json(bins)
-    assert TimeBins.from_json(model.settings["bins"]) == own
+    assert TimeBins.from_json(model.metadata["bins"]) == own
 
     table = pd.read_csv(fold / "predictions_test.csv")
     outputs = outputs_of(home, pool.member("other", 0).params, table["patient_id"])

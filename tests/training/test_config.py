@@ -188,12 +188,14 @@ def test_run_of_a_version_without_a_setting_goes_on_with_its_default(tmp_path):
     old = copy.deepcopy(RECORD)
     del old["steph"]["initial_weight"], old["roupkt"]
     run_directory.files.write_json(tmp_path / "config.json", old)
-    run_directory.settle(tmp_path, RECORD, configs.FREE, configs.defaults())
+    run_directory.store_config(tmp_path, RECORD, configs.MAY_CHANGE_ON_RESUME, configs.defaults())
     assert run_directory.load(tmp_path) == RECORD
     run_directory.files.write_json(tmp_path / "config.json", old)
     other = changed("steph.initial_weight", 0.5)
     with pytest.raises(ValueError, match=r"steph\.initial_weight: 0\.0 then, 0\.5 now"):
-        run_directory.settle(tmp_path, other, configs.FREE, configs.defaults())
+        run_directory.store_config(
+            tmp_path, other, configs.MAY_CHANGE_ON_RESUME, configs.defaults()
+        )
     assert run_directory.load(tmp_path) == old
 
 

@@ -92,8 +92,8 @@ def row(stacked, number):
 def test_steph_takes_the_target_of_the_fold_and_sources_of_fold_0(pool, method, fold):
     model = recipe(method).start(dataclasses.replace(SPEC, fold=fold), pool)
     assert model.kind == "steph"
-    assert model.settings["sources"] == ["b", "c"]
-    assert model.settings["fold"] == fold
+    assert model.metadata["sources"] == ["b", "c"]
+    assert model.metadata["fold"] == fold
     frozen = model.params["frozen"]
     assert_same(frozen["null"], pool.null().params)
     assert_same(frozen["target"], pool.member("a", fold).params)
@@ -108,8 +108,8 @@ def test_the_target_is_a_source_only_where_asked_for_and_is_then_of_the_fold(poo
     spec = dataclasses.replace(changed(include_target=include), sources=named)
     model = recipe("steph").start(spec, pool)
     others = [name for name in named if name != "a"] or ["b", "c"]
-    assert model.settings["sources"] == others + ["a"] * include
-    for number, source in enumerate(model.settings["sources"]):
+    assert model.metadata["sources"] == others + ["a"] * include
+    for number, source in enumerate(model.metadata["sources"]):
         expected = vector(pool, source, 1 if source == "a" else 0)
         assert_same(row(model.params["frozen"]["task_vectors"], number), expected)
 
@@ -117,7 +117,7 @@ def test_the_target_is_a_source_only_where_asked_for_and_is_then_of_the_fold(poo
 @pytest.mark.parametrize("method", ["learned", "dynamic"])
 def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, method):
     model = recipe(method).start(SPEC, pool)
-    assert model.settings["sources"] == ["b", "c", "a"]
+    assert model.metadata["sources"] == ["b", "c", "a"]
     expected = [
         pool.null().params,
         *(vector(pool, source, 1 if source == "a" else 0) for source in "bca"),
@@ -126,7 +126,7 @@ def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, me
         encoder = task_vectors.parts_of(tree, "mil_encoder")
         assert_same(row(sources.encoder_stack(model.params["frozen"]), number), encoder)
     without = with_options(SPEC, merging=Merging(include_target=False))
-    assert recipe(method).start(without, pool).settings["sources"] == ["b", "c"]
+    assert recipe(method).start(without, pool).metadata["sources"] == ["b", "c"]
 
 
 def test_the_average_of_all_is_their_average(pool):
@@ -144,7 +144,7 @@ def test_the_average_of_all_is_their_average(pool):
 
 def test_roupkt_sees_the_target_of_the_fold_last(pool):
     model = recipe("roupkt").start(SPEC, pool)
-    assert model.settings["sources"] == ["b", "c", "a"]
+    assert model.metadata["sources"] == ["b", "c", "a"]
     for number, key in enumerate([("b", 0), ("c", 0), ("a", 1)]):
         encoder = task_vectors.parts_of(pool.member(*key).params, "mil_encoder")
         assert_same(row(model.params["frozen"]["sources"], number), encoder)
@@ -166,7 +166,7 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
         found,
         merging.ties(tau_t, tau_b),
     )
-    assert model.settings["prepare"] == kind
+    assert model.metadata["prepare"] == kind
     assert_same(first["pred_head"], vector(pool, "b", 0)["pred_head"])
 
 
@@ -203,7 +203,7 @@ def test_a_head_of_other_time_bins_is_not_taken(tmp_path):
 def test_steph_target_is_steph_from_the_target(pool):
     found = recipe("steph_target").start(changed(base="null"), pool)
     expected = recipe("steph").start(changed(base="target", head_init="target"), pool)
-    assert found.settings == expected.settings
+    assert found.metadata == expected.metadata
     assert_same(found.params, expected.params)
 
 
@@ -229,7 +229,7 @@ def test_initial_weight_is_added_where_the_weights_start(pool):
 def test_fine_tuning_starts_from_the_source(pool):
     for method in ("fine_tune", "zero_shot"):
         model = recipe(method).start(with_options(SPEC, transfer=Transfer("c")), pool)
-        assert model.settings["source"] == "c"
+        assert model.metadata["source"] == "c"
         assert_same(model.params, pool.member("c", 0).params)
 
 
@@ -241,7 +241,7 @@ def test_fine_tuning_starts_from_the_source(pool):
 def test_a_kept_head_keeps_its_meaning(tmp_path, method, of_pool, num_bins):
     model = recipe(method).start(SPEC, filled(tmp_path, of_pool, num_bins))
     assert saved_model.stored_objective(model) == of_pool
-    assert model.settings["bins"] == saved(0, of_pool).settings["bins"]
+    assert model.metadata["bins"] == saved(0, of_pool).metadata["bins"]
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "fix", "average"])
@@ -249,7 +249,7 @@ def test_a_kept_head_of_an_imported_model_is_of_the_default_loss(pool, method):
     spec = dataclasses.replace(SPEC, output="incidence")
     model = recipe(method).start(spec, pool)
     assert saved_model.stored_objective(model) == Objective()
-    assert "bins" not in model.settings
+    assert "bins" not in model.metadata
     with pytest.raises(ValueError, match=r"a, fold 1: the head of the .* 3 outputs .* ask for 8"):
         recipe(method).start(dataclasses.replace(SPEC, num_outputs=8), pool)
 
@@ -270,7 +270,7 @@ def test_a_head_of_another_meaning_is_refused_where_it_is_to_be_used(tmp_path, o
     with pytest.raises(ValueError, match=r"3 outputs \(incidence\).* ask for 3 \(hazard\); use"):
         recipe("steph").start(changed(**options), pool)
     recipe("steph").start(dataclasses.replace(changed(**options), output="incidence"), pool)
-    assert recipe("steph").start(SPEC, pool).settings["target_output"] == "incidence"
+    assert recipe("steph").start(SPEC, pool).metadata["target_output"] == "incidence"
 
 
 # What is missing

@@ -71,7 +71,7 @@ def test_collapsed_start_is_initialized_again(home, tmp_path, monkeypatch, caplo
     # What died cost time too.
     assert read(tmp_path / "w")["train_seconds"] > 1.05 * history["seconds"].sum()
     assert (history["weight_sim_b"] > 0).all()
-    assert saved_model.load_model(tmp_path / "w" / "fold_0" / "model").settings["restarts"] == (
+    assert saved_model.load_model(tmp_path / "w" / "fold_0" / "model").metadata["restarts"] == (
         expected
     )
 
@@ -114,7 +114,7 @@ def test_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):
     monkeypatch.setattr(hypernetworks, "init", init)
     train.train(config(home, steph__initial_weight=0.1), tmp_path / "w")
     assert asked[-5:] == [0.1, 0.1, 0.1, 0.3, 0.3]
-    stored = saved_model.load_model(tmp_path / "w" / "fold_0" / "model").settings
+    stored = saved_model.load_model(tmp_path / "w" / "fold_0" / "model").metadata
     assert stored["options"]["initial_weight"] == 0.3
 
 

@@ -411,14 +411,14 @@ def test_the_refitted_target_has_the_loss_of_the_one_it_stands_for(home, tmp_pat
     config = config_of(home, pool__root=str(pool.root), method="average")
     train.train(config, tmp_path / "w", ["merging.include_target=true,false"])
     model = saved_model.load_model(tmp_path / "w/fold_0/sweep/inner_0/target")
-    assert model.settings == stated
+    assert model.metadata == stated
 
 
 def test_a_target_that_says_no_bins_is_refitted_with_those_of_the_run(home, tmp_path):
     config = config_of(home, method="average", bins__width_days=30.0)
     train.train(config, tmp_path, ["merging.include_target=true,false"])
     model = saved_model.load_model(tmp_path / "fold_0/sweep/inner_0/target")
-    assert model.settings["bins"]["edges"] == [30.0 * i for i in range(33)]
+    assert model.metadata["bins"]["edges"] == [30.0 * i for i in range(33)]
 
 
 def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_path):
@@ -437,7 +437,7 @@ def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_
         pool.add(name, SavedModel("abmil", architecture, stated, moved(null, seed)))
     train.train(config, tmp_path / "w", [WEIGHTS])
     found = [
-        saved_model.load_model(path).settings["bins"]
+        saved_model.load_model(path).metadata["bins"]
         for path in sorted(tmp_path.glob("w/fold_0/sweep/inner_*/target"))
     ]
     inner = sweep.inner_folds(cohort, 0, config["seed"])

@@ -98,7 +98,7 @@ def test_a_table_with_columns_of_its_own(home, tmp_path):
     done = run(*columns)
     assert (done.returncode, "columns of a --table" in done.stderr) == (1, True)
     (tmp_path / "p.csv").unlink()
-    merged = dataclasses.replace(model, settings={"sources": ["a", "b"], "weights": [0.5, 0.5]})
+    merged = dataclasses.replace(model, metadata={"sources": ["a", "b"], "weights": [0.5, 0.5]})
     saved_model.save_model(tmp_path / "model", merged)
     done = run("--merge_weights", tmp_path / "w.csv")
     assert (done.returncode, "differs between patients" in done.stderr) == (1, True)
