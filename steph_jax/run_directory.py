@@ -11,7 +11,7 @@ from steph_jax import files, locks, records
 
 SETTINGS, SUMMARY = "config.json", "summary.json"
 _FOLDS = records.list_of(records.WHOLE)
-_STORED = records.record({}, {"folds": _FOLDS})
+_STORED = records.mapping(records.ANYTHING)
 _SUMMARY = records.record(
     {
         "fold_numbers": _FOLDS,
