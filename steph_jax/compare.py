@@ -10,6 +10,7 @@ W/compare.csv             method, fold, seed, c_index
 W/compare.md              the table for people, with differences to `abmil` in words
 W/compare_table.csv       the same table as numbers
 W/compare.tex             and for a paper
+W/report.html, .json      one page with everything inside
 W/compare.png             C-index per fold, mean and interval
 W/differences.png         differences to `abmil`, per fold and on the whole
 """
@@ -33,6 +34,7 @@ from steph_jax.data.bags import LazyBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, run_directory
+from steph_jax.reports import comparison_page
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
 
@@ -52,6 +54,7 @@ def main() -> int:
     seeds = whole_numbers(given.seeds) if given.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
     compare(record, given.methods, seeds, given.workdir, command)
+    print(f"report: {comparison_page.write(given.workdir)}")
     return 0
 
 

@@ -1,19 +1,12 @@
 """A report as one HTML page that needs no network: text, tables and pictures inside."""
 
-import base64
-import io
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
-import pandas as pd
-from matplotlib.figure import Figure
-
 from steph_jax import files, plots
 from steph_jax.messages import setting_values
-from steph_jax.plots.style import DPI
-from steph_jax.reports import provenance, run_numbers
+from steph_jax.reports import pages, provenance, run_numbers
 from steph_jax.run_directory import flatten
 
 
@@ -42,50 +35,19 @@ def pictures(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, str
     for name in ("c_index", "risk_groups", "source_weights"):
         path = workdir / f"{name}.png"
         if path.is_file():
-            found[name] = _uri(path.read_bytes())
+            found[name] = pages.uri(path.read_bytes())
     if numbers["d_calibration"] is not None:
         figure = plots.calibration_figure(
             numbers["calibration"], numbers["d_calibration"]["shares"], f"{title}, test patients"
         )
-        found["calibration"] = _uri(_png(figure))
+        found["calibration"] = pages.uri(pages.png_of(figure))
     return found
 
 
 def html(numbers: Mapping[str, Any], images: Mapping[str, str]) -> str:
     """The page; every text of the numbers is escaped."""
-    loader = jinja2.PackageLoader("steph_jax.reports", ".")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.undefined = jinja2.StrictUndefined
-    environment.filters |= {"number": _number, "interval": _interval, "percent": _percent}
     settings = {
         name: setting_values({name: value}).partition("=")[2]
         for name, value in flatten(numbers["settings"]).items()
     }
-    return environment.get_template("run.html").render(n=numbers, images=images, settings=settings)
-
-
-def _png(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return out.getvalue()
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    """A number for people; a dash where there is none."""
-    if value is None or pd.isna(value):
-        return "–"
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
-def _interval(ends: tuple[float, float] | None, digits: int = 3) -> str:
-    return "" if ends is None else f"{_number(ends[0], digits)} to {_number(ends[1], digits)}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return pages.render("run.html", n=numbers, images=images, settings=settings)

@@ -11,7 +11,7 @@ import pytest
 import simulated
 
 from steph_jax import report, run_directory, train
-from steph_jax.reports import provenance, run_numbers, run_page
+from steph_jax.reports import comparison_page, provenance, run_numbers, run_page
 from steph_jax.survival import metrics
 
 
@@ -139,6 +139,30 @@ def test_damaged_record_of_the_start_is_named(workdir, tmp_path):
     (broken / provenance.FILE).write_text("{")
     with pytest.raises(ValueError, match=r"provenance\.json: expected how a run was made"):
         run_page.write(broken)
+
+
+def test_report_of_a_comparison(workdir, tmp_path):
+    """The two runs of the target as a comparison of older versions leaves them."""
+    home = workdir.parent
+    shutil.copytree(home / "sim_a", tmp_path / "abmil-seed_42")
+    shutil.copytree(workdir, tmp_path / "steph-seed_42")
+    rows = [(method, fold, 42, 0.5) for method in ("abmil", "steph") for fold in (0, 1)]
+    table = pd.DataFrame(rows, columns=["method", "fold", "seed", "c_index"])
+    table.to_csv(tmp_path / "compare.csv", index=False)
+    page = Page(comparison_page.write(tmp_path).read_text(encoding="utf-8"))
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    steph, own = (numbers["methods"][name]["c_index"]["mean"] for name in ("steph", "abmil"))
+    assert steph == pytest.approx(run_numbers.report_numbers(workdir)["c_index"]["mean"])
+    assert numbers["methods"]["steph"]["difference"]["mean"] == pytest.approx(steph - own)
+    assert numbers["methods"]["abmil"]["difference"] is None
+    (sentence,) = numbers["verdict"]
+    assert sentence.startswith("steph: ")
+    assert sentence in " ".join(page.text)
+    assert comparison_page.is_comparison(tmp_path)
+    assert not comparison_page.is_comparison(workdir)
+    table.drop(columns="seed").to_csv(tmp_path / "compare.csv", index=False)
+    with pytest.raises(ValueError, match=r"compare\.csv: expected the table of a comparison"):
+        comparison_page.write(tmp_path)
 
 
 def test_command_line_can_be_typed_again(monkeypatch):
