@@ -23,7 +23,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.define_path(
-        "workdir", None, "Of a run or a comparison."
-    )
+    cli.define_path("workdir", None, "Of a run or a comparison.")
     cli.app_run(main, required=("workdir",))
