@@ -21,7 +21,7 @@ from steph_jax.engine.loader import Feed
 from steph_jax.engine.step import Program, device_mesh
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import loss_function
-from steph_jax.methods.steph import StephMethod, freeze
+from steph_jax.methods.steph import StephModel, freeze
 from steph_jax.models import steph, task_vectors
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.survival.objectives import Objective
@@ -217,8 +217,8 @@ def architecture(sizes: Sizes) -> Architecture:
     return Architecture(sizes.feature_dim, sizes.embed_dim, sizes.attention_dim, sizes.num_bins)
 
 
-def _method(sizes: Sizes, dtype: str) -> StephMethod:
-    return StephMethod(
+def _method(sizes: Sizes, dtype: str) -> StephModel:
+    return StephModel(
         architecture(sizes),
         sizes.num_sources,
         steph.Options(top_k=sizes.top_k),

@@ -29,7 +29,7 @@ from absl import flags
 
 from steph_jax import files
 from steph_jax.compare import compare
-from steph_jax.methods.registry import RECIPES
+from steph_jax.methods.registry import METHODS
 from steph_jax.transfer import transfer
 
 #: What is run with all seeds; everything else with the first one.
@@ -99,7 +99,7 @@ def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[s
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("methods", list(RECIPES), "Methods.")
+    flags.DEFINE_list("methods", list(METHODS), "Methods.")
     flags.DEFINE_list("seeds", ["42", "43", "44"], "Seeds; the first is the one of all methods.")
     flags.DEFINE_bool("only_prepare", False, "Make bags and pool, and nothing else.")
     flags.DEFINE_bool("transfer", True, "Whether to make the zero-shot matrix too.")

@@ -34,7 +34,8 @@ from steph_jax.data.features.open import exists
 from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import listed
-from steph_jax.methods.base import Recipe
+from steph_jax.methods.base import Method
+from steph_jax.methods.registry import find_method
 from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
 from steph_jax.training.preflight import preflight
@@ -144,7 +145,7 @@ def check(
         used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
         read = check_features(config, used, others, found, deadline, slide_seconds)
     left = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
-    method = None if "method" in problems else config.recipe
+    method = None if "method" in problems else find_method(config.method)
     sources = check_pool(config, method, read, found)
     look = folds.check_joined if method and method.joins else folds.check_leaks
     found += look(config.data.folder, config.dataset, splits, sources, columns, table)
@@ -226,7 +227,7 @@ def check_features(
 
 
 def check_pool(
-    config: Config, method: Recipe | None, read: reading.Reading | None, found: list[Finding]
+    config: Config, method: Method | None, read: reading.Reading | None, found: list[Finding]
 ) -> tuple[str, ...]:
     """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
     pool = Pool(config.pool.root)
@@ -257,12 +258,12 @@ def check_pool(
 
 
 def needed_of_pool(
-    method: Recipe, config: Config, pool: Pool
+    method: Method, config: Config, pool: Pool
 ) -> tuple[list[tuple[str, int]], Sequence[str]]:
     """(dataset, fold) of the members that the folds of a run read, and the cohorts they join.
 
     Raises:
-        ValueError, FileNotFoundError: `Recipe.members` or `Recipe.joins` did.
+        ValueError, FileNotFoundError: `Method.members` or `Method.joins` did.
     """
     specs = [config.fold_spec(fold, num_outputs=1) for fold in config.folds]
     members = [member for spec in specs for member in method.members(spec, pool)]

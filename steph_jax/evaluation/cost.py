@@ -32,7 +32,7 @@ from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.engine.method import Embedded, Pooled
 from steph_jax.evaluation.evaluator import Predictor
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.registry import find_method
 from steph_jax.models import pooling
 from steph_jax.models.abmil import Abmil, Architecture, Params
 
@@ -56,31 +56,31 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
         of_sources += sum(_flops(_encode(architecture), e, features)[0] for e in encoders)
         return np.zeros((1, len(models), architecture.embed_dim), np.float32)
 
-    kept = recipe(model.kind)
-    labels = kept.patient_inputs(model, represent)
-    method, trainable, frozen = kept.restore(model, None)
-    features = _patches(method.architecture, num_patches)
+    method = find_method(model.kind)
+    labels = method.patient_inputs(model, represent)
+    bag_model, trainable, frozen = method.restore(model, None)
+    features = _patches(bag_model.architecture, num_patches)
 
-    embedded, embeddings = _flops(method.embed, trainable, features)
+    embedded, embeddings = _flops(bag_model.embed, trainable, features)
     means = {name: jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype) for name, x in embeddings.items()}
 
     def merge(trainable: Params, frozen: Params, means: Params) -> tuple[Params, Params]:
-        merged = method.merge(trainable, frozen, Embedded(means, 1, None))
+        merged = bag_model.merge(trainable, frozen, Embedded(means, 1, None))
         return merged.encoder, merged.head
 
     def encoder_of(frozen: Params, merged: Params) -> Params:
-        theta = method.encoder(frozen, merged)
-        return jax.tree.map(lambda x: x[0], theta) if method.encoder_per_bag else theta
+        theta = bag_model.encoder(frozen, merged)
+        return jax.tree.map(lambda x: x[0], theta) if bag_model.encoder_per_bag else theta
 
     def head(trainable: Params, frozen: Params, merged: Params, z: Any, labels: Params) -> Any:
-        return method.head(trainable, frozen, Pooled(z, merged, labels)).logits
+        return bag_model.head(trainable, frozen, Pooled(z, merged, labels)).logits
 
     merging, (merged_encoder, merged_head) = _flops(merge, trainable, frozen, means)
     making, theta = _flops(encoder_of, frozen, merged_encoder)
-    encoding, z = _flops(_encode(method.architecture), theta, features)
+    encoding, z = _flops(_encode(bag_model.architecture), theta, features)
     heading, _ = _flops(head, trainable, frozen, merged_head, z, labels)
     # What does not look at the slide is merged once for all of them.
-    per_slide = merging + making if method.embed_parts else 0
+    per_slide = merging + making if bag_model.embed_parts else 0
     return of_sources + embedded + per_slide + encoding + heading
 
 
@@ -158,7 +158,7 @@ def seconds_per_slide(
 
     def once() -> float:
         began = time.perf_counter()
-        inputs = recipe(model.kind).patient_inputs(model, Representations(feed, compute_dtype))
+        inputs = find_method(model.kind).patient_inputs(model, Representations(feed, compute_dtype))
         dataclasses.replace(predictor, labels=inputs)(range(batch_size))
         return time.perf_counter() - began
 

@@ -23,7 +23,7 @@ from steph_jax.engine.step import Program, program_of
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions, with_curves
 from steph_jax.methods.base import Represent
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.registry import find_method
 from steph_jax.models.abmil import Params
 from steph_jax.survival.objectives import DAYS_PER_UNIT, HAZARD, Labels, Objective
 from steph_jax.survival.time_bins import TimeBins
@@ -101,11 +101,11 @@ class Predictor:
             represent: the bags as frozen models see them, where several models share it.
             loss: of a batch, for a model that is trained.
         """
-        method = recipe(model.kind)
-        ready = method.restore(model, compute_dtype)
-        program = program_of(ready.method, loss, feed.mesh, feed.num_slots)
+        method = find_method(model.kind)
+        loaded = method.restore(model, compute_dtype)
+        program = program_of(loaded.model, loss, feed.mesh, feed.num_slots)
         inputs = method.patient_inputs(model, represent or Representations(feed, compute_dtype))
-        trainable, frozen = program.replicate((ready.trainable, ready.frozen))
+        trainable, frozen = program.replicate((loaded.trainable, loaded.frozen))
         return cls(program, trainable, frozen, feed, inputs)
 
     def __call__(

@@ -12,7 +12,7 @@ from steph_jax import locks
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy
+from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.layers import Linear
@@ -22,8 +22,8 @@ _NULL_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
-class AbmilMethod:
-    """ABMIL as a `phases.Method`: one encoder for all bags.
+class AbmilModel:
+    """ABMIL as a `BagModel`: one encoder for all bags.
 
     Attributes:
         architecture: dimensions and variant.
@@ -84,14 +84,14 @@ def null_model(pool: Pool, architecture: Architecture, seed: int) -> SavedModel:
     """theta_0: the pool's, or a new one from the seed where the pool has none."""
     if pool.has_null():
         null = pool.null()
-        _say_what_is_unused(null.architecture, architecture)
+        _warn_of_unused_architecture(null.architecture, architecture)
         return null
     params = as_numpy(abmil.init(jax.random.key(seed), architecture))
     return SavedModel("abmil", architecture, {"role": "null", "seed": seed}, params)
 
 
-def _say_what_is_unused(used: Architecture, configured: Architecture) -> None:
-    """Warns, once, where a pool's null model is used and config.model says something else."""
+def _warn_of_unused_architecture(used: Architecture, configured: Architecture) -> None:
+    """Warns, once, where a pool's null model has another architecture than config.model."""
     differences = [
         f"{field.name} {getattr(used, field.name)}, not {getattr(configured, field.name)}"
         for field in dataclasses.fields(Architecture)
@@ -100,7 +100,7 @@ def _say_what_is_unused(used: Architecture, configured: Architecture) -> None:
     if differences:
         logging.log_first_n(
             logging.WARNING,
-            "the pool's null model says what is trained, config.model is not used: %s",
+            "the architecture is that of the pool's null model, config.model is not used: %s",
             1,
             "; ".join(differences),
         )
@@ -113,12 +113,12 @@ def start(spec: FoldSpec[object], pool: Pool) -> SavedModel:
 
 
 def with_outputs(model: SavedModel, spec: FoldSpec[object], keep_head: bool = True) -> SavedModel:
-    """An ABMIL model for a target and fold; a head of another size than asked for is a new one.
+    """An ABMIL model for a target and fold, with a new head if its own has another size.
 
     Args:
-        model: what is trained on.
-        spec: what is asked.
-        keep_head: whether its head is of use, if it has the size.
+        model: whose training goes on.
+        spec: of the fold.
+        keep_head: whether its head is used, if it has the size.
     """
     params = model.params
     architecture = model.architecture
@@ -130,10 +130,10 @@ def with_outputs(model: SavedModel, spec: FoldSpec[object], keep_head: bool = Tr
 
 
 def add_null(pool: Pool, architecture: Architecture, seed: int) -> None:
-    """Makes the null model of a pool that has none, before anything is trained from it.
+    """Adds the null model to a pool that has none, before anything is trained from it.
 
-    Runs that begin to grow a pool at the same time wait for each other here, so that all start from
-    the same one.
+    Runs that start a pool at the same time wait for each other here, so that all of them start from
+    the same null model.
     """
     pool.root.mkdir(parents=True, exist_ok=True)
     busy = f"{pool.root}: another run has been making the null model; give the same command again"
@@ -143,17 +143,17 @@ def add_null(pool: Pool, architecture: Architecture, seed: int) -> None:
 
 
 def add_to_pool(pool: Pool, model: SavedModel) -> None:
-    """Adds a fitted model to the pool that it was trained from the null model of."""
+    """Adds a model to the pool whose null model it was trained from."""
     settings = model.metadata
     pool.add(member_name(settings["dataset"], settings["fold"]), model)
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """Every tensor is trainable."""
-    return Ready(AbmilMethod(model.architecture, compute_dtype), model.params, {})
+    return LoadedModel(AbmilModel(model.architecture, compute_dtype), model.params, {})
 
 
-RECIPE = Recipe(
+METHOD = Method(
     "abmil",
     start,
     restore,

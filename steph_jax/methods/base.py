@@ -1,8 +1,8 @@
-"""What every method provides: how a fold starts, and how a stored model becomes a program.
+"""What every method provides: how a fold starts, and how a stored model is restored.
 
-A fold is started once (`Recipe.start` takes models from the pool and gives a `SavedModel` that
-holds all the fold needs), and from then on, training or not, here or elsewhere, the model is what
-was stored: `Recipe.restore` turns it into a `phases.Method` with its parameters.
+`Method.start` takes models from the pool and makes a `SavedModel` that holds all a fold needs;
+`Method.restore` makes a `BagModel` with its parameters of it, for training and for evaluation, here
+or elsewhere. Options that a method has are its own: `Method.options_type`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Method
+from steph_jax.engine.method import Method as BagModel
 from steph_jax.models.abmil import Architecture, Params
 
 
@@ -27,13 +27,13 @@ OptionsT_co = TypeVar("OptionsT_co", covariant=True)
 
 @dataclasses.dataclass(frozen=True)
 class FoldSpec(Generic[OptionsT_co]):
-    """What a run asks of its method for one fold.
+    """What a method starts a fold from.
 
     Attributes:
         dataset: the target.
         fold: fold whose training patients the model is for.
         seed: of the initial parameters.
-        architecture: dimensions for a model that starts without a pool.
+        architecture: dimensions of a model that starts without a pool.
         num_outputs: outputs of a new pred_head: T, or 1 for losses without time bins.
         output: what they mean, the name of an `objectives.Output`.
         bins: the time bins of the run, as `TimeBins.to_json` gives them; None before it has any.
@@ -52,10 +52,10 @@ class FoldSpec(Generic[OptionsT_co]):
     options: OptionsT_co
 
 
-class Ready(NamedTuple):
-    """A model ready to run: its method, and the two trees that the method reads."""
+class LoadedModel(NamedTuple):
+    """A stored model in memory: what it computes per bag, and the two trees of parameters."""
 
-    method: Method
+    model: BagModel
     trainable: Params
     frozen: Params
 
@@ -67,49 +67,50 @@ TrainingCIndex = Callable[[SavedModel, np.ndarray], float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Method:
     """A method by name.
 
     Attributes:
         name: value of `config.method`. The `SavedModel.kind` of what it makes is the name of the
-            recipe that restores it: the same, unless the method differs in how a fold starts only.
-        options_type: of `FoldSpec.options`: a frozen dataclass with a field for each section of the
-            config that the method reads. The field has the section's name, its type is a dataclass
-            of the settings in it, with a default for each, and checks their values; so the setting
-            `steph.top_k` of a config is `spec.options.steph.top_k`. Methods may share sections. A
-            config without the section has the defaults.
-        start: (what is asked, the pool) -> the untrained model of a fold. It is called before
-            anything else is read, so that a pool that lacks a model is known at once.
-        restore: (a stored model, dtype of products over patches) -> the model ready to run.
+            method that restores it: the same, unless the method differs only in how a fold starts.
+        start: (the spec of a fold, the pool) -> the untrained model of the fold. It is called
+            before features are read, so that a model that the pool lacks is reported first.
+        restore: (a stored model, dtype of products over patches) -> the model in memory.
         store: (a stored model, trained parameters) -> the same model with those.
+        options_type: of `FoldSpec.options`: a frozen dataclass with a field for each section of the
+            config that the method reads. The field has the section's name; its type is a dataclass
+            of the settings in it (str, int, float, bool, or tuples of them), each with a default,
+            that checks their values. So the setting `steph.top_k` of a config is
+            `spec.options.steph.top_k`. Methods may share sections; a config without the section has
+            the defaults.
         trains: whether there is anything to train.
-        members: (what is asked, the pool) -> dataset and fold of each member of the pool that
-            `start` or `choose` may read; theta_0 is none of them.
-        joins: (what is asked, the pool) -> cohorts all of whose patients are trained on too.
-        choose: `start` for a method that looks at the training patients first.
-        dies: of a model about to be trained: whether nothing but its weights of sources tells it
-            from an untrained encoder, and they cannot rise again once all of them are 0.
-        raise_weights: (what is asked, a number) -> the same with weights of sources that start at
-            that number or higher, for a restart of a model whose weights collapsed.
-        inputs: (a stored model, what represents patients) -> arrays [n, ...] of all patients, which
-            reach `Method.head` by their names among the labels.
+        members: (spec, pool) -> dataset and fold of each member of the pool that `start` or
+            `choose` may read; theta_0 is not listed.
+        joins: (spec, pool) -> cohorts whose patients are training patients too.
+        choose: `start` for a method that evaluates candidates on the training patients first.
+        weights_can_collapse: (an untrained model) -> whether all its weights of sources can become
+            0 for good (dying ReLU), which leaves the untrained null encoder.
+        raise_weights: (spec, number) -> the spec for a restart after a collapse, whose weights
+            start at that number or higher.
+        inputs: (a stored model, embeddings by frozen models) -> arrays [n, ...] of all patients,
+            which `BagModel.head` finds by name among the labels.
     """
 
     name: str
     start: Callable[[FoldSpec[Any], Pool], SavedModel]
-    restore: Callable[[SavedModel, Any], Ready]
+    restore: Callable[[SavedModel, Any], LoadedModel]
     store: Callable[[SavedModel, Params], SavedModel]
     options_type: type = NoOptions
     trains: bool = True
     members: Callable[[FoldSpec[Any], Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
     joins: Callable[[FoldSpec[Any], Pool], Sequence[str]] | None = None
     choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
-    dies: Callable[[SavedModel], bool] = lambda model: False
+    weights_can_collapse: Callable[[SavedModel], bool] = lambda model: False
     raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 
     def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
-        """What `inputs` gives; nothing for a method without."""
+        """The arrays of `inputs`; {} for a method without."""
         return {} if self.inputs is None else self.inputs(model, represent)
 
 

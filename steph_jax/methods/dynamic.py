@@ -14,7 +14,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy, with_trainable
+from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy, with_trainable
 from steph_jax.methods.sources import MergeRegularizer, Merging
 from steph_jax.methods.steph import raise_weights
 from steph_jax.models import hypernetworks, task_vectors
@@ -26,7 +26,7 @@ from steph_jax.models.steph import merge_regularizer
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `dynamic` (see `Recipe.options_type`).
+    """Options of `dynamic` (see `Method.options_type`).
 
     Attributes:
         merging: the target among the sources, and how task vectors are prepared.
@@ -40,8 +40,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class DynamicMethod:
-    """Weights from a hypernetwork as a `phases.Method`: an encoder for every bag.
+class DynamicModel:
+    """Weights from a hypernetwork as a `BagModel`: an encoder for every bag.
 
     Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree the
     hypernetwork and "pred_head".
@@ -128,10 +128,10 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     return SavedModel("dynamic", architecture, settings, params)
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """The method over the stack of its stored models."""
     settings = model.metadata
-    method = DynamicMethod(
+    bag_model = DynamicModel(
         model.architecture,
         len(settings["sources"]),
         settings["weight_output"],
@@ -139,21 +139,21 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
         compute_dtype,
     )
     stack = sources.encoder_stack(model.params["frozen"])
-    return Ready(method, model.params["trainable"], {"stack": stack})
+    return LoadedModel(bag_model, model.params["trainable"], {"stack": stack})
 
 
-def dies(model: SavedModel) -> bool:
-    """Whether weights that are all 0 stay so (see `Recipe.dies`)."""
+def weights_can_collapse(model: SavedModel) -> bool:
+    """Whether weights of 0 would stay (`Method.weights_can_collapse`)."""
     return bool(model.metadata["weight_output"] == "relu")
 
 
-RECIPE = Recipe(
+METHOD = Method(
     "dynamic",
     start,
     restore,
     with_trainable,
     Options,
     members=sources.members,
-    dies=dies,
+    weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
 )

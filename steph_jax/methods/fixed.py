@@ -16,8 +16,8 @@ import numpy as np
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy
-from steph_jax.methods.learned import LearnedMethod
+from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy
+from steph_jax.methods.learned import LearnedModel
 from steph_jax.methods.sources import (
     Merging,
     coefficients,
@@ -35,7 +35,7 @@ DEFAULT_WEIGHT = 0.3
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `fix` and `average` (see `Recipe.options_type`)."""
+    """Options of `fix` and `average` (see `Method.options_type`)."""
 
     merging: Merging = dataclasses.field(default_factory=Merging)
 
@@ -68,7 +68,7 @@ def equal_weights(spec: FoldSpec[Options], num_sources: int) -> np.ndarray:
 
 
 def start(spec: FoldSpec[Options], pool: Pool, equal: bool) -> SavedModel:
-    """The merged model, which is final."""
+    """The merged model, which is not trained."""
     gathered = gather(spec, pool, spec.options.merging.include_target, "mil_encoder")
     outputs = own_outputs(spec, gathered.target, "target's model")
     weigh = equal_weights if equal else given_weights
@@ -81,7 +81,7 @@ def start(spec: FoldSpec[Options], pool: Pool, equal: bool) -> SavedModel:
     return SavedModel("abmil", gathered.target.architecture, settings, params)
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """A merged model, or one that was imported with the models that it merges (kind "fix")."""
     if model.kind == "abmil":
         return abmil.restore(model, compute_dtype)
@@ -90,21 +90,21 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
         "weights": np.asarray(model.metadata["weights"], np.float32),
         "pred_head": frozen["target"]["pred_head"],
     }
-    method = LearnedMethod(model.architecture, compute_dtype, merge_weight=0.0)
-    return Ready(method, trainable, {"stack": encoder_stack(frozen)})
+    bag_model = LearnedModel(model.architecture, compute_dtype, merge_weight=0.0)
+    return LoadedModel(bag_model, trainable, {"stack": encoder_stack(frozen)})
 
 
-def _recipe(name: str, equal: bool) -> Recipe:
-    return Recipe(
+def _method(name: str, equal: bool) -> Method:
+    return Method(
         name,
         partial(start, equal=equal),
         restore,
-        abmil.RECIPE.store,
+        abmil.METHOD.store,
         Options,
         trains=False,
         members=members,
     )
 
 
-FIX = _recipe("fix", equal=False)
-AVERAGE = _recipe("average", equal=True)
+FIX = _method("fix", equal=False)
+AVERAGE = _method("average", equal=True)

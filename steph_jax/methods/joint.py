@@ -1,6 +1,6 @@
 """`joint`: one ABMIL from the null model, on the target's training patients and all of the sources.
 
-No patient of the target's cohort is among those of the sources: a cohort that contains the target's
+Patients of the target's cohort are left out of the sources': a cohort that contains the target's
 (kidney cancers of all kinds, say) would show the model its test patients.
 """
 
@@ -28,8 +28,8 @@ def cohorts(spec: FoldSpec[object], pool: Pool) -> tuple[str, ...]:
 
 
 def start(spec: FoldSpec[object], pool: Pool) -> SavedModel:
-    """theta_0, with the names of the cohorts on record."""
+    """theta_0, with a record of the names of the cohorts."""
     return with_metadata(abmil.start(spec, pool), cohorts=list(cohorts(spec, pool)))
 
 
-RECIPE = dataclasses.replace(abmil.RECIPE, name="joint", start=start, joins=cohorts)
+METHOD = dataclasses.replace(abmil.METHOD, name="joint", start=start, joins=cohorts)

@@ -14,8 +14,8 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Merged
 from steph_jax.methods import sources
-from steph_jax.methods.abmil import AbmilMethod, new_head
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, with_trainable
+from steph_jax.methods.abmil import AbmilModel, new_head
+from steph_jax.methods.base import FoldSpec, LoadedModel, Method, with_trainable
 from steph_jax.methods.sources import MergeRegularizer, Merging
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Params
@@ -24,15 +24,15 @@ from steph_jax.models.steph import merge_regularizer
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `learned`, `ties`, `iso_c` and `iso_cts` (see `Recipe.options_type`)."""
+    """Options of `learned`, `ties`, `iso_c` and `iso_cts` (see `Method.options_type`)."""
 
     merging: Merging = dataclasses.field(default_factory=Merging)
     loss: MergeRegularizer = dataclasses.field(default_factory=MergeRegularizer)
 
 
 @dataclasses.dataclass(frozen=True)
-class LearnedMethod(AbmilMethod):
-    """Trained weights as a `phases.Method`: one merged encoder for all bags, then as ABMIL.
+class LearnedModel(AbmilModel):
+    """Trained weights as a `BagModel`: one merged encoder for all bags, then as ABMIL.
 
     Its frozen tree holds "stack", [theta_0, tau_1 .. tau_S] of the encoder; its trainable tree
     "weights" [S] and "pred_head".
@@ -73,14 +73,14 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     return SavedModel("learned", architecture, settings, params)
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """The method over the stack of its stored models."""
-    method = LearnedMethod(model.architecture, compute_dtype, model.metadata["merge_weight"])
+    bag_model = LearnedModel(model.architecture, compute_dtype, model.metadata["merge_weight"])
     stack = sources.encoder_stack(model.params["frozen"])
-    return Ready(method, model.params["trainable"], {"stack": stack})
+    return LoadedModel(bag_model, model.params["trainable"], {"stack": stack})
 
 
-def _after(prepare: str) -> Recipe:
+def _after(prepare: str) -> Method:
     """`learned` after a preparation, under the name of that."""
 
     def start_prepared(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
@@ -96,10 +96,10 @@ def _after(prepare: str) -> Recipe:
         )
         return start(dataclasses.replace(spec, options=options), pool)
 
-    return dataclasses.replace(RECIPE, name=prepare, start=start_prepared)
+    return dataclasses.replace(METHOD, name=prepare, start=start_prepared)
 
 
-RECIPE = Recipe("learned", start, restore, with_trainable, Options, members=sources.members)
+METHOD = Method("learned", start, restore, with_trainable, Options, members=sources.members)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")

@@ -1,4 +1,4 @@
-"""Every method by name: adding one takes a file and a line here."""
+"""Every method by name. A new one takes its file, with its options, and a line here."""
 
 from steph_jax.methods import (
     abmil,
@@ -11,35 +11,35 @@ from steph_jax.methods import (
     steph_target,
     transfer,
 )
-from steph_jax.methods.base import Recipe
+from steph_jax.methods.base import Method
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        abmil.RECIPE,
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        abmil.METHOD,
         transfer.ZERO_SHOT,
         transfer.FINE_TUNE,
-        joint.RECIPE,
+        joint.METHOD,
         fixed.FIX,
         fixed.AVERAGE,
-        learned.RECIPE,
-        dynamic.RECIPE,
+        learned.METHOD,
+        dynamic.METHOD,
         learned.TIES,
         learned.ISO_C,
         learned.ISO_CTS,
-        roupkt.RECIPE,
-        steph.RECIPE,
-        steph_target.RECIPE,
+        roupkt.METHOD,
+        steph.METHOD,
+        steph_target.METHOD,
     )
 }
 
 
-def recipe(name: str) -> Recipe:
+def find_method(name: str) -> Method:
     """The method of a name.
 
     Raises:
         ValueError: for an unknown name; lists the known ones.
     """
-    if name not in RECIPES:
-        raise ValueError(f"method is one of {', '.join(RECIPES)}; found {name!r}")
-    return RECIPES[name]
+    if name not in METHODS:
+        raise ValueError(f"method is one of {', '.join(METHODS)}; found {name!r}")
+    return METHODS[name]

@@ -14,8 +14,15 @@ import numpy as np
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
-from steph_jax.methods.abmil import AbmilMethod, apply_head
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, Represent, as_numpy, with_trainable
+from steph_jax.methods.abmil import AbmilModel, apply_head
+from steph_jax.methods.base import (
+    FoldSpec,
+    LoadedModel,
+    Method,
+    Represent,
+    as_numpy,
+    with_trainable,
+)
 from steph_jax.methods.sources import members, source_models, source_names
 from steph_jax.models import roupkt, task_vectors
 from steph_jax.models.abmil import Params
@@ -28,14 +35,14 @@ REPRESENTATIONS = "representations"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `roupkt` (see `Recipe.options_type`)."""
+    """Options of `roupkt` (see `Method.options_type`)."""
 
     roupkt: RoupktOptions = dataclasses.field(default_factory=RoupktOptions)
 
 
 @dataclasses.dataclass(frozen=True)
-class RoupktMethod(AbmilMethod):
-    """ROUPKT as a `phases.Method`: the encoder of a bag is the router's.
+class RoupktModel(AbmilModel):
+    """ROUPKT as a `BagModel`: the encoder of a bag is the router's.
 
     Its trainable tree is that of `roupkt.init`; its frozen tree is empty.
 
@@ -90,11 +97,11 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     return SavedModel("roupkt", null.architecture, settings, params)
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """The method; its frozen models are seen through `inputs` only."""
     options = roupkt.Options(**model.metadata["options"])
-    method = RoupktMethod(model.architecture, compute_dtype, options)
-    return Ready(method, model.params["trainable"], {})
+    bag_model = RoupktModel(model.architecture, compute_dtype, options)
+    return LoadedModel(bag_model, model.params["trainable"], {})
 
 
 def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
@@ -105,4 +112,4 @@ def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 
 
-RECIPE = Recipe("roupkt", start, restore, with_trainable, Options, members=members, inputs=inputs)
+METHOD = Method("roupkt", start, restore, with_trainable, Options, members=members, inputs=inputs)

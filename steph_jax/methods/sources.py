@@ -99,14 +99,14 @@ class Gathered(NamedTuple):
 
 
 def source_names(spec: FoldSpec[object], pool: Pool, include_target: bool) -> tuple[str, ...]:
-    """Those asked for, or all of the pool; the target last, or not among them."""
+    """`sources` of the config, or all of the pool; the target last, or not among them."""
     named = spec.sources or pool.datasets()
     others = tuple(name for name in named if name != spec.dataset)
     return (*others, spec.dataset) if include_target else others
 
 
 def members(spec: FoldSpec[object], pool: Pool) -> tuple[tuple[str, int], ...]:
-    """The models that are merged (see `Recipe.members`): the target's of the fold, the sources'."""
+    """The models that are merged (see `Method.members`): the target's of the fold, the sources'."""
     sources = source_names(spec, pool, include_target=False)
     return ((spec.dataset, spec.fold), *((name, 0) for name in sources))
 
@@ -125,8 +125,8 @@ def gather(spec: FoldSpec[HasMerging], pool: Pool, include_target: bool, merged:
     """Null model, target and (prepared) task vectors of the sources, from the pool.
 
     Args:
-        spec: what is asked.
-        pool: where the models are.
+        spec: of the fold.
+        pool: of the models.
         include_target: whether the target is one of the sources.
         merged: the parts that are merged, a name in `task_vectors.PARTS`; only they are prepared.
 
@@ -204,7 +204,7 @@ def coefficients(weights: jax.Array) -> jax.Array:
 
 
 def metadata_of(spec: FoldSpec[HasMerging], gathered: Gathered) -> dict[str, Any]:
-    """What a stored model says of how it was merged."""
+    """What a stored model records of how it was merged."""
     return {
         "dataset": spec.dataset,
         "fold": spec.fold,
@@ -214,30 +214,30 @@ def metadata_of(spec: FoldSpec[HasMerging], gathered: Gathered) -> dict[str, Any
 
 
 def own_outputs(spec: FoldSpec[object], model: SavedModel, name: str) -> dict[str, Any]:
-    """Settings of a model that keeps the head of another one, and with it what its outputs mean.
+    """Settings of a model that uses the head of another one, whose outputs mean the same then.
 
     Args:
-        spec: what is asked.
-        model: whose head is kept.
+        spec: of the fold.
+        model: whose head is used.
         name: of that model, for messages.
 
     Returns:
-        "objective", the default one where the model does not say; and "bins", where it says.
+        "objective", the default one where the model has no record of it; and "bins", if recorded.
 
     Raises:
-        ValueError: it does not say its bins, and has another number of outputs than asked for.
+        ValueError: its bins are not recorded, and it has another number of outputs than the run.
     """
-    kept = {"objective": objectives.objective_record(saved_model.stored_objective(model))}
+    settings = {"objective": objectives.objective_record(saved_model.stored_objective(model))}
     if "bins" in model.metadata:
-        return kept | {"bins": model.metadata["bins"]}
-    found = model.architecture.num_bins
-    if found != spec.num_outputs:
+        return settings | {"bins": model.metadata["bins"]}
+    num_outputs = model.architecture.num_bins
+    if num_outputs != spec.num_outputs:
         raise ValueError(
             f"{spec.dataset}, fold {spec.fold}: the head of the {name} is used as it is, but it "
-            f"has {found} outputs where loss.terms and bins ask for {spec.num_outputs}; use the "
-            "loss and bins that the pool was fitted with, or a method that trains a new head"
+            f"has {num_outputs} outputs where loss.terms and bins ask for {spec.num_outputs}; use "
+            "the loss and bins that the pool was fitted with, or a method that trains a new head"
         )
-    return kept
+    return settings
 
 
 def output_of(model: SavedModel) -> str:

@@ -9,7 +9,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
-from steph_jax.methods.base import FoldSpec, Ready, Recipe, as_numpy, with_trainable
+from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy, with_trainable
 from steph_jax.methods.sources import Merging, Regularizers, gather, members, output_of
 from steph_jax.models import hypernetworks, steph, task_vectors
 from steph_jax.models.abmil import Architecture, Params
@@ -20,7 +20,7 @@ from steph_jax.models.steph import merge_regularizer, mix_regularizer
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `steph` and `steph_target` (see `Recipe.options_type`).
+    """Options of `steph` and `steph_target` (see `Method.options_type`).
 
     Attributes:
         steph: options of STEPH.
@@ -34,8 +34,8 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class StephMethod:
-    """STEPH as a `phases.Method`.
+class StephModel:
+    """STEPH as a `BagModel`.
 
     Its frozen tree holds "stack", the parameters to be summed (`steph.merge_stack`), and "target",
     theta_t, for the tensors that are not merged. Its trainable tree holds the hypernetworks and,
@@ -137,7 +137,7 @@ class StephMethod:
 
 
 def freeze(models: Params, options: steph.Options) -> Params:
-    """The frozen tree as `StephMethod` reads it, from the one that is stored.
+    """The frozen tree as `StephModel` reads it, from the one that is stored.
 
     Args:
         models: "null" (theta_0), "target" (theta_t), "target_task_vector" (tau_t) and
@@ -208,12 +208,12 @@ _OTHER_HEAD = (
 
 
 def _check_head(spec: FoldSpec[Options], target: SavedModel, output: str) -> None:
-    """Raises ValueError where a head of the pool's models is used, but means something else."""
-    found = (target.architecture.num_bins, output)
-    if found != (spec.num_outputs, spec.output):
+    """Raises ValueError where the outputs of the target's head are not those of the run."""
+    num_outputs = target.architecture.num_bins
+    if (num_outputs, output) != (spec.num_outputs, spec.output):
         raise ValueError(
-            f"{spec.dataset}, fold {spec.fold}: the head of the pool's models has {found[0]} "
-            f"outputs ({found[1]}), the loss and the time bins of this run ask for "
+            f"{spec.dataset}, fold {spec.fold}: the head of the pool's models has {num_outputs} "
+            f"outputs ({output}), the loss and the time bins of this run ask for "
             f"{spec.num_outputs} ({spec.output}); {_OTHER_HEAD}"
         )
     fitted = target.metadata.get("bins")
@@ -230,10 +230,10 @@ def _days(bins: dict[str, Any]) -> str:
     return f"{', '.join(edges if len(edges) < 8 else [*edges[:3], '...', edges[-1]])} days"
 
 
-def restore(model: SavedModel, compute_dtype: Any) -> Ready:
+def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     """The method with the stack of task vectors that its options ask for."""
     options = steph.Options(**model.metadata["options"])
-    method = StephMethod(
+    bag_model = StephModel(
         model.architecture,
         len(model.metadata["sources"]),
         options,
@@ -241,11 +241,13 @@ def restore(model: SavedModel, compute_dtype: Any) -> Ready:
         model.metadata.get("mix_weight", 0.0),
         compute_dtype,
     )
-    return Ready(method, model.params["trainable"], freeze(model.params["frozen"], options))
+    return LoadedModel(
+        bag_model, model.params["trainable"], freeze(model.params["frozen"], options)
+    )
 
 
-def dies(model: SavedModel) -> bool:
-    """Whether weights that are all 0 leave the untrained null encoder (see `Recipe.dies`)."""
+def weights_can_collapse(model: SavedModel) -> bool:
+    """Whether weights of 0 stay and leave the null encoder (`Method.weights_can_collapse`)."""
     options = steph.Options(**model.metadata["options"])
     return (
         options.weight_output == "relu" and options.base == "null" and options.merged != "pred_head"
@@ -253,19 +255,19 @@ def dies(model: SavedModel) -> bool:
 
 
 def raise_weights(spec: FoldSpec[Any], least: float) -> FoldSpec[Any]:
-    """The same with a `steph.initial_weight` of at least that (see `Recipe.raise_weights`)."""
+    """The same with a `steph.initial_weight` of at least that (see `Method.raise_weights`)."""
     section = spec.options.steph
     raised = dataclasses.replace(section, initial_weight=max(section.initial_weight, least))
     return dataclasses.replace(spec, options=dataclasses.replace(spec.options, steph=raised))
 
 
-RECIPE = Recipe(
+METHOD = Method(
     "steph",
     start,
     restore,
     with_trainable,
     Options,
     members=members,
-    dies=dies,
+    weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
 )

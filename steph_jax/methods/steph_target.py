@@ -32,4 +32,4 @@ def start(spec: FoldSpec[steph.Options], pool: Pool) -> SavedModel:
     return steph.start(dataclasses.replace(spec, options=options), pool)
 
 
-RECIPE = dataclasses.replace(steph.RECIPE, name="steph_target", start=start)
+METHOD = dataclasses.replace(steph.METHOD, name="steph_target", start=start)

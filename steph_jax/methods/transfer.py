@@ -1,8 +1,8 @@
-"""`zero_shot` and `fine_tune`: one source's model, unchanged or trained on.
+"""`zero_shot` and `fine_tune`: one source's model, unchanged or fine-tuned.
 
 The source is `transfer.source`, or the one whose model has the best C-index on the target's
-training patients of the fold. A model that stays unchanged is read by its own loss and time bins,
-not by those of the run.
+training patients of the fold. The outputs of an unchanged model are read by its own loss and time
+bins, not by those of the run.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import abmil, sources
 from steph_jax.methods.abmil import apply_head, with_outputs
-from steph_jax.methods.base import FoldSpec, Recipe, Represent, TrainingCIndex, with_metadata
+from steph_jax.methods.base import FoldSpec, Method, Represent, TrainingCIndex, with_metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Transfer:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of `zero_shot` and `fine_tune` (see `Recipe.options_type`)."""
+    """Options of `zero_shot` and `fine_tune` (see `Method.options_type`)."""
 
     transfer: Transfer = dataclasses.field(default_factory=Transfer)
 
 
 def members(spec: FoldSpec[Options], pool: Pool) -> tuple[tuple[str, int], ...]:
-    """The models that may be transferred (see `Recipe.members`): of the sources, of fold 0.
+    """The models that may be transferred (see `Method.members`): of the sources, of fold 0.
 
     Raises:
         ValueError: no source is left, or the one asked for is the target.
@@ -68,7 +68,7 @@ def candidates(spec: FoldSpec[Options], pool: Pool) -> dict[str, SavedModel]:
     return {name: pool.member(name, fold) for name, fold in members(spec, pool)}
 
 
-def unchanged(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
+def start_zero_shot(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """The first candidate's model as it is."""
     models = candidates(spec, pool)
     outputs = {
@@ -79,7 +79,7 @@ def unchanged(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     return dataclasses.replace(model, metadata=settings)
 
 
-def to_be_trained(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
+def start_fine_tune(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """The first candidate's model, with a new head where the loss asks for other outputs."""
     name, model = next(iter(candidates(spec, pool).items()))
     is_alike = sources.output_of(model) == spec.output
@@ -93,19 +93,21 @@ def best_source(
 
     Ties go to the first; a C-index that is not defined loses against any that is.
     """
-    some = next(iter(models.values()))
-    z = represent(some.architecture, [model.params for model in models.values()])
+    first = next(iter(models.values()))
+    z = represent(first.architecture, [model.params for model in models.values()])
     scores = {
-        name: c_index(model, np.asarray(apply_head(model.params["pred_head"], jnp.asarray(of))))
-        for (name, model), of in zip(models.items(), np.moveaxis(z, 1, 0), strict=True)
+        name: c_index(
+            model, np.asarray(apply_head(model.params["pred_head"], jnp.asarray(embeddings)))
+        )
+        for (name, model), embeddings in zip(models.items(), np.moveaxis(z, 1, 0), strict=True)
     }
     best = max(scores, key=lambda name: -1.0 if math.isnan(scores[name]) else scores[name])
     return best, scores
 
 
-def _recipe(
+def _method(
     name: str, start: Callable[[FoldSpec[Options], Pool], SavedModel], trains: bool
-) -> Recipe:
+) -> Method:
     def choose(
         spec: FoldSpec[Options], pool: Pool, represent: Represent, c_index: TrainingCIndex
     ) -> SavedModel:
@@ -115,11 +117,11 @@ def _recipe(
         model = start(dataclasses.replace(spec, options=Options(Transfer(best))), pool)
         return with_metadata(model, source_train_c_index=scores)
 
-    return Recipe(
+    return Method(
         name,
         start,
         abmil.restore,
-        abmil.RECIPE.store,
+        abmil.METHOD.store,
         Options,
         trains=trains,
         members=members,
@@ -127,5 +129,5 @@ def _recipe(
     )
 
 
-ZERO_SHOT = _recipe("zero_shot", unchanged, trains=False)
-FINE_TUNE = _recipe("fine_tune", to_be_trained, trains=True)
+ZERO_SHOT = _method("zero_shot", start_zero_shot, trains=False)
+FINE_TUNE = _method("fine_tune", start_fine_tune, trains=True)

@@ -1,7 +1,7 @@
 """The config of a run, typed: built once, from what a config file or a stored config.json holds.
 
 An attribute has the name that its setting has in the config: `config.data.cache_gb`. The settings
-of a method are in sections that belong to it (`methods.base.Recipe.options_type`), and are
+of a method are in sections that belong to it (`methods.base.Method.options_type`), and are
 `config.options`.
 """
 
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from steph_jax import files, run_directory
 from steph_jax.methods import registry
-from steph_jax.methods.base import FoldSpec, Recipe
+from steph_jax.methods.base import FoldSpec, Method
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival.objectives import Objective
 from steph_jax.survival.time_bins import TimeBins
@@ -108,11 +108,6 @@ class Config:
             return _whole(*read_config(record, stored=True))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-
-    @property
-    def recipe(self) -> Recipe:
-        """What `method` names."""
-        return registry.recipe(self.method)
 
     @property
     def precision(self) -> Precision:
@@ -233,10 +228,10 @@ def read_config(
             problems[name] = str(error)
             values.pop(name, None)
     options: dict[str, Any] = {}
-    for name, recipe in registry.RECIPES.items():
-        options[name] = recipe.options_type()
+    for name, method in registry.METHODS.items():
+        options[name] = method.options_type()
         try:
-            options[name] = read_options(recipe, record, fill=stored)
+            options[name] = read_options(method, record, fill=stored)
         except ValueError as error:
             if str(error) not in problems.values():
                 problems[f"options of {name}"] = str(error)
@@ -251,7 +246,7 @@ def read_config(
     return Config(record=dict(record), options=options[values["method"]], **values), problems
 
 
-def read_options(recipe: Recipe, record: Mapping[str, Any], *, fill: bool = False) -> Any:
+def read_options(method: Method, record: Mapping[str, Any], *, fill: bool = False) -> Any:
     """The options of a method, from the sections of a config; defaults where it has none of them.
 
     Raises:
@@ -259,10 +254,10 @@ def read_options(recipe: Recipe, record: Mapping[str, Any], *, fill: bool = Fals
     """
     values = {
         name: typed_values.read(kind, record[name], name, fill=fill)
-        for name, kind in _option_sections(recipe).items()
+        for name, kind in _option_sections(method).items()
         if name in record
     }
-    return recipe.options_type(**values)
+    return method.options_type(**values)
 
 
 def refuse_unknown(record: Mapping[str, Any]) -> None:
@@ -273,8 +268,8 @@ def refuse_unknown(record: Mapping[str, Any]) -> None:
         if name not in ("record", "options")
     }
     known["model"].discard("num_bins")
-    for recipe in registry.RECIPES.values():
-        for name, kind in _option_sections(recipe).items():
+    for method in registry.METHODS.values():
+        for name, kind in _option_sections(method).items():
             known.setdefault(name, set()).update(typed_values.names_of(kind))
     typed_values.refuse_unknown(record, known)
     if isinstance(record.get("data"), Mapping):
@@ -297,8 +292,8 @@ def defaults() -> dict[str, Any]:
         elif field.default_factory is not dataclasses.MISSING:
             values[field.name] = dataclasses.asdict(field.default_factory())
     values["model"].pop("num_bins")
-    for recipe in registry.RECIPES.values():
-        for name, section in dataclasses.asdict(recipe.options_type()).items():
+    for method in registry.METHODS.values():
+        for name, section in dataclasses.asdict(method.options_type()).items():
             values[name] = values.get(name, {}) | section
     return run_directory.flatten(typed_values.plain(values))
 
@@ -310,6 +305,6 @@ def _default_section(name: str) -> dict[str, Any]:
     return {key.removeprefix(before): value for key, value in values if key.startswith(before)}
 
 
-def _option_sections(recipe: Recipe) -> dict[str, Any]:
+def _option_sections(method: Method) -> dict[str, Any]:
     """The sections of a config that a method reads: name -> dataclass."""
-    return typing.get_type_hints(recipe.options_type)
+    return typing.get_type_hints(method.options_type)

@@ -16,7 +16,8 @@ from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.methods.base import FoldSpec, Recipe
+from steph_jax.methods.base import FoldSpec, Method
+from steph_jax.methods.registry import find_method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import Config
 
@@ -46,9 +47,9 @@ class Experiment:
     encoder: str = ""
 
     @property
-    def method(self) -> Recipe:
+    def method(self) -> Method:
         """What `config.method` names."""
-        return self.config.recipe
+        return find_method(self.config.method)
 
 
 def read_cohort(config: Config) -> Cohort:
@@ -113,7 +114,7 @@ def time_bins(config: Config, cohort: Cohort, split: Fold) -> TimeBins:
 
 def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
     """Names of the other cohorts whose patients are training patients too; () for most methods."""
-    joins = config.recipe.joins
+    joins = find_method(config.method).joins
     if joins is None:
         return ()
     fold = config.folds[0]

@@ -18,7 +18,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import batches
 from steph_jax.data.cohort import Fold
 from steph_jax.evaluation.evaluator import Evaluator
-from steph_jax.methods.base import Recipe
+from steph_jax.methods.base import Method
 from steph_jax.models.abmil import Params
 from steph_jax.training import resume
 from steph_jax.training.config import Config
@@ -84,7 +84,7 @@ class TrainingJob:
         ends_on_collapse: whether `history.has_collapsed` ends training.
     """
 
-    method: Recipe
+    method: Method
     model: SavedModel
     patients: np.ndarray
     split: Fold

@@ -62,7 +62,7 @@ def _expect_model(name: str, value: Architecture) -> None:
 #: What values a setting may have, beside its type.
 VALUE_CHECKS: dict[str, Any] = {
     "dataset": _expect_name,
-    "method": lambda name, value: registry.recipe(value),
+    "method": lambda name, value: registry.find_method(value),
     "folds": _expect_folds,
     "seed": _expect_seed,
     "sources": _expect_sources,

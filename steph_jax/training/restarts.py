@@ -48,7 +48,7 @@ def train_split(
     collapsed_seconds = 0.0
     for restart in range(MOST_STARTS):
         model = start_model(run, fold, split, restart)
-        can_collapse = run.method.dies(model)
+        can_collapse = run.method.weights_can_collapse(model)
         if can_collapse:
             model = with_metadata(model, restarts=restart)
         states = directory / f"restart_{restart}" if restart else directory

@@ -35,6 +35,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.folds import make_folds
 from steph_jax.methods import abmil
+from steph_jax.methods.registry import find_method
 from steph_jax.survival import metrics, objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import preflight, resume
@@ -111,7 +112,7 @@ def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
     """
     if not grid.values:
         return
-    method = config.recipe
+    method = find_method(config.method)
     if method.joins is not None and "sources" in grid.values:
         raise ValueError(
             f"--sweep: the cohorts of {config.method} are read once for a run, so `sources` "
@@ -298,9 +299,9 @@ def refitted_pool(
             states.mkdir(parents=True, exist_ok=True)
             split = cut.split
             start = _untrained(run, member, split)
-            job = TrainingJob(abmil.RECIPE, start, split.train, split, states, label)
+            job = TrainingJob(abmil.METHOD, start, split.train, split, states, label)
             trained = train_model(run, job)
-            model = abmil.RECIPE.store(start, jax.device_get(trained.trainable))
+            model = abmil.METHOD.store(start, jax.device_get(trained.trainable))
             saved_model.save_model(path, model)
         shutil.rmtree(states, ignore_errors=True)
         return saved_model.load_model(path)
@@ -330,7 +331,7 @@ def _untrained(run: Experiment, member: SavedModel, split: Fold) -> SavedModel:
     num_outputs = objective.output.num_outputs(bins.num_bins)
     spec = run.config.fold_spec(run.config.folds[0], num_outputs, bins)
     settings = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
-    return dataclasses.replace(abmil.RECIPE.start(spec, run.pool), metadata=settings)
+    return dataclasses.replace(abmil.METHOD.start(spec, run.pool), metadata=settings)
 
 
 def held_out_c_index(

@@ -18,8 +18,8 @@ from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import Layout, make_batch
 from steph_jax.engine.step import Program, device_mesh
-from steph_jax.methods.abmil import AbmilMethod
-from steph_jax.methods.steph import StephMethod, freeze
+from steph_jax.methods.abmil import AbmilModel
+from steph_jax.methods.steph import StephModel, freeze
 from steph_jax.models import hypernetworks
 from steph_jax.models.abmil import Abmil, Architecture
 from steph_jax.models.steph import Options
@@ -67,7 +67,7 @@ def evaluated(program, trainable, frozen, store, layout):
 
 @pytest.fixture(scope="module")
 def abmil_program(dtype):
-    return on_one_device(AbmilMethod(Architecture()), None, 6)
+    return on_one_device(AbmilModel(Architecture()), None, 6)
 
 
 @pytest.mark.parametrize("cohort", [f"tcga_{name}" for name in COHORTS])
@@ -114,7 +114,7 @@ def test_abmil_variant(parity, dtype, tolerance, variant, pooling):
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
     features = recorded["features"].astype(dtype)
     store = MemoryBags.of([features], features.shape[1], np.dtype(dtype))
-    program = on_one_device(AbmilMethod(architecture), None, 1)
+    program = on_one_device(AbmilModel(architecture), None, 1)
     out = evaluated(program, theta, {}, store, Layout(((2, 5), (1, 3))))
     assert difference(out.logits[0], recorded[f"{variant}/logits"]) < tolerance
 
@@ -146,7 +146,7 @@ def batch_of(shared, recorded, dtype):
 def program(model):
     options = Options(top_k=5)
     return on_one_device(
-        StephMethod(model.architecture, model.num_sources, options, 0.005, 0.05), the_loss, 16
+        StephModel(model.architecture, model.num_sources, options, 0.005, 0.05), the_loss, 16
     )
 
 
@@ -272,7 +272,7 @@ def test_option(
             hypernetworks.WEIGHT_OUTPUTS, "softplus", lambda x: 3 * jax.nn.softplus(x)
         )
     trainable = _trainable_for(options, model.trainable, dtype)
-    method = StephMethod(model.architecture, model.num_sources, options)
+    method = StephModel(model.architecture, model.num_sources, options)
     program = on_one_device(method, None, 4)
     out = evaluated(program, trainable, frozen_for(options), four_bags, WHOLE_OF_FOUR)
     assert difference(out.record["weight"], of_options[f"{case}/w"]) < tolerance

@@ -12,8 +12,8 @@ from slow_twin import DIMS, EVENT, NUM_SOURCES, SIZES, TIME_BIN
 
 from steph_jax.data.batches import Layout, make_batch
 from steph_jax.engine.step import Program, device_mesh
-from steph_jax.methods.abmil import AbmilMethod
-from steph_jax.methods.steph import StephMethod
+from steph_jax.methods.abmil import AbmilModel
+from steph_jax.methods.steph import StephModel
 from steph_jax.models import abmil
 from steph_jax.models.steph import Options
 from steph_jax.survival import losses
@@ -55,7 +55,7 @@ def abmil_case(name):
     """Method, parameters and the twin's ((loss, logits), gradient)."""
     theta = abmil.init(jax.random.key(3), ARCHITECTURES[name])
     expected = slow_twin.base_model(theta, slow_twin.bags()[0], ARCHITECTURES[name])
-    return AbmilMethod(ARCHITECTURES[name]), theta, {}, expected
+    return AbmilModel(ARCHITECTURES[name]), theta, {}, expected
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def steph_case(name):
     options = OPTIONS[name]
     trainable, stored, frozen = slow_twin.steph_trees(options)
     expected = slow_twin.steph(trainable, stored, options, slow_twin.bags()[0], WEIGHTS)
-    return StephMethod(DIMS, NUM_SOURCES, options, *WEIGHTS), trainable, frozen, expected
+    return StephModel(DIMS, NUM_SOURCES, options, *WEIGHTS), trainable, frozen, expected
 
 
 def cases(*names):

@@ -11,7 +11,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.evaluation import cost
 from steph_jax.methods.base import FoldSpec, as_numpy
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.registry import find_method
 from steph_jax.models import abmil, roupkt, steph
 from steph_jax.models.abmil import Architecture
 from steph_jax.models.hypernetworks import HIDDEN_DIM
@@ -64,7 +64,7 @@ def mlp(outputs):
     ],
 )
 def test_operations_are_those_of_the_equations(pool, method, expected):
-    model = recipe(method).start(SPEC, pool)
+    model = find_method(method).start(SPEC, pool)
     assert cost.flops_per_slide(model, N) == expected
 
 
@@ -81,7 +81,7 @@ def test_operations_are_those_of_the_equations(pool, method, expected):
 )
 def test_options_of_steph_cost_what_they_say(pool, options, expected):
     spec = with_options(SPEC, steph=steph.Options(top_k=2, **options))
-    assert cost.flops_per_slide(recipe("steph").start(spec, pool), N) == expected
+    assert cost.flops_per_slide(find_method("steph").start(spec, pool), N) == expected
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_variants_of_abmil_cost_what_they_say(pooling, per_patch):
 
 @pytest.mark.parametrize("method", ["abmil", "steph", "roupkt"])
 def test_every_kind_of_model_can_be_timed(pool, method):
-    model = recipe(method).start(SPEC, pool)
+    model = find_method(method).start(SPEC, pool)
     seconds = cost.seconds_per_slide(model, N, 3)
     assert np.isfinite(seconds)
     assert seconds > 0

@@ -104,7 +104,7 @@ def outputs(ready, store):
     """Outputs of a model for the bags of a store, all in one batch, in the type of the bags.
 
     Args:
-        ready: method, trainable and frozen tree, as `Recipe.restore` gives them.
+        ready: method, trainable and frozen tree, as `Method.restore` gives them.
         store: as `bags` gives it.
     """
     num_bags = len(store.num_patches)

@@ -21,7 +21,7 @@ from steph_jax.data.splits import read_split, split_path
 from steph_jax.data.tables import read_slides, read_table, table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.methods.base import as_numpy
-from steph_jax.methods.registry import RECIPES
+from steph_jax.methods.registry import METHODS
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import metrics
@@ -31,7 +31,7 @@ from steph_jax.training.config import Config, as_dict, stored_config
 COHORTS = Settings(cohorts=3, patients=20, patches=12, feature_dim=24, two_slides=0.3)
 ARCHITECTURE = Architecture(24, 16, 8)
 UNTRAINED = {"zero_shot", "fix", "average"}
-METHODS = tuple(RECIPES)
+METHODS = tuple(METHODS)
 
 
 def moved(params, seed, scale=0.1):

@@ -44,13 +44,13 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     return with_metadata(model, factor=options.factor, parts=list(options.parts))
 
 
-RECIPE = dataclasses.replace(abmil.RECIPE, name="shrunk", start=start, options_type=Options)
+METHOD = dataclasses.replace(abmil.METHOD, name="shrunk", start=start, options_type=Options)
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     """The line in the registry."""
-    monkeypatch.setitem(registry.RECIPES, RECIPE.name, RECIPE)
+    monkeypatch.setitem(registry.METHODS, METHOD.name, METHOD)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,6 @@ def test_options_of_a_new_method_are_checked_and_swept(home, tmp_path):
 
 
 def test_section_of_a_method_that_is_not_registered_is_refused(home, monkeypatch):
-    monkeypatch.delitem(registry.RECIPES, RECIPE.name)
+    monkeypatch.delitem(registry.METHODS, METHOD.name)
     with pytest.raises(ValueError, match="no setting is called shrunk"):
         Config.from_dict(pools.config(home) | {"shrunk": {"factor": 0.5}})

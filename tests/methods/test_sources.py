@@ -13,9 +13,9 @@ from steph_jax.checkpoints import torch_names
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods.base import FoldSpec
-from steph_jax.methods.dynamic import DynamicMethod
-from steph_jax.methods.learned import LearnedMethod
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.dynamic import DynamicModel
+from steph_jax.methods.learned import LearnedModel
+from steph_jax.methods.registry import find_method
 from steph_jax.methods.sources import Merging, encoder_stack, gather, source_names
 from steph_jax.methods.transfer import Transfer
 from steph_jax.models import merging
@@ -82,9 +82,9 @@ def penalty(w):
 
 @pytest.mark.parametrize("case", ["fix", "average"])
 def test_untrained(shared, recorded, pool, spec, dtype, case):
-    model = recipe(case).start(spec, pool)
+    model = find_method(case).start(spec, pool)
     np.testing.assert_allclose(model.metadata["weights"], recorded[f"{case}/w"], rtol=1e-6)
-    out = outputs(shared, recorded, recipe(model.kind).restore(model, None), dtype)
+    out = outputs(shared, recorded, find_method(model.kind).restore(model, None), dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
 
 
@@ -92,14 +92,14 @@ def test_untrained(shared, recorded, pool, spec, dtype, case):
 def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     if case == "learned_with_target":
         spec = with_options(spec, merging=Merging(include_target=True))
-    model = recipe("learned").start(spec, pool)
+    model = find_method("learned").start(spec, pool)
     num_sources = len(model.metadata["sources"])
     np.testing.assert_allclose(model.params["trainable"]["weights"], 1 / num_sources)
     state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
     head = {"kernel": state["pred_head.weight"].T, "bias": state["pred_head.bias"]}
     trainable = {"weights": recorded[f"{case}/w"].astype(np.float32), "pred_head": head}
     frozen = {"stack": encoder_stack(model.params["frozen"])}
-    ready = (LearnedMethod(model.architecture), trainable, frozen)
+    ready = (LearnedModel(model.architecture), trainable, frozen)
     out = outputs(shared, recorded, ready, dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
     assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
@@ -109,7 +109,7 @@ def test_learned(parity, shared, recorded, pool, spec, dtype, case):
 
 
 def test_dynamic(parity, shared, recorded, pool, spec, dtype):
-    model = recipe("dynamic").start(spec, pool)
+    model = find_method("dynamic").start(spec, pool)
     state = reference_bags.state(parity / "steph_tcga_gbmlgg_init.pth")
     linear = {
         name: {"kernel": state[f"{name}.weight"].T, "bias": state[f"{name}.bias"]}
@@ -128,7 +128,7 @@ def test_dynamic(parity, shared, recorded, pool, spec, dtype):
             "output": linear["regulate_layer_prj.3"],
         },
     }
-    method = DynamicMethod(model.architecture, len(spec.sources))
+    method = DynamicModel(model.architecture, len(spec.sources))
     frozen = {"stack": encoder_stack(model.params["frozen"])}
     out = outputs(shared, recorded, (method, trainable, frozen), dtype)
     assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
@@ -141,18 +141,18 @@ def test_what_is_refused(pool, spec):
         Merging(prepare="dare")
     two = Merging(include_target=False, weights=(0.1, 0.2))
     with pytest.raises(ValueError, match="expected 7, found 2"):
-        recipe("fix").start(with_options(spec, merging=two), pool)
+        find_method("fix").start(with_options(spec, merging=two), pool)
     with pytest.raises(ValueError, match=r"32 outputs where loss.terms and bins ask for 1"):
-        recipe("zero_shot").start(dataclasses.replace(spec, num_outputs=1), pool)
+        find_method("zero_shot").start(dataclasses.replace(spec, num_outputs=1), pool)
     with pytest.raises(ValueError, match=r"transfer.source is the target itself"):
-        recipe("fine_tune").start(with_options(spec, transfer=Transfer(TARGET)), pool)
+        find_method("fine_tune").start(with_options(spec, transfer=Transfer(TARGET)), pool)
     with pytest.raises(FileNotFoundError, match="no model of 'tcga_gbmlgg' for fold 3"):
-        recipe("learned").start(dataclasses.replace(spec, fold=3), pool)
+        find_method("learned").start(dataclasses.replace(spec, fold=3), pool)
     with pytest.raises(ValueError, match="method is one of abmil, zero_shot"):
-        recipe("lora")
+        find_method("lora")
     alone = dataclasses.replace(spec, sources=(TARGET,))
     with pytest.raises(ValueError, match="no cohort is left to be joined"):
-        recipe("joint").start(alone, pool)
+        find_method("joint").start(alone, pool)
     with pytest.raises(ValueError, match="no source model is left to merge"):
         gather(alone, pool, False, "mil_encoder")
 

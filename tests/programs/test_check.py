@@ -25,6 +25,7 @@ from steph_jax.data.simulation import Settings
 from steph_jax.data.splits import Split, read_split, split_path
 from steph_jax.data.tables import SurvivalTable, read_table, table_path
 from steph_jax.methods.base import as_numpy
+from steph_jax.methods.registry import find_method
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.training.config import Config, as_dict
@@ -779,7 +780,7 @@ def test_reports_align_and_cut():
 def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
     config = Config.from_dict(config_of(whole) | {"method": method} | more)
     found = []
-    sources = check.check_pool(config, config.recipe, None, found)
+    sources = check.check_pool(config, find_method(config.method), None, found)
     lacking = [f for f in found if f.status == Status.ERROR]
     assert [set(finding.items) for finding in lacking] == ([set(absent)] if absent else [])
     named = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}

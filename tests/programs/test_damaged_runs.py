@@ -15,7 +15,7 @@ import pytest
 from steph_jax import run_directory, train
 from steph_jax.checkpoints import saved_model
 from steph_jax.evaluation import fold_results, run_summary
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.registry import find_method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import stored_config
 
@@ -135,7 +135,7 @@ def test_model_without_checksums(runs, tmp_path, method):
         model = saved_model.load_model(path)
         TimeBins.from_json(model.metadata.get("bins", {"kind": "uniform", "edges": [0, 1]}))
         saved_model.stored_objective(model)
-        recipe("abmil" if model.kind not in METHODS else model.kind).restore(model, None)
+        find_method("abmil" if model.kind not in METHODS else model.kind).restore(model, None)
 
     assert check(file, use) > 200
 

@@ -12,7 +12,7 @@ from steph_jax import convert, export, predict
 from steph_jax.checkpoints import saved_model
 from steph_jax.data.features.open import open_features
 from steph_jax.data.torch_format import reader
-from steph_jax.methods.registry import recipe
+from steph_jax.methods.registry import find_method
 
 TARGET = "tcga_gbmlgg"
 #: Kind of each file, and the flags that it needs beside the names of its sources.
@@ -79,7 +79,7 @@ def test_published_file(published, recorded, bags, slides, tmp_path, case):
     assert model.kind == kind
     assert model.metadata["sources"] == sources
 
-    out = reference_bags.outputs(recipe(kind).restore(model, None), bags)
+    out = reference_bags.outputs(find_method(kind).restore(model, None), bags)
     logits = recorded[f"{case}/logits"]
     assert difference(out.logits, logits) < 1e-5
     w = np.broadcast_to(recorded[f"{case}/w"], out.record["weight"].shape)

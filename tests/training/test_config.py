@@ -173,8 +173,8 @@ def test_dataclasses_have_the_defaults_of_the_default_config():
         assert getattr(filled, field) == getattr(whole, field)
     for section in ("data", "bins", "pool", "model", "validation", "loss"):
         assert getattr(filled, section) == getattr(whole, section)
-    for recipe in registry.RECIPES.values():
-        assert configs.read_options(recipe, RECORD) == recipe.options_type()
+    for method in registry.METHODS.values():
+        assert configs.read_options(method, RECORD) == method.options_type()
 
 
 def test_record_is_what_was_given():

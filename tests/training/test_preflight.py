@@ -12,7 +12,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import sources
 from steph_jax.methods.base import FoldSpec, as_numpy
-from steph_jax.methods.registry import RECIPES, recipe
+from steph_jax.methods.registry import METHODS, find_method
 from steph_jax.methods.sources import Merging
 from steph_jax.methods.transfer import Transfer
 from steph_jax.models import abmil, merging, roupkt, steph, task_vectors
@@ -90,7 +90,7 @@ def row(stacked, number):
 @pytest.mark.parametrize("fold", [0, 1])
 @pytest.mark.parametrize("method", ["steph", "steph_target"])
 def test_steph_takes_the_target_of_the_fold_and_sources_of_fold_0(pool, method, fold):
-    model = recipe(method).start(dataclasses.replace(SPEC, fold=fold), pool)
+    model = find_method(method).start(dataclasses.replace(SPEC, fold=fold), pool)
     assert model.kind == "steph"
     assert model.metadata["sources"] == ["b", "c"]
     assert model.metadata["fold"] == fold
@@ -106,7 +106,7 @@ def test_steph_takes_the_target_of_the_fold_and_sources_of_fold_0(pool, method, 
 @pytest.mark.parametrize("include", [False, True])
 def test_the_target_is_a_source_only_where_asked_for_and_is_then_of_the_fold(pool, named, include):
     spec = dataclasses.replace(changed(include_target=include), sources=named)
-    model = recipe("steph").start(spec, pool)
+    model = find_method("steph").start(spec, pool)
     others = [name for name in named if name != "a"] or ["b", "c"]
     assert model.metadata["sources"] == others + ["a"] * include
     for number, source in enumerate(model.metadata["sources"]):
@@ -116,7 +116,7 @@ def test_the_target_is_a_source_only_where_asked_for_and_is_then_of_the_fold(poo
 
 @pytest.mark.parametrize("method", ["learned", "dynamic"])
 def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, method):
-    model = recipe(method).start(SPEC, pool)
+    model = find_method(method).start(SPEC, pool)
     assert model.metadata["sources"] == ["b", "c", "a"]
     expected = [
         pool.null().params,
@@ -126,11 +126,11 @@ def test_merging_rules_have_the_target_of_the_fold_as_their_last_source(pool, me
         encoder = task_vectors.parts_of(tree, "mil_encoder")
         assert_same(row(sources.encoder_stack(model.params["frozen"]), number), encoder)
     without = with_options(SPEC, merging=Merging(include_target=False))
-    assert recipe(method).start(without, pool).metadata["sources"] == ["b", "c"]
+    assert find_method(method).start(without, pool).metadata["sources"] == ["b", "c"]
 
 
 def test_the_average_of_all_is_their_average(pool):
-    model = recipe("average").start(SPEC, pool)
+    model = find_method("average").start(SPEC, pool)
     trees = [pool.member(*key).params for key in (("b", 0), ("c", 0), ("a", 1))]
     expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *trees)
     for part in ("feat_proj", "attention_net"):
@@ -143,7 +143,7 @@ def test_the_average_of_all_is_their_average(pool):
 
 
 def test_roupkt_sees_the_target_of_the_fold_last(pool):
-    model = recipe("roupkt").start(SPEC, pool)
+    model = find_method("roupkt").start(SPEC, pool)
     assert model.metadata["sources"] == ["b", "c", "a"]
     for number, key in enumerate([("b", 0), ("c", 0), ("a", 1)]):
         encoder = task_vectors.parts_of(pool.member(*key).params, "mil_encoder")
@@ -154,7 +154,7 @@ def test_roupkt_sees_the_target_of_the_fold_last(pool):
 def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method):
     kind = "ties"
     spec = with_options(SPEC, merging=Merging(prepare=kind))
-    model = recipe(method).start(spec, pool)
+    model = find_method(method).start(spec, pool)
     frozen = model.params["frozen"]
     first = row(frozen["task_vectors"], 0)
     tau_t, tau_b = (
@@ -175,17 +175,17 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
 
 def test_the_head_is_new_or_the_targets(pool):
     target = pool.member("a", 1).params["pred_head"]
-    new = recipe("steph").start(SPEC, pool).params["trainable"]["pred_head"]
+    new = find_method("steph").start(SPEC, pool).params["trainable"]["pred_head"]
     bound = 1 / np.sqrt(ARCHITECTURE.embed_dim)
     for name, tensor in new.items():
         assert tensor.shape == target[name].shape
         assert 0.3 * bound < np.abs(tensor).max() <= bound
         assert not np.allclose(tensor, target[name])
-    again = recipe("steph").start(dataclasses.replace(SPEC, seed=1), pool)
+    again = find_method("steph").start(dataclasses.replace(SPEC, seed=1), pool)
     assert not np.allclose(again.params["trainable"]["pred_head"]["kernel"], new["kernel"])
-    taken = recipe("steph").start(changed(head_init="target"), pool)
+    taken = find_method("steph").start(changed(head_init="target"), pool)
     assert_same(taken.params["trainable"]["pred_head"], target)
-    kept = recipe("steph").start(changed(retrained="none"), pool)
+    kept = find_method("steph").start(changed(retrained="none"), pool)
     assert "pred_head" not in kept.params["trainable"]
 
 
@@ -193,31 +193,31 @@ def test_a_head_of_other_time_bins_is_not_taken(tmp_path):
     pool = filled(tmp_path, Objective())
     same = {"kind": "quantile", "edges": [0.0, 1.0, 2.0, 3.0]}
     other = {"kind": "quantile", "edges": [0.0, 1.0, 2.5, 3.0]}
-    recipe("steph_target").start(dataclasses.replace(SPEC, bins=same), pool)
-    recipe("steph").start(dataclasses.replace(SPEC, bins=other), pool)
+    find_method("steph_target").start(dataclasses.replace(SPEC, bins=same), pool)
+    find_method("steph").start(dataclasses.replace(SPEC, bins=other), pool)
     message = r"uniform time bins with edges at 0, 1, 2, 3 days, this run has .* 0, 1, 2.5, 3 days"
     with pytest.raises(ValueError, match=message):
-        recipe("steph_target").start(dataclasses.replace(SPEC, bins=other), pool)
+        find_method("steph_target").start(dataclasses.replace(SPEC, bins=other), pool)
 
 
 def test_steph_target_is_steph_from_the_target(pool):
-    found = recipe("steph_target").start(changed(base="null"), pool)
-    expected = recipe("steph").start(changed(base="target", head_init="target"), pool)
+    found = find_method("steph_target").start(changed(base="null"), pool)
+    expected = find_method("steph").start(changed(base="target", head_init="target"), pool)
     assert found.metadata == expected.metadata
     assert_same(found.params, expected.params)
 
 
 def test_options_that_a_method_would_not_follow_are_refused(pool):
     with pytest.raises(ValueError, match="steph_target trains the target's pred_head on"):
-        recipe("steph_target").start(changed(retrained="none"), pool)
+        find_method("steph_target").start(changed(retrained="none"), pool)
     spec = with_options(SPEC, merging=Merging(prepare="iso_c"))
     with pytest.raises(ValueError, match=r"method ties prepares .* merging.prepare asks for iso_c"):
-        recipe("ties").start(spec, pool)
+        find_method("ties").start(spec, pool)
 
 
 def test_initial_weight_is_added_where_the_weights_start(pool):
     plain, raised = (
-        recipe("steph").start(changed(initial_weight=w), pool).params["trainable"]
+        find_method("steph").start(changed(initial_weight=w), pool).params["trainable"]
         for w in (0.0, 0.3)
     )
     bias = plain["weights"]["output"]["bias"]
@@ -228,7 +228,7 @@ def test_initial_weight_is_added_where_the_weights_start(pool):
 
 def test_fine_tuning_starts_from_the_source(pool):
     for method in ("fine_tune", "zero_shot"):
-        model = recipe(method).start(with_options(SPEC, transfer=Transfer("c")), pool)
+        model = find_method(method).start(with_options(SPEC, transfer=Transfer("c")), pool)
         assert model.metadata["source"] == "c"
         assert_same(model.params, pool.member("c", 0).params)
 
@@ -239,7 +239,7 @@ def test_fine_tuning_starts_from_the_source(pool):
 @pytest.mark.parametrize("method", ["zero_shot", "fix", "average"])
 @pytest.mark.parametrize(("of_pool", "num_bins"), [(COX, 1), (INCIDENCE, 3)])
 def test_a_kept_head_keeps_its_meaning(tmp_path, method, of_pool, num_bins):
-    model = recipe(method).start(SPEC, filled(tmp_path, of_pool, num_bins))
+    model = find_method(method).start(SPEC, filled(tmp_path, of_pool, num_bins))
     assert saved_model.stored_objective(model) == of_pool
     assert model.metadata["bins"] == saved(0, of_pool).metadata["bins"]
 
@@ -247,19 +247,19 @@ def test_a_kept_head_keeps_its_meaning(tmp_path, method, of_pool, num_bins):
 @pytest.mark.parametrize("method", ["zero_shot", "fix", "average"])
 def test_a_kept_head_of_an_imported_model_is_of_the_default_loss(pool, method):
     spec = dataclasses.replace(SPEC, output="incidence")
-    model = recipe(method).start(spec, pool)
+    model = find_method(method).start(spec, pool)
     assert saved_model.stored_objective(model) == Objective()
     assert "bins" not in model.metadata
     with pytest.raises(ValueError, match=r"a, fold 1: the head of the .* 3 outputs .* ask for 8"):
-        recipe(method).start(dataclasses.replace(SPEC, num_outputs=8), pool)
+        find_method(method).start(dataclasses.replace(SPEC, num_outputs=8), pool)
 
 
 def test_fine_tuning_for_another_loss_has_a_new_head(tmp_path):
     pool = filled(tmp_path, INCIDENCE)
     source = pool.member("b", 0).params
-    same = recipe("fine_tune").start(dataclasses.replace(SPEC, output="incidence"), pool)
+    same = find_method("fine_tune").start(dataclasses.replace(SPEC, output="incidence"), pool)
     assert_same(same.params, source)
-    other = recipe("fine_tune").start(SPEC, pool)
+    other = find_method("fine_tune").start(SPEC, pool)
     assert_same(other.params["feat_proj"], source["feat_proj"])
     assert not np.allclose(other.params["pred_head"]["kernel"], source["pred_head"]["kernel"])
 
@@ -268,16 +268,16 @@ def test_fine_tuning_for_another_loss_has_a_new_head(tmp_path):
 def test_a_head_of_another_meaning_is_refused_where_it_is_to_be_used(tmp_path, options):
     pool = filled(tmp_path, INCIDENCE)
     with pytest.raises(ValueError, match=r"3 outputs \(incidence\).* ask for 3 \(hazard\); use"):
-        recipe("steph").start(changed(**options), pool)
-    recipe("steph").start(dataclasses.replace(changed(**options), output="incidence"), pool)
-    assert recipe("steph").start(SPEC, pool).metadata["target_output"] == "incidence"
+        find_method("steph").start(changed(**options), pool)
+    find_method("steph").start(dataclasses.replace(changed(**options), output="incidence"), pool)
+    assert find_method("steph").start(SPEC, pool).metadata["target_output"] == "incidence"
 
 
 # What is missing
 
 
 def test_every_method_is_among_those_tested_here():
-    assert set(RECIPES) == {*OF_SOURCES, "abmil", "joint"}
+    assert set(METHODS) == {*OF_SOURCES, "abmil", "joint"}
 
 
 @pytest.mark.parametrize("method", [*OF_SOURCES, "joint"])
@@ -285,7 +285,7 @@ def test_no_pool(tmp_path, method):
     with pytest.raises(
         FileNotFoundError, match=r"none: no such pool.*convert_torch_ckpt.*make demo"
     ):
-        recipe(method).start(SPEC, Pool(tmp_path / "none"))
+        find_method(method).start(SPEC, Pool(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("method", OF_SOURCES)
@@ -294,13 +294,13 @@ def test_a_pool_without_null(tmp_path, method):
     for name in ("a-fold_1", "b-fold_0", "c-fold_0"):
         pool.add(name, saved(1))
     with pytest.raises(FileNotFoundError, match=r"without null model \(no null/\).*pool.save=true"):
-        recipe(method).start(SPEC, pool)
+        find_method(method).start(SPEC, pool)
 
 
 @pytest.mark.parametrize("method", ["abmil", "joint"])
 def test_methods_that_start_from_null_make_one(tmp_path, method):
     spec = dataclasses.replace(SPEC, sources=("b",))
-    model = recipe(method).start(spec, Pool(tmp_path / "none"))
+    model = find_method(method).start(spec, Pool(tmp_path / "none"))
     assert model.architecture == ARCHITECTURE
     expected = abmil.init(jax.random.key(SPEC.seed), ARCHITECTURE)
     assert_same(model.params, as_numpy(expected))
@@ -314,7 +314,7 @@ def test_no_target_of_the_fold(pool, method):
         r"`--config.dataset=a --config.method=abmil --config.pool.save=true "
         r"--config.folds=\"\(7,\)\"`, or import it",
     ):
-        recipe(method).start(dataclasses.replace(SPEC, fold=7), pool)
+        find_method(method).start(dataclasses.replace(SPEC, fold=7), pool)
 
 
 @pytest.mark.parametrize("method", OF_SOURCES)
@@ -322,15 +322,15 @@ def test_unknown_source(pool, method):
     with pytest.raises(
         FileNotFoundError, match=r"no model of 'q' for fold 0; .*--config.dataset=q --config.method"
     ):
-        recipe(method).start(dataclasses.replace(SPEC, sources=("q", "b")), pool)
+        find_method(method).start(dataclasses.replace(SPEC, sources=("q", "b")), pool)
 
 
 @pytest.mark.parametrize("method", ["zero_shot", "fine_tune"])
 def test_unknown_source_of_a_transfer(pool, method):
     with pytest.raises(FileNotFoundError, match=r"no model of 'q' for fold 0; it holds a"):
-        recipe(method).start(with_options(SPEC, transfer=Transfer("q")), pool)
+        find_method(method).start(with_options(SPEC, transfer=Transfer("q")), pool)
     with pytest.raises(ValueError, match=r"transfer.source is the target itself, a"):
-        recipe(method).start(with_options(SPEC, transfer=Transfer("a")), pool)
+        find_method(method).start(with_options(SPEC, transfer=Transfer("a")), pool)
 
 
 @pytest.mark.parametrize("method", [*OF_SOURCES, "joint"])
@@ -341,11 +341,11 @@ def test_no_source_but_the_target(pool, method):
         roupkt=roupkt.Options(include_target=False),
     )
     with pytest.raises(ValueError, match=r"no (source model|cohort) is left .*`sources`"):
-        recipe(method).start(spec, pool)
+        find_method(method).start(spec, pool)
 
 
 @pytest.mark.parametrize(("method", "section"), [("steph", "steph"), ("roupkt", "roupkt")])
 def test_more_kept_sources_than_there_are(pool, method, section):
     options = dataclasses.replace(getattr(SPEC.options, section), top_k=4)
     with pytest.raises(ValueError, match=r"top_k = 4 is larger than the number of .*0 for all"):
-        recipe(method).start(with_options(SPEC, **{section: options}), pool)
+        find_method(method).start(with_options(SPEC, **{section: options}), pool)
