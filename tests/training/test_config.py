@@ -248,7 +248,7 @@ def test_config_file_that_is_not_there_is_one_line(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert f"No such file or directory: '{tmp_path / 'none.py'}'" in done.stderr
+    assert f"{tmp_path / 'none.py'}: expected a Python file of settings" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["train", "transfer", "compare", "pack", "check"])
