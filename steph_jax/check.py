@@ -48,14 +48,20 @@ _TARGETS_SHARE = 0.8
 
 def main() -> int:
     """The entry point."""
-    given = flags.FLAGS
-    return run(as_dict(given.config), given.json, given.out, given.seconds, given.slide_seconds)
+    arguments = flags.FLAGS
+    return run(
+        as_dict(arguments.config),
+        arguments.json,
+        arguments.out,
+        arguments.seconds,
+        arguments.slide_seconds,
+    )
 
 
 def run(
     record: dict[str, Any],
     json_file: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
+    out_dir: str | os.PathLike[str] | None = None,
     seconds: float = SECONDS,
     slide_seconds: float = sandbox.SLIDE_SECONDS,
 ) -> int:
@@ -63,25 +69,25 @@ def run(
     try:
         if json_file:
             files.check_output(pathlib.Path(json_file))
-        if out:
-            files.check_output_folder(pathlib.Path(out))
-        found = check(record, seconds=seconds, slide_seconds=slide_seconds)
+        if out_dir:
+            files.check_output_folder(pathlib.Path(out_dir))
+        results = check(record, seconds=seconds, slide_seconds=slide_seconds)
         dataset = str(record.get("dataset"))
-        write(dataset, found, json_file, out)
+        write(dataset, results, json_file, out_dir)
     except messages.USER_ERRORS as problem:
         print(f"error: {problem}", file=sys.stderr)
         return int(Status.ERROR)
-    print("\n".join([*findings.report(found), *models.matrix(found)]))
-    print(summary(dataset, found))
-    cut = any(len(finding.items) > findings.MAX_SHOWN for finding in found)
-    if cut and not (json_file or out):
+    print("\n".join([*findings.report(results), *models.matrix(results)]))
+    print(summary(dataset, results))
+    cut = any(len(finding.items) > findings.MAX_SHOWN for finding in results)
+    if cut and not (json_file or out_dir):
         print("lists are cut; --json FILE or --out DIR writes them in full")
-    return int(findings.worst(found))
+    return int(findings.worst(results))
 
 
-def summary(dataset: str, found: list[Finding]) -> str:
+def summary(dataset: str, results: list[Finding]) -> str:
     """How many findings there are of each kind."""
-    numbers = findings.counts(found)
+    numbers = findings.counts(results)
     return (
         f"{dataset}: {numbers['error']} errors, {numbers['warning']} warnings, "
         f"{numbers['ok']} checks without finding"
@@ -90,23 +96,27 @@ def summary(dataset: str, found: list[Finding]) -> str:
 
 def write(
     dataset: str,
-    found: list[Finding],
+    results: list[Finding],
     json_file: str | os.PathLike[str] | None,
     out: str | os.PathLike[str] | None,
 ) -> None:
     """Writes the whole report to the places the user named."""
     record = {
         "dataset": dataset,
-        "exit_status": int(findings.worst(found)),
-        "status": findings.worst(found).word,
-        "counts": findings.counts(found),
-        "findings": [finding.to_json() for finding in found],
+        "exit_status": int(findings.worst(results)),
+        "status": findings.worst(results).word,
+        "counts": findings.counts(results),
+        "findings": [finding.to_json() for finding in results],
     }
     places = [pathlib.Path(json_file)] if json_file else []
     if out:
         places.append(pathlib.Path(out) / "report.json")
         pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-        lines = [*findings.report(found, None), *models.matrix(found), summary(dataset, found)]
+        lines = [
+            *findings.report(results, None),
+            *models.matrix(results),
+            summary(dataset, results),
+        ]
         files.write_text(pathlib.Path(out) / "report.txt", "\n".join(lines) + "\n")
     for place in places:
         files.write_json(place, record)
@@ -126,66 +136,70 @@ def check(
             apart; 0 sets no limit.
         slide_seconds: that one slide may take before its file is taken to hang.
     """
-    found = [devices.check_devices(devices.gpus_there())]
+    results = [devices.check_devices(devices.gpus_there())]
     config, problems = read_config(record)
-    found += [findings.error("settings", problem) for problem in problems.values()]
+    results += [findings.error("settings", problem) for problem in problems.values()]
     if config is None:  # without a dataset and its data there is nothing to look at
-        return found
+        return results
     if not problems:
         text = f"{config.method} on {config.dataset}, folds {listed(config.folds)}"
-        found.append(findings.ok("settings", text))
+        results.append(findings.ok("settings", text))
     columns = config.data.table_columns
-    table, splits = check_tables(config, found)
+    table, splits = check_tables(config, results)
     read, begun = None, time.monotonic()
     seconds = seconds or math.inf
     if table is not None:
         rows = folds.patients_named(splits, table).tolist()
         unused = [table.slides[row] for row in set(range(len(table))) - set(rows)]
-        others = [slide for of in (*unused, *table.left_out.values()) for slide in of]
+        other_slides = [
+            slide
+            for patient_slides in (*unused, *table.left_out.values())
+            for slide in patient_slides
+        ]
         used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
-        read = check_features(config, used, others, found, deadline, slide_seconds)
-    left = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
+        read = check_features(config, used, other_slides, results, deadline, slide_seconds)
+    seconds_for_sources = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
     method = None if "method" in problems else find_method(config.method)
-    sources = check_pool(config, method, read, found)
+    sources = check_pool(config, method, read, results)
     look = folds.check_joined if method and method.joins else folds.check_leaks
-    found += look(config.data.folder, config.dataset, splits, sources, columns, table)
+    results += look(config.data.folder, config.dataset, splits, sources, columns, table)
     if read is not None:
-        deadline = time.monotonic() + left
-        found += check_encoders(config, sources, read, deadline, slide_seconds)
-    apart = ("features", "encoder")  # a start needs none, and what hinders it is said all the same
-    hindered = findings.worst([finding for finding in found if finding.check not in apart])
-    if not problems and hindered < Status.ERROR:
+        deadline = time.monotonic() + seconds_for_sources
+        results += check_encoders(config, sources, read, deadline, slide_seconds)
+    not_needed = ("features", "encoder")  # these do not block a start: report them, then try it
+    status = findings.worst([finding for finding in results if finding.check not in not_needed])
+    if not problems and status < Status.ERROR:
         pool = Pool(config.pool.root)
         findings.attempt(
-            "start", found, lambda: preflight(config, read_cohort(config), pool, config.folds)
+            "start", results, lambda: preflight(config, read_cohort(config), pool, config.folds)
         )
-    return found
+    return results
 
 
 def check_tables(
-    config: Config, found: list[Finding]
+    config: Config, results: list[Finding]
 ) -> tuple[SurvivalTable | None, dict[int, Split]]:
     """The table and the splits, as far as they can be read."""
     root, dataset, columns = config.data.folder, config.dataset, config.data.table_columns
     table, problems = cohort.check_patients(table_path(root, dataset), columns)
-    found += problems
+    results += problems
     splits, problems = folds.check_splits(
         root,
         dataset,
         list(config.folds),
         table,
         config.batch_size,
-        tables.events_are_read(found),
+        tables.events_are_read(results),
     )
-    found += problems
+    results += problems
     return table, splits
 
 
 def check_features(
     config: Config,
     table: SurvivalTable,
-    others: Sequence[str],
-    found: list[Finding],
+    other_slides: Sequence[str],
+    results: list[Finding],
     deadline: float,
     slide_seconds: float,
 ) -> reading.Reading | None:
@@ -200,60 +214,66 @@ def check_features(
         slide_seconds: that one slide may take.
     """
     data = config.data
-    wanted = [slide for of_patient in table.slides for slide in of_patient]
-    random.Random(0).shuffle(wanted)  # where time is short, slides of all kinds are read
+    slide_ids = [slide for of_patient in table.slides for slide in of_patient]
+    random.Random(0).shuffle(slide_ids)  # where time is short, slides of all kinds are read
 
     def read_all() -> tuple[pathlib.Path, reading.Reading]:
         location = data.features_of(config.dataset)
-        shown = sys.stderr.isatty()
-        with tqdm(total=len(wanted), desc="features", unit="slide", disable=not shown) as bar:
+        is_terminal = sys.stderr.isatty()
+        with tqdm(
+            total=len(slide_ids), desc="features", unit="slide", disable=not is_terminal
+        ) as bar:
             return location, reading.read(
                 location,
                 data.hdf5_dataset,
-                wanted,
+                slide_ids,
                 deadline=deadline,
                 slide_seconds=slide_seconds,
                 progress=bar.update,
             )
 
-    result = findings.attempt("features", found, read_all)
-    if result is None:
+    answer = findings.attempt("features", results, read_all)
+    if answer is None:
         return None
-    location, read = result
-    found += slides.check_slides(
-        location, table.patients, table.slides, read, others, config.model.feature_dim
+    location, read = answer
+    results += slides.check_slides(
+        location, table.patients, table.slides, read, other_slides, config.model.feature_dim
     )
     return read
 
 
 def check_pool(
-    config: Config, method: Method | None, read: reading.Reading | None, found: list[Finding]
+    config: Config, method: Method | None, read: reading.Reading | None, results: list[Finding]
 ) -> tuple[str, ...]:
     """Looks at the pool; returns the other cohorts whose models or patients the run uses."""
     pool = Pool(config.pool.root)
     dim = slides.feature_dim(read, config.model.feature_dim) if read is not None else None
-    made_by = slides.encoder_name(read) if read is not None else ""
+    encoder = slides.encoder_name(read) if read is not None else ""
 
-    def look(wanted: Sequence[str]) -> None:
-        found.extend(models.check_pool(pool, tuple(wanted), dim, feature_encoder=made_by))
+    def look(names: Sequence[str]) -> None:
+        results.extend(models.check_pool(pool, tuple(names), dim, feature_encoder=encoder))
 
-    if method is None:  # which is a finding of its own
-        findings.attempt("pool", found, lambda: look(()))
+    if method is None:  # reported by `read_config`
+        findings.attempt("pool", results, lambda: look(()))
         return ()
-    needed = findings.attempt("pool", found, lambda: needed_of_pool(method, config, pool))
-    if needed is None:
+    members_and_cohorts = findings.attempt(
+        "pool", results, lambda: needed_of_pool(method, config, pool)
+    )
+    if members_and_cohorts is None:
         return ()
-    members, joined = needed
+    members, cohorts = members_and_cohorts
     if not members and not pool.has_null():
-        wanted_dim = config.model.feature_dim
-        if dim not in (None, wanted_dim):
-            text = f"model.feature_dim is {wanted_dim}, the features have D = {dim}"
-            found.append(findings.error("pool", text, kinds.dim_advice(dim)))
-        found.append(findings.ok("pool", f"{pool.root}: no null model; one is made from the seed"))
+        config_dim = config.model.feature_dim
+        if dim not in (None, config_dim):
+            text = f"model.feature_dim is {config_dim}, the features have D = {dim}"
+            results.append(findings.error("pool", text, kinds.dim_advice(dim)))
+        results.append(
+            findings.ok("pool", f"{pool.root}: no null model; one is made from the seed")
+        )
     else:
-        wanted = list(dict.fromkeys(member_name(*member) for member in members))
-        findings.attempt("pool", found, lambda: look(wanted))
-    sources = dict.fromkeys([*(name for name, _ in members), *joined])
+        names = list(dict.fromkeys(member_name(*member) for member in members))
+        findings.attempt("pool", results, lambda: look(names))
+    sources = dict.fromkeys([*(name for name, _ in members), *cohorts])
     return tuple(name for name in sources if name != config.dataset)
 
 
@@ -287,13 +307,13 @@ def check_encoders(
         slide_seconds: that one slide may take.
     """
     data, target = config.data, config.dataset
-    found: list[Finding] = []
-    ours = data.features_of(target)
+    results: list[Finding] = []
+    target_location = data.features_of(target)
     compared: list[str] = []
     in_part: list[str] = []
     for source in sources:
         location = data.features_of(source)
-        if location == ours or not exists(location):
+        if location == target_location or not exists(location):
             continue
 
         def first_slides(location: pathlib.Path = location) -> reading.Reading:
@@ -306,18 +326,18 @@ def check_encoders(
                 workers=1,
             )
 
-        theirs = findings.attempt("encoder", found, first_slides)
-        if theirs is not None:
-            found += slides.compare_encoders(read, theirs, location)
-            (in_part if theirs.unread else compared).append(source)
-    if compared and not found:
+        reading_of_source = findings.attempt("encoder", results, first_slides)
+        if reading_of_source is not None:
+            results += slides.compare_encoders(read, reading_of_source, location)
+            (in_part if reading_of_source.unread else compared).append(source)
+    if compared and not results:
         text = f"features of {listed(compared)} are like the target's"
-        found.append(findings.ok("encoder", text, sources=compared))
+        results.append(findings.ok("encoder", text, sources=compared))
     if in_part:
         text = f"features of {len(in_part)} sources were compared with the target's by headers only"
         advice = "no time was left; --seconds=0 reads values of all"
-        found.append(findings.warning("encoder", text, advice, in_part))
-    return found
+        results.append(findings.warning("encoder", text, advice, in_part))
+    return results
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from steph_jax.data import tables
 from steph_jax.data.features import store_writer
 from steph_jax.data.features.open import exists, open_features
 from steph_jax.data.features.sandbox import IsolatedSource
-from steph_jax.data.features.source import FeatureSource, own_id
+from steph_jax.data.features.source import FeatureSource, resolve_slide_id
 from steph_jax.data.features.store import DTYPES, StoreSource
 from steph_jax.training.config import Config, as_dict
 
@@ -95,7 +95,11 @@ def run(own_flags: Mapping[str, str]) -> int:
         raise ValueError("expected --config or --features to pack, or --verify for a store")
     with origin as source:
         there = source.slide_ids
-        wanted = there if slides is None else [own_id(slide, there) or slide for slide in slides]
+        wanted = (
+            there
+            if slides is None
+            else [resolve_slide_id(slide, there) or slide for slide in slides]
+        )
         status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad, own_flags)
         return status or (verify(out, source, given.workers) if given.verify else 0)
 

@@ -24,16 +24,16 @@ def check_patients(
         path: of the table.
         columns: how it is written.
     """
-    table, found = tables.check_table(path, columns)
+    table, results = tables.check_table(path, columns)
     if table is None:
-        return None, found
-    labeled = tables.labeled(table)
-    if len(labeled):
-        found += outcomes.check_times(labeled, columns)
-        found += outcomes.check_zero_times(labeled)
-        if tables.events_are_read(found):
-            found += outcomes.check_events(labeled, columns)
-    return table, found + sections.check_sections(path, table.slides)
+        return None, results
+    with_times = tables.labeled(table)
+    if len(with_times):
+        results += outcomes.check_times(with_times, columns)
+        results += outcomes.check_zero_times(with_times)
+        if tables.events_are_read(results):
+            results += outcomes.check_events(with_times, columns)
+    return table, results + sections.check_sections(path, table.slides)
 
 
 def warn_of_patients(path: pathlib.Path, columns: Columns) -> list[str]:
@@ -53,16 +53,16 @@ def warn_of_cohort(
         columns: how the table is written.
         batch_size: patients that a fold needs for training.
     """
-    table, found = check_patients(table_path(root, dataset), columns)
-    found += folds.check_splits(root, dataset, fold_numbers, table, batch_size)[1]
-    for line in warnings(found):
+    table, results = check_patients(table_path(root, dataset), columns)
+    results += folds.check_splits(root, dataset, fold_numbers, table, batch_size)[1]
+    for line in warnings(results):
         logging.warning("%s", line)
 
 
-def warnings(found: Iterable[Finding]) -> list[str]:
+def warnings(results: Iterable[Finding]) -> list[str]:
     """The warnings among some findings, a line each."""
     lines = []
-    for finding in found:
+    for finding in results:
         if finding.status is Status.WARNING:
             items = f": {listed(finding.items, _MAX_LISTED)}" if finding.items else ""
             lines.append(f"{findings.sentence(finding)}{items}")

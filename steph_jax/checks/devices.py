@@ -16,8 +16,8 @@ def gpus_there(
 ) -> list[str]:
     """Signs of an NVIDIA GPU on this machine: device files, or the driver's tool."""
     signs = sorted(str(path) for path in device_folder.glob("nvidia[0-9]*"))
-    found = shutil.which(tool)
-    return signs or ([found] if found else [])
+    tool_path = shutil.which(tool)
+    return signs or ([tool_path] if tool_path else [])
 
 
 def check_devices(signs: list[str]) -> Finding:

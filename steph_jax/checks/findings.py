@@ -1,4 +1,4 @@
-"""What was looked at and what was found: for people as a table, for programs as JSON."""
+"""Findings of the checks: a table for people, JSON for programs."""
 
 import dataclasses
 import enum
@@ -31,9 +31,9 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        check: what was looked at, a word or two.
+        check: its subject, a word or two.
         status: how bad it is.
-        message: what was found.
+        message: the fact.
         advice: what to do about it.
         items: patients, slides or files it is about, all of them.
         values: numbers by name, JSON-able.
@@ -79,21 +79,21 @@ def error(
 
 
 def sentence(finding: Finding) -> str:
-    """What was found, and what to do about it."""
+    """The message and the advice in one line."""
     return f"{finding.message}; {finding.advice}" if finding.advice else finding.message
 
 
-def attempt(check: str, found: list[Finding], call: Callable[[], T]) -> T | None:
+def attempt(check: str, results: list[Finding], call: Callable[[], T]) -> T | None:
     """The result of a call, or None and its error message as a finding."""
     try:
         return call()
     except messages.USER_ERRORS as problem:
-        found.append(error(check, str(problem)))
+        results.append(error(check, str(problem)))
         return None
 
 
 def worst(findings: Sequence[Finding]) -> Status:
-    """The status of them all."""
+    """The worst status among the findings."""
     return max((finding.status for finding in findings), default=Status.OK)
 
 
@@ -113,12 +113,12 @@ def report(findings: Sequence[Finding], max_shown: int | None = MAX_SHOWN) -> li
     width = max(width, len("check"))
     lines = [f"{'status':7}  {'check':{width}}  finding"]
     for finding in findings:
-        first, *more = sentence(finding).split("\n")
+        first, *other_lines = sentence(finding).split("\n")
         lines.append(f"{finding.status.word:7}  {finding.check:{width}}  {first}")
         indent = " " * (len("warning") + width + 4)
-        lines += [f"{indent}{line}" for line in more]
-        shown = finding.items[:max_shown]
-        lines += [f"{indent}- {item}" for item in shown]
-        if len(shown) < len(finding.items):
+        lines += [f"{indent}{line}" for line in other_lines]
+        items = finding.items[:max_shown]
+        lines += [f"{indent}- {item}" for item in items]
+        if len(items) < len(finding.items):
             lines.append(f"{indent}- ... {len(finding.items)} in all")
     return lines

@@ -41,9 +41,9 @@ def check_splits(
     batch_size: int,
     events_are_read: bool = True,
 ) -> tuple[dict[int, Split], list[Finding]]:
-    """Reads the splits of a dataset and finds all that is wrong with them.
+    """Reads the splits of a dataset and reports all of their problems.
 
-    What is wrong with several folds for one reason is one finding.
+    A problem that several folds share is one finding.
 
     Args:
         root: folder of datasets.
@@ -51,16 +51,17 @@ def check_splits(
         folds: numbers of the splits.
         table: of the dataset; None where it cannot be read.
         batch_size: patients that a fold needs for training.
-        events_are_read: whether the table tells who had an event; else none is looked for.
+        events_are_read: whether the events of the table can be read; without them, the checks of
+            events are skipped.
 
     Returns:
         the splits that can be read, by fold, and findings.
     """
     paths = {fold: split_path(root, dataset, fold) for fold in folds}
-    if not (root / dataset).is_dir():  # which the table's finding says
+    if not (root / dataset).is_dir():  # a finding about the table says so
         return {}, []
     missing = [path for path in paths.values() if not path.is_file()]
-    found, splits = _missing(missing), {}
+    results, splits = _missing(missing), {}
     problems: dict[Problem, list[Path]] = defaultdict(list)
     for fold, path in paths.items():
         if path in missing:
@@ -74,20 +75,20 @@ def check_splits(
             split = without_left_out(split, table)
             for wrong in split_problems(split, table, events_are_read):
                 problems[wrong].append(path)
-            found += _fold(fold, split, table, batch_size, events_are_read)
+            results += _fold(fold, split, table, batch_size, events_are_read)
         splits[fold] = split
-    found = [*_merged(problems), *found, *_between(splits, table)]
+    results = [*_merged(problems), *results, *_between(splits, table)]
     if table is not None and splits:
-        named = {p for s in splits.values() for part in s.parts.values() for p in part}
-        others = {own for s in splits.values() for own in ids_of_table(s, table).values()}
-        persons = {table.person_of[own] for own in others}
+        in_splits = {p for s in splits.values() for part in s.parts.values() for p in part}
+        table_ids = {own for s in splits.values() for own in ids_of_table(s, table).values()}
+        persons = {table.person_of[own] for own in table_ids}
         unused = [  # patients without slides are a finding about the table
             patient
             for patient, slides in zip(table.patients, table.slides, strict=True)
-            if slides and patient not in named and table.person_of[patient] not in persons
+            if slides and patient not in in_splits and table.person_of[patient] not in persons
         ]
         if unused:
-            found.append(
+            results.append(
                 findings.warning(
                     CHECK,
                     f"patients of the table that no split names ({len(unused)})",
@@ -95,7 +96,7 @@ def check_splits(
                     unused,
                 )
             )
-    return splits, found
+    return splits, results
 
 
 def _missing(paths: list[Path]) -> list[Finding]:
@@ -114,28 +115,28 @@ def _merged(problems: dict[Problem, list[Path]]) -> list[Finding]:
     problem where text and advice are alike.
     """
     alike: dict[tuple[str, str], dict[str, None]] = {}
-    where: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    paths_by_key: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for problem, paths in problems.items():
         key = (problem.kind or problem.text, problem.advice)
         alike.setdefault(key, {}).update(dict.fromkeys(problem.patients))
-        where[key] += paths
+        paths_by_key[key] += paths
     texts = {(problem.kind or problem.text, problem.advice): problem.text for problem in problems}
-    found = []
+    results = []
     for key, patients in alike.items():
-        first, *others = dict.fromkeys(where[key])
-        also = f", {listed(path.name for path in others)}" if others else ""
+        first, *other_paths = dict.fromkeys(paths_by_key[key])
+        also = f", {listed(path.name for path in other_paths)}" if other_paths else ""
         count = f" ({len(patients)})" if patients else ""
         text = f"{first}{also}: {texts[key]}{count}"
-        found.append(findings.error(CHECK, text, key[1], patients))
-    return found
+        results.append(findings.error(CHECK, text, key[1], patients))
+    return results
 
 
 def _fold(
     fold: int, split: Split, table: SurvivalTable, batch_size: int, events_are_read: bool
 ) -> list[Finding]:
-    found = []
+    results = []
     if split.train and len(split.train) < batch_size:
-        found.append(
+        results.append(
             findings.error(
                 CHECK,
                 f"{split.path}: {len(split.train)} training patients, fewer than a batch",
@@ -144,7 +145,7 @@ def _fold(
                 batch_size=batch_size,
             )
         )
-    return [*found, *(_event_rates(fold, split, table) if events_are_read else ())]
+    return [*results, *(_event_rates(fold, split, table) if events_are_read else ())]
 
 
 def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]:
@@ -152,15 +153,19 @@ def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]
     values: dict[str, Any] = {"fold": fold}
     texts, rates = [], {}
     for part in ("train", "validation", "test"):
-        known = [p for p in getattr(split, part) if p in table.row_of]
-        if not known:
+        in_table = [p for p in getattr(split, part) if p in table.row_of]
+        if not in_table:
             continue
-        event = table.event[table.rows(known)]
-        rates[part] = (float(event.mean()), len(known))
+        event = table.event[table.rows(in_table)]
+        rates[part] = (float(event.mean()), len(in_table))
         texts.append(
-            f"{part} {len(known)} patients, {int(event.sum())} events ({rates[part][0]:.0%})"
+            f"{part} {len(in_table)} patients, {int(event.sum())} events ({rates[part][0]:.0%})"
         )
-        values[part] = {"patients": len(known), "events": int(event.sum()), "rate": rates[part][0]}
+        values[part] = {
+            "patients": len(in_table),
+            "events": int(event.sum()),
+            "rate": rates[part][0],
+        }
     text = f"fold {fold}: {'; '.join(texts)}"
     if "train" not in rates or "test" not in rates:
         return []
@@ -180,13 +185,13 @@ def _between(splits: dict[int, Split], table: SurvivalTable | None) -> list[Find
     """Persons who are tested in several folds, whatever ids they have there."""
     person_of = {} if table is None else table.person_of
     ids: dict[str, dict[str, None]] = defaultdict(dict)
-    tested: Counter[str] = Counter()
+    test_counts: Counter[str] = Counter()
     for split in splits.values():
         persons = {p: person_of.get(p) or normalized_patient_id(p) for p in split.test}
-        tested.update(set(persons.values()))
+        test_counts.update(set(persons.values()))
         for patient, person in persons.items():
             ids[person][patient] = None
-    several = sorted(", ".join(ids[person]) for person, count in tested.items() if count > 1)
+    several = sorted(", ".join(ids[person]) for person, count in test_counts.items() if count > 1)
     if not several:
         return []
     text = f"patients in the test part of several folds ({len(several)})"
@@ -204,7 +209,7 @@ def check_leaks(
     """Test patients of the target whom a source's model was, or may have been, trained on.
 
     Args:
-        root: folder of datasets; sources without a table or splits_0.csv there cannot be looked at.
+        root: folder of datasets; sources without a table or splits_0.csv there cannot be compared.
         target: name of the target.
         splits: of the target, by fold.
         sources: names of the datasets whose fold-0 models are merged.
@@ -214,30 +219,30 @@ def check_leaks(
     test = {fold: split.test for fold, split in splits.items()}
     slides = _slides_of(table)
     search = find_leaks(root, target, test, sources, columns, slides)
-    found = [
+    results = [
         findings.warning("leaks", problem, "patients cannot be compared")
         for problem in search.unreadable
     ]
-    found += [
+    results += [
         findings.warning("leaks", leak.message, leak.advice, leak.patients) for leak in search.leaks
     ]
-    if search.compared and not found:
-        tested = len({patient for ids in test.values() for patient in ids})
-        what = "ids and slides" if slides else "ids"
+    if search.compared and not results:
+        num_test = len({patient for ids in test.values() for patient in ids})
+        compared_by = "ids and slides" if slides else "ids"
         each = ", ".join(f"{source}: {text}" for source, text in search.compared.items())
         text = (
-            f"no test patient of {target} ({what} of {tested}, without regard to case, separators "
-            f"and what follows the patient in a barcode) is among those that the models of "
-            f"{len(search.compared)} sources were trained on ({each})"
+            f"no test patient of {target} ({compared_by} of {num_test}, without regard to case, "
+            "separators and what follows the patient in a barcode) is among those that the models "
+            f"of {len(search.compared)} sources were trained on ({each})"
         )
-        found.append(findings.ok("leaks", text, sources=list(search.compared)))
+        results.append(findings.ok("leaks", text, sources=list(search.compared)))
     if search.unknown:
         text = (
             f"sources without a table in {root}, where patients cannot be compared: "
             f"{', '.join(search.unknown)}"
         )
-        found.append(findings.ok("leaks", text, sources=list(search.unknown)))
-    return found
+        results.append(findings.ok("leaks", text, sources=list(search.unknown)))
+    return results
 
 
 def _slides_of(table: SurvivalTable | None) -> dict[str, tuple[str, ...]]:
@@ -264,27 +269,31 @@ def check_joined(
         table: of the target, for the slides of its patients; None where it cannot be read.
     """
     slides = _slides_of(table)
-    named = [p for split in splits.values() for part in split.parts.values() for p in part]
-    own = set().union(*(person_keys(patient, slides.get(patient, ())) for patient in named))
-    found: list[Finding] = []
+    in_splits = [p for split in splits.values() for part in split.parts.values() for p in part]
+    target_keys = set().union(
+        *(person_keys(patient, slides.get(patient, ())) for patient in in_splits)
+    )
+    results: list[Finding] = []
     for cohort in cohorts:
         path = tables.table_path(root, cohort)
         if not path.is_file():
             continue
-        patients = findings.attempt("leaks", found, partial(tables.read_slides, path, columns))
+        patients = findings.attempt("leaks", results, partial(tables.read_slides, path, columns))
         if patients is not None:
-            shared = [p for p, slides_of in patients.items() if person_keys(p, slides_of) & own]
-            others = len(patients) - len(shared)
-            text = f"{others} of the {len(patients)} patients of {cohort} are trained on too"
+            shared = [
+                p for p, slides_of in patients.items() if person_keys(p, slides_of) & target_keys
+            ]
+            num_joined = len(patients) - len(shared)
+            text = f"{num_joined} of the {len(patients)} patients of {cohort} are trained on too"
             if shared:
                 text += f", the rest are {target}'s own and left out"
             values = {"patients": len(patients), "left_out": len(shared)}
-            found.append(findings.ok("leaks", text, **values))
-    return found
+            results.append(findings.ok("leaks", text, **values))
+    return results
 
 
 def patients_named(splits: dict[int, Split], table: SurvivalTable) -> np.ndarray:
     """Rows of the table that the splits name; all of them where there is no split."""
-    named = {p for s in splits.values() for part in s.parts.values() for p in part}
-    rows = [row for row, patient in enumerate(table.patients) if patient in named or not splits]
+    in_splits = {p for s in splits.values() for part in s.parts.values() for p in part}
+    rows = [row for row, patient in enumerate(table.patients) if patient in in_splits or not splits]
     return np.asarray(rows, np.intp)

@@ -49,7 +49,7 @@ class Member:
 
 def check_pool(
     pool: Pool,
-    wanted: tuple[str, ...],
+    used: tuple[str, ...],
     feature_dim: int | None,
     *,
     feature_encoder: str = "",
@@ -67,34 +67,34 @@ def check_pool(
     Raises:
         FileNotFoundError: no pool.
     """
-    found: list[Finding] = []
+    results: list[Finding] = []
     names = pool.names()
-    absent = [name for name in wanted if name not in names]
+    absent = [name for name in used if name not in names]
     if absent:
         text = f"{pool.root}: models that the run needs are not there ({len(absent)})"
         advice = "import them with convert_torch_ckpt.py, or train them with method abmil"
-        found.append(findings.error(CHECK, text, advice, absent))
-    null = findings.attempt(CHECK, found, pool.null)
+        results.append(findings.error(CHECK, text, advice, absent))
+    null = findings.attempt(CHECK, results, pool.null)
     if null is None:
-        return found
-    found.append(_described(NULL, null.architecture, feature_dim))
+        return results
+    results.append(_described(NULL, null.architecture, feature_dim))
     theta_0 = _flat(null.params, encoder)
     if not np.isfinite(theta_0).all():
         text = f"{pool.root / NULL}: NaN or infinity in its parameters"
-        return [*found, findings.error(CHECK, text, "import it again")]
+        return [*results, findings.error(CHECK, text, "import it again")]
     datasets = pool.members()
     every = [member_name(dataset, fold) for dataset, folds in datasets.items() for fold in folds]
     members = []
     for name in every:
-        needed = name in wanted
+        is_used = name in used
         member, problem = _member(pool.root / name, null.architecture, theta_0, encoder)
         if member and feature_encoder and member.feature_encoder:
             problem = _other_encoder(member, feature_encoder)
         if problem:
-            found.append(problem if needed else _as_warning(problem))
+            results.append(problem if is_used else _as_warning(problem))
         if member:
             members.append(member)
-    return [*found, *_relations(pool.root, members, wanted)]
+    return [*results, *_relations(pool.root, members, used)]
 
 
 def _described(name: str, architecture: Architecture, feature_dim: int | None) -> Finding:
@@ -131,31 +131,31 @@ def _member(
     path: pathlib.Path, expected: Architecture, theta_0: np.ndarray, encoder: str
 ) -> tuple[Member | None, Finding | None]:
     """A member, or what is wrong with it."""
-    found: list[Finding] = []
-    model = findings.attempt(CHECK, found, lambda: saved_model.load_model(path))
+    problems: list[Finding] = []
+    model = findings.attempt(CHECK, problems, lambda: saved_model.load_model(path))
     if model is None:
-        return None, found[0]
+        return None, problems[0]
     if model.kind != "abmil":
         text = f"{path}: expected an ABMIL model, found one of kind {model.kind!r}"
         return None, findings.error(CHECK, text, "store it under another name")
-    ours, theirs = (dataclasses.asdict(a) for a in (model.architecture, expected))
+    dims, null_dims = (dataclasses.asdict(a) for a in (model.architecture, expected))
     differences = [
-        f"{name} {ours[name]} and {theirs[name]}"
-        for name in ours
-        if name not in _FREE and ours[name] != theirs[name]
+        f"{name} {dims[name]} and {null_dims[name]}"
+        for name in dims
+        if name not in _FREE and dims[name] != null_dims[name]
     ]
     if differences:
         text = f"{path.name} and {NULL} have other dimensions: {', '.join(differences)}"
         advice = "use models fitted on features of one encoder"
-        return None, findings.error(CHECK, text, advice, **ours)
+        return None, findings.error(CHECK, text, advice, **dims)
     theta = _flat(model.params, encoder)
     if not np.isfinite(theta).all():
         text = f"{path}: NaN or infinity in its parameters"
         return None, findings.error(CHECK, text, "its training has failed; make it again")
     difference = theta - theta_0
-    base, own = float(np.linalg.norm(theta_0)), float(np.linalg.norm(theta))
-    cosine = float(theta @ theta_0) / (base * own) if base and own else 0.0
-    distance = float(np.linalg.norm(difference)) / base if base else float("inf")
+    null_norm, norm = float(np.linalg.norm(theta_0)), float(np.linalg.norm(theta))
+    cosine = float(theta @ theta_0) / (null_norm * norm) if null_norm and norm else 0.0
+    distance = float(np.linalg.norm(difference)) / null_norm if null_norm else float("inf")
     fitted_on = str(model.metadata.get("encoder", ""))
     return Member(path.name, model.architecture, difference, distance, cosine, fitted_on), None
 
@@ -171,7 +171,7 @@ def _other_encoder(member: Member, feature_encoder: str) -> Finding | None:
     return findings.error(CHECK, text, "use models and features of one encoder")
 
 
-def _relations(root: pathlib.Path, members: list[Member], wanted: tuple[str, ...]) -> list[Finding]:
+def _relations(root: pathlib.Path, members: list[Member], used: tuple[str, ...]) -> list[Finding]:
     """Every member's place in the pool, and the cosine similarities of the task vectors."""
     if not members:
         return []
@@ -187,19 +187,19 @@ def _relations(root: pathlib.Path, members: list[Member], wanted: tuple[str, ...
         )
         names, with_null = [m.name for m in members], [m.cosine for m in members]
         return [findings.error(CHECK, text, advice, names, cosines_with_null=with_null)]
-    found = []
+    results = []
     for i, member in enumerate(members):
-        rest = np.array([other.distance for j, other in enumerate(members) if j != i])
-        problem = _place(member, rest)
-        found.append(problem if member.name in wanted else _unused(problem))
-    return [*found, _similarities(members, cosines), *_twins(members, cosines)]
+        distances = np.array([other.distance for j, other in enumerate(members) if j != i])
+        problem = _place(member, distances)
+        results.append(problem if member.name in used else _unused(problem))
+    return [*results, _similarities(members, cosines), *_twins(members, cosines)]
 
 
 def _unused(finding: Finding) -> Finding:
     return finding if finding.status is Status.OK else _as_warning(finding)
 
 
-def _place(member: Member, others: np.ndarray) -> Finding:
+def _place(member: Member, distances: np.ndarray) -> Finding:
     """A member's distance to the null model beside the others'."""
     text = (
         f"{member.name}: {_dims(member.architecture)}; "
@@ -214,13 +214,13 @@ def _place(member: Member, others: np.ndarray) -> Finding:
         return findings.warning(CHECK, f"{text}: hardly descended from {NULL}", advice, **values)
     if not member.distance:
         return findings.warning(CHECK, f"{text}: it is the null model itself", advice, **values)
-    if len(others) > 2 and member.distance > _FAR * np.median(others):
+    if len(distances) > 2 and member.distance > _FAR * np.median(distances):
         return findings.warning(
             CHECK,
-            f"{text}: {member.distance / np.median(others):.1f} times as far as the others",
+            f"{text}: {member.distance / np.median(distances):.1f} times as far as the others",
             "was it trained from this null model, and as long as the others?",
             **values,
-            median_distance=float(np.median(others)),
+            median_distance=float(np.median(distances)),
         )
     return findings.ok(CHECK, text, **values)
 
@@ -244,18 +244,18 @@ def _twins(members: list[Member], cosines: np.ndarray) -> list[Finding]:
     if not pairs:
         return []
     text = f"members with the same task vector ({len(pairs)})"
-    named = [f"{members[i].name} and {members[j].name}" for i, j in pairs]
+    names = [f"{members[i].name} and {members[j].name}" for i, j in pairs]
     alike = [float(cosines[pair]) for pair in pairs]
     advice = "one of them has a wrong name"
-    return [findings.warning("task vectors", text, advice, named, pair_cosines=alike)]
+    return [findings.warning("task vectors", text, advice, names, pair_cosines=alike)]
 
 
-def matrix(findings_: list[Finding]) -> list[str]:
+def matrix(results: list[Finding]) -> list[str]:
     """The cosine similarities as aligned lines, from the finding that holds them."""
-    held = [finding.values for finding in findings_ if "cosines" in finding.values]
-    if not held or len(held[0]["names"]) < 2:
+    values = [finding.values for finding in results if "cosines" in finding.values]
+    if not values or len(values[0]["names"]) < 2:
         return []
-    names, cosines = held[0]["names"], held[0]["cosines"]
+    names, cosines = values[0]["names"], values[0]["cosines"]
     width = max(map(len, names))
     lines = ["cosine similarities of task vectors"]
     for i, (name, row) in enumerate(zip(names, cosines, strict=True), 1):

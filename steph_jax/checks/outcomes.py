@@ -49,10 +49,10 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
                 **values,
             )
         ]
-    found = [findings.ok("time unit", described, **values)]
+    results = [findings.ok("time unit", described, **values)]
     far = np.flatnonzero(table.time > _LONGEST_DAYS)
     if far.size:
-        found.append(
+        results.append(
             findings.warning(
                 "time unit",
                 f"times beyond 60 years ({far.size})",
@@ -61,7 +61,7 @@ def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
                 days=table.time[far].tolist(),
             )
         )
-    return found
+    return results
 
 
 def check_zero_times(table: SurvivalTable) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Reads slides in child processes: what crashes or hangs one is reported, the rest is read."""
+"""Reads slides in child processes; a file that crashes or hangs a process is reported."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steph_jax.data.features.sandbox import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
-from steph_jax.data.features.source import own_id
+from steph_jax.data.features.source import resolve_slide_id
 
 #: Slides whose values are described, for a comparison of encoders.
 PROFILES = 4
@@ -19,14 +19,13 @@ PROFILES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What came of reading slides.
+    """Results of reading slides.
 
     Attributes:
-        slides: paths of all slides that are there, by id: that of a slide that was asked for as it
-            was asked for, see `features.own_id`.
-        answers: of `isolated_reader.look_at`, or {"problem": text}, for each slide that was asked
-            for and is there.
-        unread: slides whose values were not read, for want of time.
+        slides: paths of all slides of the location by id; a requested slide under the id of the
+            request, see `source.resolve_slide_id`.
+        answers: of `sandbox_worker`, or {"problem": text}, for each requested slide that exists.
+        unread: slides whose values were not read, because the time was over.
     """
 
     slides: dict[str, str]
@@ -37,7 +36,7 @@ class Reading:
 def read(
     location: pathlib.Path,
     dataset_name: str,
-    wanted: Sequence[str] | None,
+    slide_ids: Sequence[str] | None,
     *,
     deadline: float = math.inf,
     slide_seconds: float = SLIDE_SECONDS,
@@ -50,7 +49,7 @@ def read(
     Args:
         location: where the features are.
         dataset_name: the array to read in files that hold several.
-        wanted: ids of slides, in the order to read them; None reads the first `PROFILES` there.
+        slide_ids: in the order to read them; None reads the first `PROFILES` there.
         deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take before its file is taken to hang.
         workers: processes, if not as above.
@@ -62,11 +61,11 @@ def read(
         KeyboardInterrupt: the processes are ended first.
     """
     first = first_child(command, location, dataset_name, slide_seconds)
-    asked = list(first.slides)[:PROFILES] if wanted is None else wanted
-    slides = _as_asked(first.slides, asked)
-    there = [slide for slide in asked if slide in slides]
+    requested = list(first.slides)[:PROFILES] if slide_ids is None else slide_ids
+    slides = _as_asked(first.slides, requested)
+    present = [slide for slide in requested if slide in slides]
     waiting: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
-    for item in enumerate(there):
+    for item in enumerate(present):
         waiting.put(item)
     answers: dict[str, dict[str, Any]] = {}
     unread: list[str] = []
@@ -93,9 +92,11 @@ def read(
         finally:
             child.stop()
 
-    number = workers or max(1, min(4, os.cpu_count() or 1, len(there)))
-    others = [Child(command, location, dataset_name, slide_seconds) for _ in range(number - 1)]
-    threads = [threading.Thread(target=work, args=(child,)) for child in others]
+    number = workers or max(1, min(4, os.cpu_count() or 1, len(present)))
+    more_children = [
+        Child(command, location, dataset_name, slide_seconds) for _ in range(number - 1)
+    ]
+    threads = [threading.Thread(target=work, args=(child,)) for child in more_children]
     try:
         for thread in threads:
             thread.start()
@@ -104,14 +105,18 @@ def read(
             thread.join()
     except BaseException:
         stopped.set()
-        for child in (first, *others):
+        for child in (first, *more_children):
             child.kill()
         raise
     return Reading(slides, answers, tuple(unread))
 
 
-def _as_asked(there: Mapping[str, str], asked: Sequence[str]) -> dict[str, str]:
-    """Paths by id, under the ids that were asked for where those name a slide in another way."""
-    meant = {slide: own for slide in asked if (own := own_id(slide, there)) is not None}
-    rest = there.keys() - set(meant.values())
-    return {slide: there[own] for slide, own in meant.items()} | {s: there[s] for s in sorted(rest)}
+def _as_asked(paths: Mapping[str, str], requested: Sequence[str]) -> dict[str, str]:
+    """Paths by id: requested slides under the ids of the request, others under their own."""
+    own_ids = {
+        slide: own for slide in requested if (own := resolve_slide_id(slide, paths)) is not None
+    }
+    other_ids = paths.keys() - set(own_ids.values())
+    return {slide: paths[own] for slide, own in own_ids.items()} | {
+        s: paths[s] for s in sorted(other_ids)
+    }

@@ -35,7 +35,7 @@ def check_sections(path: Path, slides: Iterable[Sequence[str]]) -> list[Finding]
             frozen.append(slide)
         else:
             diagnostic += 1
-    found = []
+    results = []
     advice = "they are joined with the patient's other slides; to leave them out, take their rows "
     advice += "out of the table"
     if frozen and diagnostic:
@@ -44,8 +44,8 @@ def check_sections(path: Path, slides: Iterable[Sequence[str]]) -> list[Finding]
             f"{diagnostic} diagnostic ones (DX)"
         )
         values = {"frozen": len(frozen), "diagnostic": diagnostic}
-        found.append(findings.warning("sections", text, advice, frozen, **values))
+        results.append(findings.warning("sections", text, advice, frozen, **values))
     if normal:
         text = f"{path}: sections of normal tissue (sample type 10 to 19; {len(normal)})"
-        found.append(findings.warning("sections", text, advice, normal, normal=len(normal)))
-    return found
+        results.append(findings.warning("sections", text, advice, normal, normal=len(normal)))
+    return results

@@ -12,10 +12,10 @@ from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
 from steph_jax.data.features import kinds
-from steph_jax.data.features.source import other_names, other_names_text, own_id
+from steph_jax.data.features.source import other_names, renaming_advice, resolve_slide_id
 
 CHECK = "features"
-#: So many files with one problem are one finding; of fewer, each is told apart.
+#: One problem of so many files is one finding; fewer files are listed one by one.
 _MANY = 3
 _NUMBERS = re.compile(r"\d+")
 
@@ -25,7 +25,7 @@ def check_slides(
     patients: Sequence[str],
     slides: Sequence[Sequence[str]],
     read: Reading,
-    others: Iterable[str] = (),
+    other_slides: Iterable[str] = (),
     expected_dim: int | None = None,
 ) -> list[Finding]:
     """What is wrong with the features of some patients.
@@ -34,65 +34,71 @@ def check_slides(
         location: where they are.
         patients: [P] ids.
         slides: [P] ids of their slides.
-        read: what came of reading them.
-        others: ids of slides of the table whose patients the run does not use.
+        read: results of reading them.
+        other_slides: ids of slides of the table whose patients the run does not use.
         expected_dim: D of the model, if known.
     """
-    wanted = [slide for of_patient in slides for slide in of_patient]
+    slide_ids = [slide for of_patient in slides for slide in of_patient]
     good = {s: a for s, a in read.answers.items() if "problem" not in a and "nonfinite" not in a}
-    found = [_summary(location, good)]
-    missing = [slide for slide in wanted if slide not in read.slides]
+    results = [_summary(location, good)]
+    missing = [slide for slide in slide_ids if slide not in read.slides]
     renamed = other_names(missing, read.slides)
     if missing:
-        text = f"{location}: no features of slides of the table ({len(missing)} of {len(wanted)})"
+        text = (
+            f"{location}: no features of slides of the table ({len(missing)} of {len(slide_ids)})"
+        )
         advice = "extract them, or take these slides out of the table"
-        found.append(
+        results.append(
             findings.error(
                 CHECK,
                 text,
-                other_names_text(renamed) if renamed else advice,
+                renaming_advice(renamed) if renamed else advice,
                 missing,
                 missing=len(missing),
-                wanted=len(wanted),
+                wanted=len(slide_ids),
             )
         )
-    twice = _twice(wanted, read)
+    twice = _twice(slide_ids, read)
     if twice:
         text = f"{location}: ids of the table that mean one slide ({len(twice)})"
-        found.append(findings.error(CHECK, text, "keep one row per slide", twice))
-    of_others = {own_id(slide, read.slides) for slide in others}
-    spare = sorted(set(read.slides) - set(wanted) - of_others - set(renamed.values()))
+        results.append(findings.error(CHECK, text, "keep one row per slide", twice))
+    of_others = {resolve_slide_id(slide, read.slides) for slide in other_slides}
+    spare = sorted(set(read.slides) - set(slide_ids) - of_others - set(renamed.values()))
     if spare:
         text = f"{location}: files of slides that the table lacks ({len(spare)})"
-        found.append(findings.warning(CHECK, text, "they are not used", spare, files=len(spare)))
-    unused = len((of_others - set(wanted)) & set(read.slides))
+        results.append(findings.warning(CHECK, text, "they are not used", spare, files=len(spare)))
+    unused = len((of_others - set(slide_ids)) & set(read.slides))
     if unused:
         text = f"{location}: {unused} slides of the table are of patients whom the run does not use"
-        found.append(findings.ok(CHECK, text, slides=unused))
-    found += _problems(location, read, [s for s in wanted if _has(read, s, "problem")])
-    bad = [read.answers[slide]["nonfinite"] for slide in wanted if _has(read, slide, "nonfinite")]
+        results.append(findings.ok(CHECK, text, slides=unused))
+    results += _problems(location, read, [s for s in slide_ids if _has(read, s, "problem")])
+    bad = [
+        read.answers[slide]["nonfinite"] for slide in slide_ids if _has(read, slide, "nonfinite")
+    ]
     if bad:
         text = f"{location}: files with NaN or infinity ({len(bad)})"
-        found.append(findings.error(CHECK, text, "extract these slides again", bad))
+        results.append(findings.error(CHECK, text, "extract these slides again", bad))
     if read.unread:
-        text = f"values of {len(read.unread)} of {len(wanted)} slides were not read, headers only"
+        text = (
+            f"values of {len(read.unread)} of {len(slide_ids)} slides were not read, headers only"
+        )
         advice = "no time was left; --seconds=0 reads all"
-        found.append(
+        results.append(
             findings.warning(
-                CHECK, text, advice, read.unread, unread=len(read.unread), wanted=len(wanted)
+                CHECK, text, advice, read.unread, unread=len(read.unread), wanted=len(slide_ids)
             )
         )
-    found += [*_empty(patients, slides, read), *_sizes(location, good, read, expected_dim)]
-    found += _encoders(good, read)
-    return [*found, *_slide_level(location, good), *([] if twice else _copies(good))]
+    results += [*_empty(patients, slides, read), *_sizes(location, good, read, expected_dim)]
+    results += _encoders(good, read)
+    return [*results, *_slide_level(location, good), *([] if twice else _copies(good))]
 
 
-def _twice(wanted: Sequence[str], read: Reading) -> list[str]:
+def _twice(slide_ids: Sequence[str], read: Reading) -> list[str]:
     """Ids that mean one file, as "X.svs and X.tiff"."""
     first: dict[str, str] = {}
     return [
         f"{first[read.slides[slide]]} and {slide}"
-        for slide in wanted
+        for slide in slide_ids
         if slide in read.slides and first.setdefault(read.slides[slide], slide) != slide
     ]
 
@@ -103,19 +109,21 @@ def _problems(location: pathlib.Path, read: Reading, bad: Sequence[str]) -> list
     for slide in bad:
         cause = read.answers[slide]["problem"].replace(f"{read.slides[slide]}: ", "")
         by_cause[_NUMBERS.sub("#", cause)].append(slide)
-    found, rest = [], []
+    results, few = [], []
     for slides in by_cause.values():
         problems = [read.answers[slide]["problem"] for slide in slides]
         paths = [read.slides[slide] for slide in slides]
         if len(slides) < _MANY:
-            rest += problems
+            few += problems
             continue
         text = problems[0].replace(f"{paths[0]}: ", "")
-        found.append(findings.error(CHECK, f"{location}: {text} ({len(slides)} files)", "", paths))
-    if rest:
-        text = f"{location}: files that cannot be read ({len(rest)})"
-        found.append(findings.error(CHECK, text, "replace each", rest))
-    return found
+        results.append(
+            findings.error(CHECK, f"{location}: {text} ({len(slides)} files)", "", paths)
+        )
+    if few:
+        text = f"{location}: files that cannot be read ({len(few)})"
+        results.append(findings.error(CHECK, text, "replace each", few))
+    return results
 
 
 def _has(read: Reading, slide: str, key: str) -> bool:
@@ -150,8 +158,8 @@ def _empty(
     patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
 ) -> list[Finding]:
     """Slides without patches beside others, and patients without any patch."""
-    found: list[Finding] = []
-    beside, alone = [], []
+    results: list[Finding] = []
+    some, all_empty = [], []
     for patient, of_patient in zip(patients, slides, strict=True):
         answers = [read.answers.get(slide, {}) for slide in of_patient]
         empty = [
@@ -160,17 +168,17 @@ def _empty(
             if answer.get("num_patches") == 0
         ]
         if empty and len(empty) == len(of_patient):
-            alone.append(f"{patient}: {', '.join(empty)}")
+            all_empty.append(f"{patient}: {', '.join(empty)}")
         else:
-            beside += empty
-    if alone:
-        text = f"patients without any patch ({len(alone)})"
+            some += empty
+    if all_empty:
+        text = f"patients without any patch ({len(all_empty)})"
         advice = "extract their features again, or take them out of the table and the splits"
-        found.append(findings.error(CHECK, text, advice, alone))
-    if beside:
-        text = f"empty files, without patches, beside others of the same patient ({len(beside)})"
-        found.append(findings.warning(CHECK, text, "the others are used", beside))
-    return found
+        results.append(findings.error(CHECK, text, advice, all_empty))
+    if some:
+        text = f"empty files, without patches, beside others of the same patient ({len(some)})"
+        results.append(findings.warning(CHECK, text, "the others are used", some))
+    return results
 
 
 def _shapes(good: Mapping[str, dict[str, Any]]) -> list[tuple[int, int]]:
@@ -192,14 +200,14 @@ def _sizes(
     if len(dims) < 2:
         return []
     common = dims.most_common(1)[0][0]
-    others = [
+    other_sizes = [
         f"{read.slides[slide]}: D = {answer['dim']}"
         for slide, answer in good.items()
         if answer["num_patches"] and answer["dim"] != common
     ]
     text = "mixed sizes of features: " + ", ".join(f"D = {d} in {n}" for d, n in dims.most_common())
     slides = {str(d): n for d, n in dims.most_common()}
-    return [findings.error(CHECK, text, "extract all with one encoder", others, slides=slides)]
+    return [findings.error(CHECK, text, "extract all with one encoder", other_sizes, slides=slides)]
 
 
 def _slide_level(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> list[Finding]:
@@ -210,15 +218,19 @@ def _slide_level(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> 
 
 def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     """Features whose files name several encoders."""
-    named = {slide: answer["encoder"] for slide, answer in good.items() if answer.get("encoder")}
-    text = kinds.several_encoders(named)
+    encoders = {slide: answer["encoder"] for slide, answer in good.items() if answer.get("encoder")}
+    text = kinds.several_encoders(encoders)
     if not text:
         return []
-    counts = Counter(map(kinds.same_encoder, named.values()))
+    counts = Counter(map(kinds.same_encoder, encoders.values()))
     common = counts.most_common(1)[0][0]
-    others = [f"{read.slides[s]}: {n}" for s, n in named.items() if kinds.same_encoder(n) != common]
+    other_encoders = [
+        f"{read.slides[s]}: {n}" for s, n in encoders.items() if kinds.same_encoder(n) != common
+    ]
     return [
-        findings.error(CHECK, text, "extract all with one encoder", others, slides=dict(counts))
+        findings.error(
+            CHECK, text, "extract all with one encoder", other_encoders, slides=dict(counts)
+        )
     ]
 
 
@@ -230,11 +242,11 @@ def encoder_name(read: Reading) -> str:
 
 def _copies(good: Mapping[str, dict[str, Any]]) -> list[Finding]:
     """Slides with the very same features."""
-    same = defaultdict(list)
+    by_digest = defaultdict(list)
     for slide, answer in good.items():
         if "digest" in answer:
-            same[answer["digest"]].append(slide)
-    groups = [", ".join(group) for group in same.values() if len(group) > 1]
+            by_digest[answer["digest"]].append(slide)
+    groups = [", ".join(group) for group in by_digest.values() if len(group) > 1]
     if not groups:
         return []
     text = f"slides with identical features ({len(groups)} groups)"
@@ -242,7 +254,7 @@ def _copies(good: Mapping[str, dict[str, Any]]) -> list[Finding]:
 
 
 def feature_dim(read: Reading, expected_dim: int | None = None) -> int | None:
-    """D of most slides; None where no slide tells it, or the arrays seem transposed."""
+    """D of most slides; None where no slide has patches, or the arrays seem transposed."""
     if kinds.seem_transposed(_shapes(read.answers), expected_dim):
         return None
     dims = Counter(a["dim"] for a in read.answers.values() if a.get("num_patches"))
@@ -263,27 +275,31 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
         source: slides of the source, some with means.
         location: where those are.
     """
-    ours, theirs = feature_dim(target), feature_dim(source)
-    if ours is None or theirs is None:
+    target_dim, source_dim = feature_dim(target), feature_dim(source)
+    if target_dim is None or source_dim is None:
         return []
-    if ours != theirs:
-        text = f"{location}: D = {theirs}, but the features of the target have D = {ours}"
+    if target_dim != source_dim:
+        text = f"{location}: D = {source_dim}, but the features of the target have D = {target_dim}"
         advice = "source and target need features of one encoder"
-        return [findings.warning("encoder", text, advice, target_dim=ours, source_dim=theirs)]
+        return [
+            findings.warning("encoder", text, advice, target_dim=target_dim, source_dim=source_dim)
+        ]
     names = [encoder_name(read) for read in (target, source)]
     if all(names) and len(set(map(kinds.same_encoder, names))) > 1:
         text = f"{location}: features of the encoder {names[1]}, but the target's are of {names[0]}"
         advice = "source and target need features of one encoder"
         return [findings.warning("encoder", text, advice, encoders=names)]
     means = [
-        np.array([a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == ours])
+        np.array(
+            [a["mean"] for a in read.answers.values() if "mean" in a and a["dim"] == target_dim]
+        )
         for read in (target, source)
     ]
     lengths = [
         np.median([a["length"] for a in read.answers.values() if "length" in a] or [np.nan])
         for read in (target, source)
     ]
-    if min(map(len, means)) < 2 or ours < 8:
+    if min(map(len, means)) < 2 or target_dim < 8:
         return []
     every = np.concatenate(means)
     if (every.std(axis=1) == 0).any():

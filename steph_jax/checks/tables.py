@@ -22,7 +22,7 @@ CHECK = "table"
 
 
 def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, list[Finding]]:
-    """Reads a table and finds all that is wrong with it.
+    """Reads a table and reports all of its problems.
 
     Args:
         path: the file.
@@ -33,38 +33,38 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
         read: a time that could not be is NaN; whether events could be is said by
         `events_are_read`. None where there is no table with these columns.
     """
-    found: list[Finding] = []
-    read = findings.attempt(CHECK, found, lambda: read_cells(path, columns, columns.names))
+    results: list[Finding] = []
+    read = findings.attempt(CHECK, results, lambda: read_cells(path, columns, columns.names))
     if read is None:
-        return None, found
+        return None, results
     for problem in id_problems(columns, read):
-        found += _error(path, problem.text, problem.advice, problem.items)
+        results += _error(path, problem.text, problem.advice, problem.items)
     labeled, left_out = tables.without_unlabeled(read.columns)
-    kept = labeled if columns.unlabeled == "drop" else read.columns
-    found += _unlabeled(path, columns, left_out)
-    found += _time_problems(path, columns, labeled[0], labeled[2])
-    found += _event_problems(path, columns, labeled[0], labeled[3])
-    found += _disagreements(path, columns, *labeled)
+    used = labeled if columns.unlabeled == "drop" else read.columns
+    results += _unlabeled(path, columns, left_out)
+    results += _time_problems(path, columns, labeled[0], labeled[2])
+    results += _event_problems(path, columns, labeled[0], labeled[3])
+    results += _disagreements(path, columns, *labeled)
     try:
         table = tables.read_table(path, columns)
     except messages.USER_ERRORS as problem:
-        if findings.worst(found) < Status.ERROR:
-            found.append(findings.error(CHECK, str(problem)))
-        table = _what_can_be_read(path, columns, *kept)
+        if findings.worst(results) < Status.ERROR:
+            results.append(findings.error(CHECK, str(problem)))
+        table = _what_can_be_read(path, columns, *used)
         if columns.unlabeled == "drop":
             table = dataclasses.replace(table, left_out=left_out)
-    found += _persons(table)
-    return table, [_summary(table, len(kept[0]), found), *found]
+    results += _persons(table)
+    return table, [_summary(table, len(used[0]), results), *results]
 
 
-def events_are_read(found: Iterable[Finding]) -> bool:
+def events_are_read(results: Iterable[Finding]) -> bool:
     """Whether the events of the table that these findings are about could be read."""
-    return not any("event_cells" in finding.values for finding in found)
+    return not any("event_cells" in finding.values for finding in results)
 
 
-def _summary(table: SurvivalTable, slides: int, found: Iterable[Finding]) -> Finding:
+def _summary(table: SurvivalTable, slides: int, results: Iterable[Finding]) -> Finding:
     text, values = f"{table.path}: {len(table)} patients, {slides} slides", {}
-    if events_are_read(found):
+    if events_are_read(results):
         rate = float(table.event.mean()) if len(table) else 0.0
         text += f", {int(table.event.sum())} events ({rate:.0%})"
         values["events"] = int(table.event.sum())
@@ -160,9 +160,9 @@ def _disagreements(
         f"duplicate patients whose rows differ in {columns.time!r} or {columns.event!r}",
         "a patient has one time and one event in all rows",
         (
-            f"{patient}: {' and '.join(f'({t}, {e})' for t, e in sorted(found))}"
-            for patient, found in labels.items()
-            if len(found) > 1
+            f"{patient}: {' and '.join(f'({t}, {e})' for t, e in sorted(pairs))}"
+            for patient, pairs in labels.items()
+            if len(pairs) > 1
         ),
     )
 
@@ -202,10 +202,10 @@ def _what_can_be_read(
 
 def _persons(table: SurvivalTable) -> list[Finding]:
     """Patients that seem to be one person, and slides that seem to be another patient's."""
-    found = []
+    results = []
     groups = [", ".join(ids) for ids in ids_by_person(table.person_of).values() if len(ids) > 1]
     if groups:
-        found.append(
+        results.append(
             findings.warning(
                 CHECK,
                 f"{table.path}: duplicate patients, the same under several ids ({len(groups)})",
@@ -213,23 +213,23 @@ def _persons(table: SurvivalTable) -> list[Finding]:
                 groups,
             )
         )
-    others = [
+    foreign = [
         f"{patient}: {slide}"
         for patient, slides in zip(table.patients, table.slides, strict=True)
         for slide in slides
         if barcode_patient(patient)
         and barcode_patient(slide_name(slide)) not in ("", barcode_patient(patient))
     ]
-    if others:
-        found.append(
+    if foreign:
+        results.append(
             findings.warning(
                 CHECK,
-                f"{table.path}: slides whose barcode is another patient's ({len(others)})",
+                f"{table.path}: slides whose barcode is another patient's ({len(foreign)})",
                 "correct the ids",
-                others,
+                foreign,
             )
         )
-    return found
+    return results
 
 
 def labeled(table: SurvivalTable) -> SurvivalTable:

@@ -36,41 +36,41 @@ def compared(root, caplog, **settings):
     They agree on whether a run can start.
     """
     record = config(root, **settings)
-    found = [f for f in check.check(record) if f.status and f.check != "devices"]
+    results = [f for f in check.check(record) if f.status and f.check != "devices"]
     caplog.clear()
     error = ""
     try:
         start(record, root)
     except messages.USER_ERRORS as problem:
         error = str(problem)
-    assert (findings.worst(found) == Status.ERROR) == bool(error), (found, error)
-    return found, error, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert (findings.worst(results) == Status.ERROR) == bool(error), (results, error)
+    return results, error, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
 
 
 def refused(root, caplog, text, **settings):
     """The only finding, an error; `check` and `train` say `text` in one line."""
-    found, error, _ = compared(root, caplog, **settings)
-    assert len(found) == 1, found
-    assert text in findings.sentence(found[0])
+    results, error, _ = compared(root, caplog, **settings)
+    assert len(results) == 1, results
+    assert text in findings.sentence(results[0])
     assert text in error
     assert "\n" not in error
-    return found[0]
+    return results[0]
 
 
 def warned(root, caplog, text, **settings):
     """The only finding, a warning, which `train` gives too, in one line."""
-    found, error, warnings = compared(root, caplog, **settings)
-    assert (len(found), error) == (1, ""), (found, error)
-    assert text in findings.sentence(found[0])
+    results, error, warnings = compared(root, caplog, **settings)
+    assert (len(results), error) == (1, ""), (results, error)
+    assert text in findings.sentence(results[0])
     matching = [line for line in warnings if text in line]
     assert len(matching) == 1
     assert "\n" not in matching[0]
-    return found[0]
+    return results[0]
 
 
 def accepted(root, caplog, **settings):
-    found, error, warnings = compared(root, caplog, **settings)
-    assert (found, error, warnings) == ([], "", [])
+    results, error, warnings = compared(root, caplog, **settings)
+    assert (results, error, warnings) == ([], "", [])
 
 
 # Persons
@@ -82,18 +82,18 @@ def test_a_sound_cohort(tmp_path, caplog):
 
 def two_samples():
     """Every fourth patient is two, one for each sample."""
-    mine = cohort()
-    for row in mine.rows:
+    study = cohort()
+    for row in study.rows:
         row[0] += "-06" if row[1].endswith("DX2") else "-01"
-    mine.folds = []
-    return mine
+    study.folds = []
+    return study
 
 
 def test_split_keeps_samples_of_a_person_together(tmp_path, caplog):
     """The advice of the finding about splits, which are missing, ends well."""
     root = two_samples().write(tmp_path)
-    found, error, _ = compared(root, caplog)
-    assert "several ids (9)" in found[0].message
+    results, error, _ = compared(root, caplog)
+    assert "several ids (9)" in results[0].message
     assert "python -m steph_jax.split" in error
     folder = root / "data" / "mine"
     split.main(["--table", str(folder / "mine_survival.csv"), "--out", str(folder)])
@@ -106,16 +106,16 @@ def test_split_keeps_samples_of_a_person_together(tmp_path, caplog):
 
 @pytest.mark.parametrize("separator", ["-01", ".01", "_06", "-01Z-00-DX1"])
 def test_samples_of_a_person_in_train_and_test_are_refused(tmp_path, caplog, separator):
-    mine = cohort()
-    (training, tested) = mine.folds[0]
+    study = cohort()
+    (training, tested) = study.folds[0]
     twin = tested[1] + separator
-    mine.rows += [[twin, f"{twin}-extra", "500", "1"]]
-    mine.features[f"{twin}-extra"] = np.ones((2, DIM), np.float32)
-    mine.folds = [([*training, twin], tested)]
-    found, error, _ = compared(mine.write(tmp_path), caplog)
+    study.rows += [[twin, f"{twin}-extra", "500", "1"]]
+    study.features[f"{twin}-extra"] = np.ones((2, DIM), np.float32)
+    study.folds = [([*training, twin], tested)]
+    results, error, _ = compared(study.write(tmp_path), caplog)
     assert f"the same persons in both train and test, under two ids: {twin} and" in error
-    assert [f.status for f in found] == [Status.WARNING, Status.ERROR], found
-    assert "several ids (1)" in found[0].message
+    assert [f.status for f in results] == [Status.WARNING, Status.ERROR], results
+    assert "several ids (1)" in results[0].message
 
 
 @pytest.mark.parametrize(
@@ -127,32 +127,32 @@ def test_samples_of_a_person_in_train_and_test_are_refused(tmp_path, caplog, sep
     ],
 )
 def test_ids_of_another_form_are_named_and_folds_kept(tmp_path, caplog, change):
-    mine = cohort()
-    mine.column("patient_id", change)
-    root = mine.write(tmp_path)
+    study = cohort()
+    study.column("patient_id", change)
+    root = study.write(tmp_path)
     error = refused(root, caplog, "keep the folds: write the ids of one of the two files as the")
     patient = "TCGA-QQ-B006"
     assert f"{patient} here is {change(patient)} there" in error.message
     assert "steph_jax.split" not in findings.sentence(error)
-    mine.folds = [tuple([change(p) for p in part] for part in fold) for fold in mine.folds]
-    accepted(mine.write(tmp_path), caplog)
+    study.folds = [tuple([change(p) for p in part] for part in fold) for fold in study.folds]
+    accepted(study.write(tmp_path), caplog)
 
 
 def test_numbers_that_lost_their_zeros(tmp_path, caplog):
-    mine = cohort()
-    number = {row[0]: f"{i + 7:04d}" for i, row in enumerate(mine.rows)}
-    for row in mine.rows:
+    study = cohort()
+    number = {row[0]: f"{i + 7:04d}" for i, row in enumerate(study.rows)}
+    for row in study.rows:
         row[1] = f"slide of {row[1]}"
-    mine.features = {f"slide of {slide}": array for slide, array in mine.features.items()}
-    mine.column("patient_id", number.__getitem__)
-    mine.folds = [tuple([f"{float(number[p])}" for p in part] for part in mine.folds[0])]
-    assert ".0 here is 00" in refused(mine.write(tmp_path), caplog, "keep the folds").message
+    study.features = {f"slide of {slide}": array for slide, array in study.features.items()}
+    study.column("patient_id", number.__getitem__)
+    study.folds = [tuple([f"{float(number[p])}" for p in part] for part in study.folds[0])]
+    assert ".0 here is 00" in refused(study.write(tmp_path), caplog, "keep the folds").message
 
 
 def test_slides_in_place_of_patients_in_splits(tmp_path, caplog):
-    mine = cohort()
-    mine.folds = [tuple([f"{patient}-01Z-00-DX1" for patient in part] for part in mine.folds[0])]
-    refused(mine.write(tmp_path), caplog, "write the patient of each slide into the splits")
+    study = cohort()
+    study.folds = [tuple([f"{patient}-01Z-00-DX1" for patient in part] for part in study.folds[0])]
+    refused(study.write(tmp_path), caplog, "write the patient of each slide into the splits")
 
 
 # Tables
@@ -160,9 +160,9 @@ def test_slides_in_place_of_patients_in_splits(tmp_path, caplog):
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_separators(tmp_path, caplog, separator):
-    mine = cohort()
-    mine.separator = separator
-    accepted(mine.write(tmp_path), caplog)
+    study = cohort()
+    study.separator = separator
+    accepted(study.write(tmp_path), caplog)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_separators(tmp_path, caplog, separator):
     ],
 )
 def test_words_for_events(tmp_path, caplog, seen, other, coding):
-    mine = cohort()
-    mine.column("e", lambda cell: seen if cell == "1" else other)
-    root = mine.write(tmp_path)
+    study = cohort()
+    study.column("e", lambda cell: seen if cell == "1" else other)
+    root = study.write(tmp_path)
     accepted(root, caplog, **{"data.event_coding": coding})
     run = Config.from_dict(config(root, **{"data.event_coding": coding}))
     table = experiment.read_cohort(run).table
@@ -195,38 +195,40 @@ def test_words_for_events(tmp_path, caplog, seen, other, coding):
     ],
 )
 def test_other_codes_follow_the_coding(tmp_path, caplog, coding, advice):
-    mine = cohort()
-    mine.rows[3][3] = "2"
-    refused(mine.write(tmp_path), caplog, advice, **{"data.event_coding": coding})
-    mine.rows[3][3] = "0" if coding == "event" else "1"  # what the advice says of a competing event
-    accepted_or_warned = compared(mine.write(tmp_path), caplog, **{"data.event_coding": coding})
+    study = cohort()
+    study.rows[3][3] = "2"
+    refused(study.write(tmp_path), caplog, advice, **{"data.event_coding": coding})
+    study.rows[3][3] = (
+        "0" if coding == "event" else "1"
+    )  # what the advice says of a competing event
+    accepted_or_warned = compared(study.write(tmp_path), caplog, **{"data.event_coding": coding})
     assert not accepted_or_warned[1]
 
 
 def test_competing_events_that_the_advice_makes_missing(tmp_path, caplog):
-    mine = cohort()
-    mine.rows[-1][3] = "-1"
+    study = cohort()
+    study.rows[-1][3] = "-1"
     assert (
         "(leave the cell empty, and"
-        in refused(mine.write(tmp_path), caplog, "--config.data.unlabeled=drop").advice
+        in refused(study.write(tmp_path), caplog, "--config.data.unlabeled=drop").advice
     )
-    mine.rows[-1][3] = ""
-    accepted(mine.write(tmp_path), caplog, **{"data.unlabeled": "drop"})
+    study.rows[-1][3] = ""
+    accepted(study.write(tmp_path), caplog, **{"data.unlabeled": "drop"})
 
 
 @pytest.mark.parametrize("word", ["[Not Available]", "'--", "NA", "Not Reported", "[Unknown]", "."])
 def test_words_for_missing_values(tmp_path, caplog, word):
-    mine = cohort()
-    mine.rows[-1][2] = word
-    root = mine.write(tmp_path)
+    study = cohort()
+    study.rows[-1][2] = word
+    root = study.write(tmp_path)
     refused(root, caplog, "--config.data.unlabeled=drop")
     accepted(root, caplog, **{"data.unlabeled": "drop"})
 
 
 def test_missing_slides_are_one_finding(tmp_path, caplog):
-    mine = cohort()
-    mine.rows += [[f"TCGA-QQ-C00{i}", "NA", "400", "1"] for i in range(3)]
-    refused(mine.write(tmp_path), caplog, "column 'pathology_id': empty or NA")
+    study = cohort()
+    study.rows += [[f"TCGA-QQ-C00{i}", "NA", "400", "1"] for i in range(3)]
+    refused(study.write(tmp_path), caplog, "column 'pathology_id': empty or NA")
 
 
 def test_padding_of_splits_may_be_missing_values(tmp_path, caplog):
@@ -238,17 +240,19 @@ def test_padding_of_splits_may_be_missing_values(tmp_path, caplog):
 
 
 def test_times_of_zero(tmp_path, caplog):
-    mine = cohort()
-    mine.rows[-1][2] = "0"
-    found = warned(mine.write(tmp_path), caplog, "patients with a time of 0 (1, 0 with an event)")
-    assert "they are kept, in the first time bin" in found.advice
+    study = cohort()
+    study.rows[-1][2] = "0"
+    results = warned(
+        study.write(tmp_path), caplog, "patients with a time of 0 (1, 0 with an event)"
+    )
+    assert "they are kept, in the first time bin" in results.advice
 
 
 def test_inverted_events(tmp_path, caplog):
-    mine = cohort()
-    mine.header[3] = "os_censorship"
+    study = cohort()
+    study.header[3] = "os_censorship"
     names = {"data.columns.event": "os_censorship"}
-    warned(mine.write(tmp_path), caplog, "--config.data.event_coding=censorship", **names)
+    warned(study.write(tmp_path), caplog, "--config.data.event_coding=censorship", **names)
 
 
 def test_tables_that_are_none(tmp_path, caplog):
@@ -277,8 +281,8 @@ def test_tables_of_booleans_are_one_finding(tmp_path, caplog):
     for fold in (0, 1):
         path = root / "data" / "mine" / f"splits_{fold}.csv"
         path.write_text(f",train,val,test\n{rows}\n")
-    found = refused(root, caplog, "found a table of booleans", folds=(0, 1))
-    assert "splits_0.csv, splits_1.csv" in found.message
+    results = refused(root, caplog, "found a table of booleans", folds=(0, 1))
+    assert "splits_0.csv, splits_1.csv" in results.message
 
 
 def test_splits_with_a_part_named_val(tmp_path, caplog):
@@ -296,9 +300,9 @@ def test_a_dataset_that_is_not_there_is_one_finding(tmp_path, caplog):
 
 
 def test_missing_splits_are_one_finding(tmp_path, caplog):
-    mine = cohort()
-    mine.folds = []
-    refused(mine.write(tmp_path), caplog, "splits_0.csv: no such file", folds=(0, 1, 2))
+    study = cohort()
+    study.folds = []
+    refused(study.write(tmp_path), caplog, "splits_0.csv: no such file", folds=(0, 1, 2))
 
 
 # Features
@@ -306,27 +310,27 @@ def test_missing_splits_are_one_finding(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["encoder", "extractor", "patch_encoder", "model_name"])
 def test_several_encoders(tmp_path, caplog, name):
-    mine = cohort()
-    mine.attributes = lambda slide: {name: "uni2" if "B00" in slide else "gigapath"}
-    refused(mine.write(tmp_path), caplog, "features of several encoders")
+    study = cohort()
+    study.attributes = lambda slide: {name: "uni2" if "B00" in slide else "gigapath"}
+    refused(study.write(tmp_path), caplog, "features of several encoders")
 
 
 def test_slide_level_embeddings(tmp_path, caplog):
-    mine = cohort()
-    mine.features = {slide: array[:1] for slide, array in mine.features.items()}
-    mine.array = "feats"
-    warned(mine.write(tmp_path), caplog, "every slide has one patch (45): slide- or patient-level")
+    study = cohort()
+    study.features = {slide: array[:1] for slide, array in study.features.items()}
+    study.array = "feats"
+    warned(study.write(tmp_path), caplog, "every slide has one patch (45): slide- or patient-level")
 
 
 @pytest.mark.parametrize("num_patches", [lambda i: 64, lambda i: 3 + i])
 def test_transposed_arrays(tmp_path, caplog, num_patches):
-    mine = cohort()
-    sizes = {slide: num_patches(i) for i, slide in enumerate(mine.features)}
-    mine.features = {slide: np.ones((192, size), np.float32) for slide, size in sizes.items()}
-    for i, array in enumerate(mine.features.values()):
+    study = cohort()
+    sizes = {slide: num_patches(i) for i, slide in enumerate(study.features)}
+    study.features = {slide: np.ones((192, size), np.float32) for slide, size in sizes.items()}
+    for i, array in enumerate(study.features.values()):
         array[0, 0] = i
     text = "the arrays seem transposed"
-    refused(mine.write(tmp_path), caplog, text, **{"model.feature_dim": 192})
+    refused(study.write(tmp_path), caplog, text, **{"model.feature_dim": 192})
 
 
 @pytest.mark.parametrize(
@@ -340,36 +344,36 @@ def test_transposed_arrays(tmp_path, caplog, num_patches):
     ],
 )
 def test_arrays_that_are_no_features(tmp_path, caplog, array, shape, dtype, text):
-    mine = cohort()
-    mine.array = array
-    mine.features = {slide: np.ones(shape, dtype) for slide in mine.features}
-    refused(mine.write(tmp_path), caplog, text)
+    study = cohort()
+    study.array = array
+    study.features = {slide: np.ones(shape, dtype) for slide in study.features}
+    refused(study.write(tmp_path), caplog, text)
 
 
 def test_frozen_and_normal_sections(tmp_path, caplog):
-    mine = cohort()
+    study = cohort()
     for patient, sample in (("TCGA-QQ-B001", "01A-01-TS1"), ("TCGA-QQ-B002", "11A-01-BS1")):
-        time, event = next(row[2:] for row in mine.rows if row[0] == patient)
-        mine.rows.append([patient, f"{patient}-{sample}", time, event])
-        mine.features[f"{patient}-{sample}"] = np.full((3, DIM), len(mine.rows), np.float32)
-    found, error, warnings = compared(mine.write(tmp_path), caplog)
-    assert [f.values for f in found] == [{"frozen": 1, "diagnostic": 45}, {"normal": 1}]
+        time, event = next(row[2:] for row in study.rows if row[0] == patient)
+        study.rows.append([patient, f"{patient}-{sample}", time, event])
+        study.features[f"{patient}-{sample}"] = np.full((3, DIM), len(study.rows), np.float32)
+    results, error, warnings = compared(study.write(tmp_path), caplog)
+    assert [f.values for f in results] == [{"frozen": 1, "diagnostic": 45}, {"normal": 1}]
     assert all("take their rows out" in line for line in warnings)
     assert (len(warnings), error) == (2, "")
-    mine.rows = mine.rows[:-2]
-    assert compared(mine.write(tmp_path), caplog)[1:] == ("", [])
+    study.rows = study.rows[:-2]
+    assert compared(study.write(tmp_path), caplog)[1:] == ("", [])
 
 
 def test_two_images_of_one_slide(tmp_path, caplog):
-    mine = cohort()
-    mine.rows.append([*mine.rows[0][:1], f"{mine.rows[0][1]}.tiff", *mine.rows[0][2:]])
-    refused(mine.write(tmp_path), caplog, "keep one row per slide")
+    study = cohort()
+    study.rows.append([*study.rows[0][:1], f"{study.rows[0][1]}.tiff", *study.rows[0][2:]])
+    refused(study.write(tmp_path), caplog, "keep one row per slide")
 
 
 def test_slides_named_by_their_files(tmp_path, caplog):
-    mine = cohort()
-    mine.column("pathology_id", lambda slide: f"batch_1/{slide}.h5")
-    accepted(mine.write(tmp_path), caplog)
+    study = cohort()
+    study.column("pathology_id", lambda slide: f"batch_1/{slide}.h5")
+    accepted(study.write(tmp_path), caplog)
 
 
 def test_features_in_folders(tmp_path, caplog):

@@ -70,10 +70,10 @@ def config_of(root, **more):
     return as_dict(config)
 
 
-def having(found, text):
+def having(results, text):
     """The only finding whose message has a text."""
-    matching = [finding for finding in found if text in finding.message]
-    assert len(matching) == 1, [finding.message for finding in found]
+    matching = [finding for finding in results if text in finding.message]
+    assert len(matching) == 1, [finding.message for finding in results]
     return matching[0]
 
 
@@ -92,15 +92,15 @@ def table_of(time, event, patients=None, slides=None):
 
 
 def test_nothing_is_wrong(whole):
-    found = check.check(config_of(whole))
-    assert [f.message for f in found if f.status and f.check != "devices"] == []
-    names = {finding.check for finding in found}
+    results = check.check(config_of(whole))
+    assert [f.message for f in results if f.status and f.check != "devices"] == []
+    names = {finding.check for finding in results}
     assert names >= {"table", "features", "pool", "task vectors", "leaks", "encoder", "time unit"}
-    summary = having(found, "slides can be read")
+    summary = having(results, "slides can be read")
     assert summary.values["dims"] == [24]
     assert summary.values["patches"] > 0
-    assert having(found, "fold 1: train").values["test"]["patients"] == 8
-    matrix = having(found, "cosine similarities").values
+    assert having(results, "fold 1: train").values["test"]["patients"] == 8
+    matrix = having(results, "cosine similarities").values
     assert matrix["names"] == ["sim_a-fold_0", "sim_a-fold_1", "sim_b-fold_0"]
     np.testing.assert_allclose(np.diag(matrix["cosines"]), 1, rtol=1e-6)
 
@@ -114,15 +114,15 @@ def test_status_0_where_all_is_well(whole, tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_is_there(tmp_path):
-    found = check.check(config_of(tmp_path, method="no_such", folds=(0, 0)))
-    assert findings.worst(found) == Status.ERROR
+    results = check.check(config_of(tmp_path, method="no_such", folds=(0, 0)))
+    assert findings.worst(results) == Status.ERROR
     for text in (
         "method is one of",
         "a fold is named twice",
         "sim_a_survival.csv: no such file",
         "no such pool of models",
     ):
-        assert having(found, text).status == Status.ERROR
+        assert having(results, text).status == Status.ERROR
 
 
 def test_missing_data_end_in_status_2(tmp_path):
@@ -200,9 +200,9 @@ def test_features_of_another_size_than_the_pool(whole, tmp_path):
                 file["features"] = rng.random((3, dim), np.float32)
     config = config_of(whole)
     config["data"]["features"] = f"{features}/{{dataset}}"
-    found = check.check(config)
-    assert having(found, "but the target's features have D = 20").check == "pool"
-    other = having(found, "D = 24, but the features of the target have D = 20")
+    results = check.check(config)
+    assert having(results, "but the target's features have D = 20").check == "pool"
+    other = having(results, "D = 24, but the features of the target have D = 20")
     assert other.status == Status.WARNING
     assert other.check == "encoder"
 
@@ -217,7 +217,7 @@ def test_every_problem_of_a_table_is_found(tmp_path):
         *("P4,P4-a,x,1_0,2", ",P5-a,x,3,0", "P6,P4-a,x,7,0", "p6,P7-a,x,7,0", "P8,P8-a,x,9,1"),
     ]
     path.write_text(HEADER + "\n".join(rows) + "\n")
-    table, found = tables.check_table(path, Columns())
+    table, results = tables.check_table(path, Columns())
     expected = {
         "'patient_id': empty or NA": ("line 7",),
         "slides in several rows": ("P4-a",),
@@ -229,7 +229,7 @@ def test_every_problem_of_a_table_is_found(tmp_path):
         "the same under several ids": ("P6, p6",),
     }
     for text, items in expected.items():
-        assert having(found, text).items == items
+        assert having(results, text).items == items
     assert table is not None
     assert table.patients == ("P1", "P2", "P3", "P4", "P6", "P8", "p6")
     assert tables.labeled(table).patients == ("P1", "P6", "P8", "p6")
@@ -238,14 +238,14 @@ def test_every_problem_of_a_table_is_found(tmp_path):
 def test_a_table_with_other_columns(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("case,slide,months,censored\nP1,a,1,0\n")
-    table, (found,) = tables.check_table(path, Columns())
+    table, (results,) = tables.check_table(path, Columns())
     assert table is None
-    assert "missing patient_id, pathology_id, t, e" in found.message
-    assert "found case, slide, months, censored" in found.message
-    assert "name yours by data.columns.patient, data.columns.slide" in found.message
+    assert "missing patient_id, pathology_id, t, e" in results.message
+    assert "found case, slide, months, censored" in results.message
+    assert "name yours by data.columns.patient, data.columns.slide" in results.message
     named = Columns("case", "slide", "months", "censored", "months", "censorship")
-    table, found = tables.check_table(path, named)
-    assert findings.worst(found) == Status.OK
+    table, results = tables.check_table(path, named)
+    assert findings.worst(results) == Status.OK
     assert table.event.tolist() == [True]
 
 
@@ -253,17 +253,17 @@ def test_patients_without_labels(tmp_path):
     path = tmp_path / "x" / "t.csv"
     path.parent.mkdir()
     path.write_text(HEADER + "A,a,x,1,1\nB,b,x,,1\nC,c,x,3,NA\nD,d,x,3,0\n")
-    _, found = tables.check_table(path, Columns())
-    refused = having(found, "patients without a number in 't' or 'e' (2)")
+    _, results = tables.check_table(path, Columns())
+    refused = having(results, "patients without a number in 't' or 'e' (2)")
     assert (refused.status, refused.items) == (Status.ERROR, ("B", "C"))
     assert "data.unlabeled=drop" in refused.advice
-    table, found = tables.check_table(path, Columns(unlabeled="drop"))
-    assert findings.worst(found) == Status.OK
-    assert having(found, "left out of table and splits (2)").items == ("B", "C")
+    table, results = tables.check_table(path, Columns(unlabeled="drop"))
+    assert findings.worst(results) == Status.OK
+    assert having(results, "left out of table and splits (2)").items == ("B", "C")
     write_split(path.parent / "splits_0.csv", ["A", "B"], ["D", "C"])
-    splits, found = folds.check_splits(tmp_path, "x", [0], table, 1)
+    splits, results = folds.check_splits(tmp_path, "x", [0], table, 1)
     assert (splits[0].train, splits[0].test) == (("A",), ("D",))
-    assert not any("lacks" in finding.message for finding in found)
+    assert not any("lacks" in finding.message for finding in results)
     path.write_text(HEADER + "A,a,x,-1,1\nB,b,x,,1\n")
     table, _ = tables.check_table(path, Columns(unlabeled="drop"))
     assert (table.patients, set(table.left_out)) == (("A",), {"B"})
@@ -280,25 +280,25 @@ def test_tcga_barcodes(tmp_path):
     path.write_text(
         HEADER + "TCGA-A1-0001,TCGA-A1-0001-01Z,x,5,1\nTCGA-A1-0001-01,TCGA-A1-0002-01Z,x,5,1\n"
     )
-    _, found = tables.check_table(path, Columns())
-    assert having(found, "several ids").items == ("TCGA-A1-0001, TCGA-A1-0001-01",)
-    assert having(found, "another patient's").items == ("TCGA-A1-0001-01: TCGA-A1-0002-01Z",)
+    _, results = tables.check_table(path, Columns())
+    assert having(results, "several ids").items == ("TCGA-A1-0001, TCGA-A1-0001-01",)
+    assert having(results, "another patient's").items == ("TCGA-A1-0001-01: TCGA-A1-0002-01Z",)
 
 
 # Times and events
 
 
 @pytest.mark.parametrize("truth", ["days", "months", "years"])
-@pytest.mark.parametrize("said", ["days", "months", "years"])
-def test_units_of_time(truth, said):
+@pytest.mark.parametrize("unit", ["days", "months", "years"])
+def test_units_of_time(truth, unit):
     days = np.random.default_rng(0).exponential(1200, 200).clip(1, 6000)
     raw = days / DAYS_PER_UNIT[truth]
-    table = table_of(raw * DAYS_PER_UNIT[said], np.arange(200) % 3 == 0)
-    found = outcomes.check_times(table, Columns(time_unit=said))
-    assert findings.worst(found) == (Status.OK if truth == said else Status.WARNING)
-    if truth != said:
-        assert f"--config.data.time_unit={truth}" in found[0].advice
-        assert found[0].values["longest_days"] == pytest.approx(table.time.max())
+    table = table_of(raw * DAYS_PER_UNIT[unit], np.arange(200) % 3 == 0)
+    results = outcomes.check_times(table, Columns(time_unit=unit))
+    assert findings.worst(results) == (Status.OK if truth == unit else Status.WARNING)
+    if truth != unit:
+        assert f"--config.data.time_unit={truth}" in results[0].advice
+        assert results[0].values["longest_days"] == pytest.approx(table.time.max())
 
 
 def test_times_that_no_one_lives():
@@ -313,9 +313,9 @@ def test_codings_are_judged_on_real_cohorts(shared):
         assert findings.worst(outcomes.check_times(table, Columns())) == Status.OK
         assert findings.worst(outcomes.check_events(table, Columns())) == Status.OK
         turned = dataclasses.replace(table, event=~table.event)
-        (found,) = outcomes.check_events(turned, Columns())
-        assert found.status == Status.WARNING
-        assert "--config.data.event_coding=censorship" in found.advice
+        (results,) = outcomes.check_events(turned, Columns())
+        assert results.status == Status.WARNING
+        assert "--config.data.event_coding=censorship" in results.advice
 
 
 @pytest.mark.parametrize(
@@ -335,10 +335,10 @@ def test_codings_are_judged_on_real_cohorts(shared):
     ],
 )
 def test_codings(event, columns, text, status):
-    (found,) = outcomes.check_events(table_of(np.arange(40.0) + 1, event), columns)
-    assert text in found.message
-    assert found.values["event_rate"] == np.mean(event)
-    assert found.status == status
+    (results,) = outcomes.check_events(table_of(np.arange(40.0) + 1, event), columns)
+    assert text in results.message
+    assert results.values["event_rate"] == np.mean(event)
+    assert results.status == status
 
 
 # Splits
@@ -355,19 +355,19 @@ def test_every_problem_of_splits_is_found(tmp_path):
     p = table.patients
     write_split(tmp_path / "x" / "splits_0.csv", [*p[:8], "P09", "q"], [p[0], *p[8:12]])
     write_split(tmp_path / "x" / "splits_1.csv", p[12:36:2], p[8:12])
-    splits, found = folds.check_splits(tmp_path, "x", [0, 1, 2], table, 11)
+    splits, results = folds.check_splits(tmp_path, "x", [0, 1, 2], table, 11)
     assert set(splits) == {0, 1}
-    assert having(found, "in both train and test (1)").items == ("p00",)
-    assert having(found, "in both train and test, under two ids").items == ("P09 and p09",)
-    assert having(found, "P09 here is p09 there").items == ("P09",)
-    assert having(found, "that table.csv lacks").items == ("q",)
-    assert "splits_1.csv: expected events" in having(found, "among the training").message
-    assert having(found, "splits_0.csv: 10 training patients").advice == (
+    assert having(results, "in both train and test (1)").items == ("p00",)
+    assert having(results, "in both train and test, under two ids").items == ("P09 and p09",)
+    assert having(results, "P09 here is p09 there").items == ("P09",)
+    assert having(results, "that table.csv lacks").items == ("q",)
+    assert "splits_1.csv: expected events" in having(results, "among the training").message
+    assert having(results, "splits_0.csv: 10 training patients").advice == (
         "lower --config.batch_size (now 11)"
     )
-    assert having(found, "in the test part of several folds").items == p[8:12]
-    assert "p39" in having(found, "that no split names").items
-    assert "splits_2.csv: no such file" in having(found, "no such file").message
+    assert having(results, "in the test part of several folds").items == p[8:12]
+    assert "p39" in having(results, "that no split names").items
+    assert "splits_2.csv: no such file" in having(results, "no such file").message
 
 
 def test_event_rates_of_unlike_parts():
@@ -375,14 +375,14 @@ def test_event_rates_of_unlike_parts():
     p = table.patients
 
     def rates(train, test):
-        (found,) = folds._event_rates(0, Split(pathlib.Path("s"), train, test), table)
-        return found.status
+        (results,) = folds._event_rates(0, Split(pathlib.Path("s"), train, test), table)
+        return results.status
 
     assert rates(p[::2], p[1::2]) == Status.OK
     assert rates(p[:120], p[120:]) == Status.WARNING
     assert rates(p[:50], p[50:150]) == Status.WARNING
-    (found,) = folds._event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
-    assert found.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
+    (results,) = folds._event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
+    assert results.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
 
 
 def test_test_patients_that_a_source_has_seen(tmp_path):
@@ -394,15 +394,15 @@ def test_test_patients_that_a_source_has_seen(tmp_path):
         table = table_path(tmp_path, name)
         table.write_text(f"{text}tcga-a1-0001,s,x,,\nTCGA-A1-0002,t,x,1,1\nTCGA-A1-0003,u,x,1,1\n")
     sources = ("kipan", "brca", "elsewhere", "kirc", "mine", "other")
-    found = folds.check_leaks(tmp_path, "kirc", {3: split}, sources, Columns())
-    leak = having(found, "the model of kipan was trained on")
+    results = folds.check_leaks(tmp_path, "kirc", {3: split}, sources, Columns())
+    leak = having(results, "the model of kipan was trained on")
     assert leak.status == Status.WARNING
     assert leak.items == ("fold 3: TCGA-A1-0001-01",)
-    whole_table = having(found, "in the table of mine, whose model may have been trained on them")
+    whole_table = having(results, "in the table of mine, whose model may have been trained on them")
     assert (whole_table.status, whole_table.items) == (leak.status, leak.items)
     assert "no splits_0.csv to tell" in whole_table.message
-    assert having(found, "other_survival.csv").status == Status.WARNING
-    assert having(found, "without a table").values["sources"] == ["elsewhere"]
+    assert having(results, "other_survival.csv").status == Status.WARNING
+    assert having(results, "without a table").values["sources"] == ["elsewhere"]
     (joined,) = folds.check_joined(tmp_path, "kirc", {3: split}, ("mine", "elsewhere"), Columns())
     assert joined.values == {"patients": 3, "left_out": 2}
     assert joined.status == Status.OK
@@ -411,10 +411,10 @@ def test_test_patients_that_a_source_has_seen(tmp_path):
 def test_real_cohorts_do_not_share_patients(shared):
     root = shared / "tcga_rna"
     table = read_table(table_path(root, "tcga_kirc"))
-    splits, found = folds.check_splits(root, "tcga_kirc", [0, 1, 2, 3, 4], table, 16)
-    assert findings.worst(found) == Status.OK
-    found = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"), Columns())
-    assert [finding.status for finding in found] == [Status.OK]
+    splits, results = folds.check_splits(root, "tcga_kirc", [0, 1, 2, 3, 4], table, 16)
+    assert findings.worst(results) == Status.OK
+    results = folds.check_leaks(root, "tcga_kirc", splits, ("tcga_blca", "tcga_luad"), Columns())
+    assert [finding.status for finding in results] == [Status.OK]
 
 
 # Features
@@ -455,25 +455,25 @@ SLIDES = {
 def test_every_problem_of_features_is_found(broken):
     wanted = [slide for of_patient in SLIDES.values() for slide in of_patient]
     read = reading.read(broken, "features", wanted, workers=1)
-    found = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
-    missing = having(found, "no features of slides")
+    results = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
+    missing = having(results, "no features of slides")
     assert missing.items == ("gone.svs",)
-    assert having(found, "the table lacks").items == ("spare",)
-    page, void = having(found, "cannot be read (2)").items
+    assert having(results, "the table lacks").items == ("spare",)
+    page, void = having(results, "cannot be read (2)").items
     assert "page.h5" in page
     assert "HTML page" in page
     assert "void.pt" in void
-    nan, inf = having(found, "NaN or infinity (2)").items
+    nan, inf = having(results, "NaN or infinity (2)").items
     assert "nan.npy" in nan
     assert "first in patch 1" in nan
     assert "inf.npy" in inf
-    assert having(found, "without any patch").items == (f"P1: {broken / 'alone.npy'}",)
-    assert having(found, "beside others").items == (str(broken / "empty.npy"),)
-    mixed = having(found, "mixed sizes")
+    assert having(results, "without any patch").items == (f"P1: {broken / 'alone.npy'}",)
+    assert having(results, "beside others").items == (str(broken / "empty.npy"),)
+    mixed = having(results, "mixed sizes")
     assert mixed.items == (f"{broken / 'other.npy'}: D = 30",)
     assert mixed.values["slides"]["30"] == 1
     assert missing.values == {"missing": 1, "wanted": 13}
-    assert having(found, "identical features").items == ("twin_a, twin_b",)
+    assert having(results, "identical features").items == ("twin_a, twin_b",)
 
 
 CRASHING = """
@@ -505,8 +505,8 @@ def test_files_that_crash_or_hang_their_reader(broken, tmp_path_factory):
         command=(sys.executable, str(script)),
     )
     assert read.answers["good"]["num_patches"] == 5
-    found = slides.check_slides(broken, ["P"], [["crash", "beside", "good"]], read)
-    crash, hang = having(found, "cannot be read (2)").items
+    results = slides.check_slides(broken, ["P"], [["crash", "beside", "good"]], read)
+    crash, hang = having(results, "cannot be read (2)").items
     assert "crash.npy" in crash
     assert "SIGSEGV" in crash
     assert "beside.npy" in hang
@@ -536,9 +536,9 @@ def test_slides_of_patients_whom_no_split_names(whole, tmp_path):
     config["data"] |= {"root": str(tmp_path), "unlabeled": "drop"}
     split = read_split(split_path(tmp_path, "sim_a", 0))
     write_split(split.path, split.train[1:], split.test)
-    found = check.check(config)
-    assert "of patients whom the run does not use" in having(found, "does not use").message
-    lacking = [f.items for f in found if "the table lacks" in f.message]
+    results = check.check(config)
+    assert "of patients whom the run does not use" in having(results, "does not use").message
+    lacking = [f.items for f in results if "the table lacks" in f.message]
     assert lacking == ([tuple(others)] if others else [])
 
 
@@ -577,7 +577,7 @@ def test_an_interrupt_ends_the_processes_that_read(tmp_path):
 
 
 def test_an_interrupted_check_is_one_line(monkeypatch, capsys):
-    def interrupted(config, **given):
+    def interrupted(config, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(check, "check", interrupted)
@@ -588,8 +588,8 @@ def test_an_interrupted_check_is_one_line(monkeypatch, capsys):
 def test_time_for_headers_alone(broken):
     read = reading.read(broken, "features", ["good", "nan"], deadline=0.0, workers=1)
     assert read.unread == ("good", "nan")
-    found = slides.check_slides(broken, ["P"], [["good", "nan"]], read)
-    assert "values of 2 of 2 slides were not read" in having(found, "headers only").message
+    results = slides.check_slides(broken, ["P"], [["good", "nan"]], read)
+    assert "values of 2 of 2 slides were not read" in having(results, "headers only").message
 
 
 def encoder(rng, offset, slides_=4, length=1.0):
@@ -609,15 +609,15 @@ def encoder(rng, offset, slides_=4, length=1.0):
 def test_encoders_are_compared():
     rng = np.random.default_rng(0)
     one, two = rng.standard_normal((2, 200))
-    where = pathlib.Path("b")
-    ours = encoder(rng, one)
-    assert slides.compare_encoders(ours, encoder(rng, one), where) == []
-    (found,) = slides.compare_encoders(ours, encoder(rng, two), where)
-    assert "unlike the target's" in found.message
-    (found,) = slides.compare_encoders(ours, encoder(rng, one, length=40.0), where)
-    assert "40.0 times as long" in found.message
-    (found,) = slides.compare_encoders(ours, encoder(rng, one[:100]), where)
-    assert found.status == Status.WARNING
+    location = pathlib.Path("b")
+    target = encoder(rng, one)
+    assert slides.compare_encoders(target, encoder(rng, one), location) == []
+    (results,) = slides.compare_encoders(target, encoder(rng, two), location)
+    assert "unlike the target's" in results.message
+    (results,) = slides.compare_encoders(target, encoder(rng, one, length=40.0), location)
+    assert "40.0 times as long" in results.message
+    (results,) = slides.compare_encoders(target, encoder(rng, one[:100]), location)
+    assert results.status == Status.WARNING
 
 
 def test_encoders_that_files_name(tmp_path):
@@ -628,27 +628,27 @@ def test_encoders_that_files_name(tmp_path):
             file["features"].attrs["encoder"] = name
     names = [f"s{i}" for i in range(4)]
     read = reading.read(tmp_path, "features", names, workers=1)
-    found = slides.check_slides(tmp_path, names, [[name] for name in names], read)
-    several = having(found, "features of several encoders: univ2 in 2, conch in 1")
+    results = slides.check_slides(tmp_path, names, [[name] for name in names], read)
+    several = having(results, "features of several encoders: univ2 in 2, conch in 1")
     assert several.status == Status.ERROR
     assert several.items == (f"{tmp_path / 's3.h5'}: conch",)
     assert slides.encoder_name(read) in ("UNI_v2", "uni-v2", "conch")
-    ours, theirs = encoder(rng, np.ones(9)), encoder(rng, np.ones(9))
-    for answer in theirs.answers.values():
+    target, source = encoder(rng, np.ones(9)), encoder(rng, np.ones(9))
+    for answer in source.answers.values():
         answer["encoder"] = "conch"
-    assert slides.compare_encoders(ours, theirs, tmp_path) == []
-    for answer in ours.answers.values():
+    assert slides.compare_encoders(target, source, tmp_path) == []
+    for answer in target.answers.values():
         answer["encoder"] = "uni_v2"
-    (found,) = slides.compare_encoders(ours, theirs, tmp_path)
-    assert "of the encoder conch, but the target's are of uni_v2" in found.message
+    (results,) = slides.compare_encoders(target, source, tmp_path)
+    assert "of the encoder conch, but the target's are of uni_v2" in results.message
 
 
 def test_sources_are_compared_within_the_time(whole):
-    ours = encoder(np.random.default_rng(0), np.ones(24))
+    target = encoder(np.random.default_rng(0), np.ones(24))
     config = Config.from_dict(config_of(whole))
-    found = check.check_encoders(config, ("sim_b",), ours, 0.0, 60.0)
-    assert having(found, "by headers only").items == ("sim_b",)
-    assert len(found) == 1
+    results = check.check_encoders(config, ("sim_b",), target, 0.0, 60.0)
+    assert having(results, "by headers only").items == ("sim_b",)
+    assert len(results) == 1
 
 
 # The pool
@@ -661,14 +661,14 @@ def test_members_fitted_on_features_of_another_encoder(tmp_path):
         model = dataclasses.replace(theta(seed + 20, null.params), metadata={"encoder": name})
         pool.add(f"of_{name or 'unknown'}-fold_0", model)
     wanted = ("of_conch-fold_0", "of_uni_v2-fold_0")
-    found = models.check_pool(pool, wanted, 24, feature_encoder="UNI-v2")
-    other = having(found, "fitted on features of the encoder")
+    results = models.check_pool(pool, wanted, 24, feature_encoder="UNI-v2")
+    other = having(results, "fitted on features of the encoder")
     assert other.message.startswith("of_conch-fold_0: ")
     assert other.status == Status.ERROR
-    found = models.check_pool(pool, (), 24, feature_encoder="UNI-v2")
-    assert having(found, "fitted on features of the encoder").status == Status.WARNING
-    found = models.check_pool(pool, wanted, 24)
-    assert not any("fitted on features" in finding.message for finding in found)
+    results = models.check_pool(pool, (), 24, feature_encoder="UNI-v2")
+    assert having(results, "fitted on features of the encoder").status == Status.WARNING
+    results = models.check_pool(pool, wanted, 24)
+    assert not any("fitted on features" in finding.message for finding in results)
 
 
 def test_members_that_do_not_belong(tmp_path):
@@ -687,19 +687,19 @@ def test_members_that_do_not_belong(tmp_path):
     (tmp_path / "half-fold_0").mkdir()
     (tmp_path / "half-fold_0" / "model.json").write_text("{}")
     wanted = ("random-fold_0", "sim_a-fold_0", "wide-fold_0", "absent-fold_0")
-    found = models.check_pool(pool, wanted, 24)
-    assert having(found, "are not there").items == ("absent-fold_0",)
-    assert having(found, "not descended from null").status == Status.ERROR
-    assert having(found, "not descended").message.startswith("random-fold_0: D = 24")
-    far = having(found, "times as far as the others")
+    results = models.check_pool(pool, wanted, 24)
+    assert having(results, "are not there").items == ("absent-fold_0",)
+    assert having(results, "not descended from null").status == Status.ERROR
+    assert having(results, "not descended").message.startswith("random-fold_0: D = 24")
+    far = having(results, "times as far as the others")
     assert far.message.startswith("far-fold_0")
     assert far.values["distance"] > 3 * far.values["median_distance"]
     assert far.status == Status.WARNING
-    assert having(found, "the null model itself").message.startswith("zero-fold_0")
-    assert having(found, "same task vector").items == ("fine_11-fold_0 and same-fold_0",)
-    assert "feature_dim 30 and 24" in having(found, "other dimensions").message
-    assert having(found, "half-fold_0").status == Status.WARNING
-    fine = having(found, "sim_a-fold_0: D")
+    assert having(results, "the null model itself").message.startswith("zero-fold_0")
+    assert having(results, "same task vector").items == ("fine_11-fold_0 and same-fold_0",)
+    assert "feature_dim 30 and 24" in having(results, "other dimensions").message
+    assert having(results, "half-fold_0").status == Status.WARNING
+    fine = having(results, "sim_a-fold_0: D")
     a, b = (
         np.concatenate([x.ravel() for n in ("feat_proj", "attention_net") for x in leaves(p[n])])
         for p in (pool.member("sim_a", 0).params, null)
@@ -717,10 +717,10 @@ def leaves(tree):
 def test_another_null_model(tmp_path):
     pool = make_pool(tmp_path)
     pool.add("null", theta(99))
-    found = models.check_pool(pool, (), None)
-    alone = having(found, "no member is descended from null")
-    assert alone.status == Status.ERROR
-    assert len(alone.items) == 3
+    results = models.check_pool(pool, (), None)
+    finding = having(results, "no member is descended from null")
+    assert finding.status == Status.ERROR
+    assert len(finding.items) == 3
 
 
 def test_numbers_that_are_none(tmp_path):
@@ -728,8 +728,8 @@ def test_numbers_that_are_none(tmp_path):
     model = pool.member("sim_b", 0)
     model.params["feat_proj"]["layers_0"]["bias"][0] = np.nan
     pool.add("sim_b-fold_0", model)
-    found = models.check_pool(pool, ("sim_b-fold_0",), None)
-    assert "sim_b-fold_0" in having(found, "NaN or infinity").message
+    results = models.check_pool(pool, ("sim_b-fold_0",), None)
+    assert "sim_b-fold_0" in having(results, "NaN or infinity").message
 
 
 # Devices, reports
@@ -741,24 +741,24 @@ def test_a_gpu_that_is_passed_over(tmp_path):
     (tmp_path / "nvidiactl").touch()
     signs = devices.gpus_there(tmp_path, "no-such-tool")
     assert signs == [str(tmp_path / "nvidia0")]
-    found = devices.check_devices(signs)
+    results = devices.check_devices(signs)
     on_cpu = jax.devices()[0].platform == "cpu"
-    assert found.status == (Status.WARNING if on_cpu else Status.OK)
+    assert results.status == (Status.WARNING if on_cpu else Status.OK)
     assert devices.check_devices([]).status == Status.OK
 
 
 def test_reports_align_and_cut():
-    found = [
+    results = [
         findings.ok("a", "good"),
         findings.error("long", "bad", "mend it", map(str, range(12))),
     ]
-    lines = findings.report(found)
+    lines = findings.report(results)
     assert lines[1] == "ok       a      good"
     assert lines[2] == "error    long   bad; mend it"
     assert lines[3] == "                - 0"
     assert lines[-1].strip() == "- ... 12 in all"
-    assert len(findings.report(found, None)) == 15
-    assert found[1].to_json()["count"] == 12
+    assert len(findings.report(results, None)) == 15
+    assert results[1].to_json()["count"] == 12
 
 
 @pytest.mark.parametrize(
@@ -779,30 +779,30 @@ def test_reports_align_and_cut():
 )
 def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
     config = Config.from_dict(config_of(whole) | {"method": method} | more)
-    found = []
-    sources = check.check_pool(config, find_method(config.method), None, found)
-    lacking = [f for f in found if f.status == Status.ERROR]
-    assert [set(finding.items) for finding in lacking] == ([set(absent)] if absent else [])
-    named = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}
-    named |= {"fine_tune": ("elsewhere",)}
-    assert sources == named.get(method, ("sim_b",))
+    results = []
+    sources = check.check_pool(config, find_method(config.method), None, results)
+    errors = [f for f in results if f.status == Status.ERROR]
+    assert [set(finding.items) for finding in errors] == ([set(absent)] if absent else [])
+    expected = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}
+    expected |= {"fine_tune": ("elsewhere",)}
+    assert sources == expected.get(method, ("sim_b",))
 
 
 def test_joined_cohorts_need_no_pool(whole, tmp_path):
     config = config_of(whole, method="joint", sources=("sim_b",))
     config["pool"]["root"] = str(tmp_path / "none")
-    found = check.check(config)
-    assert findings.worst(found) < Status.ERROR
-    assert "one is made from the seed" in having(found, "no null model").message
+    results = check.check(config)
+    assert findings.worst(results) < Status.ERROR
+    assert "one is made from the seed" in having(results, "no null model").message
 
 
 def test_options_that_do_not_fit_are_said_beside_broken_features(whole, tmp_path):
     config = config_of(whole)
     config["steph"]["top_k"] = 9
     config["data"]["features"] = str(tmp_path)
-    found = check.check(config)
-    assert having(found, "steph.top_k = 9 is larger").check == "start"
-    assert having(found, "expected files of features").check == "features"
+    results = check.check(config)
+    assert having(results, "steph.top_k = 9 is larger").check == "start"
+    assert having(results, "expected files of features").check == "features"
 
 
 def test_what_training_would_refuse_is_an_error(whole, tmp_path):

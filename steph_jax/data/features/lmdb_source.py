@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
-from steph_jax.data.features.slide import BadFeatures, Patches, found_instead, from_object
+from steph_jax.data.features.slide import BadFeatures, Patches, content_kind, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
 
@@ -111,7 +111,7 @@ def _open_lmdb(path: pathlib.Path) -> _Opened:
         )
     except lmdb.Error as error:
         raise BadFeatures(
-            f"{path}: expected an LMDB, found {found_instead(data)} ({error})"
+            f"{path}: expected an LMDB, found {content_kind(data)} ({error})"
         ) from error
     used = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if size < used:

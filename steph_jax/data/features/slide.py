@@ -212,11 +212,11 @@ def damage(path: pathlib.Path, expected: str) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         raise BadFeatures(
-            f"{path}: expected {expected}, found {found_instead(path)} ({error})"
+            f"{path}: expected {expected}, found {content_kind(path)} ({error})"
         ) from error
 
 
-def found_instead(path: pathlib.Path) -> str:
+def content_kind(path: pathlib.Path) -> str:
     """What the first bytes of a file say it is, and what to do, for a message."""
     with path.open("rb") as file:
         head = file.read(512)

@@ -45,7 +45,7 @@ def slide_name(slide_id: str) -> str:
     return stem if extension.lower() in (*SLIDE_EXTENSIONS, *FEATURE_EXTENSIONS) else name
 
 
-def own_id(slide_id: str, there: Container[str]) -> str | None:
+def resolve_slide_id(slide_id: str, there: Container[str]) -> str | None:
     """The id among `there` that an id of a table means: the same, or the name of the same file.
 
     None where there is neither.
@@ -61,7 +61,7 @@ def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
     meant: dict[str, str] = {}
     twice = []
     for slide_id in slide_ids:
-        own = own_id(slide_id, there)
+        own = resolve_slide_id(slide_id, there)
         if own is not None and meant.setdefault(own, slide_id) != slide_id:
             twice.append(f"{meant[own]} and {slide_id}")
     return twice
@@ -90,7 +90,7 @@ def other_names(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def other_names_text(others: Mapping[str, str]) -> str:
+def renaming_advice(others: Mapping[str, str]) -> str:
     """What to say of `other_names`: how many, and the first."""
     slide, other = next(iter(others.items()))
     return (
@@ -102,7 +102,7 @@ class FeatureSource(abc.ABC):
     """Features of a set of slides. Reading is safe from several threads at once.
 
     A kind of source says which slides it has, where each is, and how to open one; it is asked for
-    ids of its own. Whoever uses it may name slides as tables do, see `own_id`.
+    ids of its own. Whoever uses it may name slides as tables do, see `resolve_slide_id`.
     """
 
     def __init__(self, location: str, dataset_name: str, feature_dim: int | None) -> None:
@@ -225,7 +225,7 @@ class FeatureSource(abc.ABC):
     def missing(self, slide_ids: Iterable[str]) -> list[str]:
         """Those of `slide_ids` that the source lacks, in their order."""
         there = self.slide_ids
-        return [slide_id for slide_id in slide_ids if own_id(slide_id, there) is None]
+        return [slide_id for slide_id in slide_ids if resolve_slide_id(slide_id, there) is None]
 
     def give_up(self) -> None:  # noqa: B027
         """Ends what other threads are reading, where a source can; they get `BadFeatures`."""
@@ -235,7 +235,7 @@ class FeatureSource(abc.ABC):
 
         Raises:
             FileNotFoundError: some are not; lists them.
-            ValueError: two ids that mean one slide, see `own_id`; lists them.
+            ValueError: two ids that mean one slide, see `resolve_slide_id`; lists them.
         """
         asked, there = list(slide_ids), self.slide_ids
         missing = self.missing(asked)
@@ -250,7 +250,7 @@ class FeatureSource(abc.ABC):
 
     def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
         others = other_names(missing, self.slide_ids)
-        hint = f"; {other_names_text(others)}" if others else ""
+        hint = f"; {renaming_advice(others)}" if others else ""
         return FileNotFoundError(
             f"{self.location}: no features of {len(missing)} slide(s), "
             f"of {len(self.slide_ids)} that it has: {listed(missing)}{hint}"
@@ -258,7 +258,7 @@ class FeatureSource(abc.ABC):
 
     def _found(self, slide_id: str) -> str:
         """The source's own id of a slide."""
-        own = own_id(slide_id, self.slide_ids)
+        own = resolve_slide_id(slide_id, self.slide_ids)
         if own is None:
             raise self._lacks([slide_id])
         return own
