@@ -208,8 +208,8 @@ def check_features(
     Args:
         config: of the run.
         table: of these patients.
-        others: ids of slides of other patients of the whole table.
-        found: findings so far.
+        other_slides: ids of slides of other patients of the whole table.
+        results: findings so far.
         deadline: of `time.monotonic`; after it, only headers are read.
         slide_seconds: that one slide may take.
     """

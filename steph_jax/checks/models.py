@@ -59,7 +59,7 @@ def check_pool(
 
     Args:
         pool: the pool, which must exist.
-        wanted: names of the members that the run merges.
+        used: names of the members that the run merges.
         feature_dim: D of the target's features, if known.
         feature_encoder: name of the encoder that made them, if known.
         encoder: the parts that distances are about; see `task_vectors.PARTS`.
