@@ -31,6 +31,9 @@ def get_config() -> ConfigDict:
     # Epochs between evaluations on the test patients; 0: only the final model is evaluated on them.
     # Whoever watches them while training chooses by them in the end.
     config.eval_every = 0
+    # What is taken away from a method that merges other cancers: none; permuted (their task vectors
+    # in random order), no_sources (left out), longer (the own model, trained on for as long).
+    config.control = "none"
     config.compute_dtype = "float32"  # or bfloat16: operands of products over patches
 
     # --- data ---

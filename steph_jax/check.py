@@ -35,7 +35,6 @@ from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import listed
 from steph_jax.methods.base import Method
-from steph_jax.methods.registry import find_method
 from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
 from steph_jax.training.preflight import preflight
@@ -159,7 +158,7 @@ def check(
         used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
         read = check_features(config, used, other_slides, results, deadline, slide_seconds)
     seconds_for_sources = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
-    method = None if "method" in problems else find_method(config.method)
+    method = None if "method" in problems else config.controlled_method
     sources = check_pool(config, method, read, results)
     look = folds.check_joined if method and method.joins else folds.check_leaks
     results += look(config.data.folder, config.dataset, splits, sources, columns, table)

@@ -3,10 +3,12 @@
     python -m steph_jax.compare --config configs/brca.py --methods abmil,roupkt,steph --workdir W
 
 Runs what is missing and goes on where it was interrupted; `--seeds 42,43,44` runs every method with
-several. Calls for other methods may use one W, at the same time as well.
+several. `--controls` runs beside each method that uses other cancers what it does without its cause
+(`config.control`), and says what is left. Calls for other methods may use one W, at the same time
+as well.
 
 W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
-W/compare.csv             method, fold, seed, c_index
+W/compare.csv             method, fold, seed, c_index; and control, with --controls
 W/compare.md              the table for people, with differences to `abmil` in words
 W/compare_table.csv       the same table as numbers
 W/compare.tex             and for a paper
@@ -33,7 +35,9 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.bags import LazyBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
-from steph_jax.evaluation.comparison import Comparison, run_directory
+from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
+from steph_jax.methods.controls import CONTROLS, NONE
+from steph_jax.methods.registry import find_method
 from steph_jax.reports import comparison_page
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
@@ -53,9 +57,20 @@ def main() -> int:
     record = as_dict(given.config)
     seeds = whole_numbers(given.seeds) if given.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
-    compare(record, given.methods, seeds, given.workdir, command)
+    methods = with_controls(given.methods) if given.controls else given.methods
+    compare(record, methods, seeds, given.workdir, command)
     print(f"report: {comparison_page.write(given.workdir)}")
     return 0
+
+
+def with_controls(methods: Sequence[str]) -> list[str]:
+    """The methods, and behind each that uses other cancers its controls, by their labels."""
+    labels = []
+    for method in methods:
+        labels.append(method)
+        if find_method(method).uses_sources:
+            labels += [label_of(method, control) for control in CONTROLS if control != NONE]
+    return labels
 
 
 def whole_numbers(seeds: Sequence[str]) -> list[int]:
@@ -82,7 +97,7 @@ def compare(
 
     Args:
         record: the config as `config.as_dict` gives it; its method and seed are not used.
-        methods: values of `config.method`.
+        methods: values of `config.method`, or labels of controls (`comparison.label_of`).
         seeds: every method is run with each.
         workdir: where the runs are kept.
         command: that was given, for the record.
@@ -99,8 +114,10 @@ def compare(
         )
     config = Config.from_dict(record)
     asked = {
-        (method, seed): config.with_values({"method": method, "seed": seed})
-        for method, seed in runs_asked
+        (label, seed): config.with_values(
+            dict(zip(("method", "control"), parts_of(label), strict=True)) | {"seed": seed}
+        )
+        for label, seed in runs_asked
     }
     missing = {
         (method, seed): run
@@ -198,6 +215,7 @@ def median_patches(config: Config, fold: pathlib.Path) -> int:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
+    flags.DEFINE_bool("controls", False, "Run the controls of each method beside it.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
     cli.app_run(

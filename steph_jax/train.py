@@ -243,6 +243,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Swee
     numbers = (
         {
             "method": config.method,
+            "control": config.control,
             "dataset": config.dataset,
             "fold": fold,
             "seed": config.seed,

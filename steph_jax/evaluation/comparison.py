@@ -22,6 +22,17 @@ REFERENCE = "abmil"
 LEVEL = 0.05
 
 
+def label_of(method: str, control: str) -> str:
+    """What a comparison calls a method under a control: "steph", or "steph+permuted"."""
+    return method if control == "none" else f"{method}+{control}"
+
+
+def parts_of(label: str) -> tuple[str, str]:
+    """Method and control of a label."""
+    method, _, control = label.partition("+")
+    return method, control or "none"
+
+
 def run_directory(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
     """Where the run of a method and a seed keeps its files."""
     return workdir / f"{method}-seed_{seed}"
@@ -81,6 +92,7 @@ class Comparison:
         intervals: by method, of the mean over folds, over patients.
         differences: by method, to `REFERENCE`; empty without that among the methods.
         undefined: share of the resamples that some fold left without a comparable pair.
+        control_differences: by label of a control, its method less the control.
     """
 
     dataset: str
@@ -92,6 +104,7 @@ class Comparison:
     intervals: Mapping[str, Interval]
     differences: Mapping[str, Difference]
     undefined: float
+    control_differences: Mapping[str, Difference] = dataclasses.field(default_factory=dict)
 
     def seed_sd(self, method: str) -> float:
         """Standard deviation (n - 1) over seeds of the mean over folds; NaN for one seed."""
@@ -155,18 +168,17 @@ def compare_runs(
     }
     num_train = [by_fold[fold][0].num_train for fold in folds]
     num_test = [len(fold.time) for fold in tested]
-    differences = {}
-    for method in methods:
-        if REFERENCE not in methods or method == REFERENCE:
-            continue
-        by_folds = c_index[method] - c_index[REFERENCE]
+
+    def difference(method: str, other: str) -> Difference:
+        by_folds = c_index[method] - c_index[other]
         mean = float(by_folds.mean())
-        differences[method] = Difference(
+        return Difference(
             mean,
-            significance.interval_of_mean(means[method] - means[REFERENCE], mean),
+            significance.interval_of_mean(means[method] - means[other], mean),
             significance.corrected_t_test(by_folds, num_train, num_test),
             by_folds,
         )
+
     return Comparison(
         dataset=dataset,
         methods=tuple(methods),
@@ -180,7 +192,16 @@ def compare_runs(
             )
             for method, resampled in means.items()
         },
-        differences=differences,
+        differences={
+            method: difference(method, REFERENCE)
+            for method in methods
+            if REFERENCE in methods and method != REFERENCE
+        },
+        control_differences={
+            label: difference(parts_of(label)[0], label)
+            for label in methods
+            if parts_of(label)[1] != "none" and parts_of(label)[0] in methods
+        },
         undefined=float(np.mean(np.isnan(means[methods[0]]))),
     )
 
@@ -214,11 +235,19 @@ def _risks(workdir: pathlib.Path, of_fold: Sequence[FoldRun], methods: Sequence[
 
 
 def contract_table(comparison: Comparison) -> pd.DataFrame:
-    """compare.csv: method, fold, seed, c_index."""
-    return pd.DataFrame(
-        [(run.method, run.fold, run.seed, run.c_index) for run in comparison.runs],
-        columns=["method", "fold", "seed", "c_index"],
-    )
+    """compare.csv: method, fold, seed, c_index; and control, where there are any."""
+    rows = [(*parts_of(run.method), run.fold, run.seed, run.c_index) for run in comparison.runs]
+    table = pd.DataFrame(rows, columns=["method", "control", "fold", "seed", "c_index"])
+    if (table["control"] == "none").all():
+        return table.drop(columns="control")
+    return table[["method", "fold", "seed", "c_index", "control"]]
+
+
+def labels_of(table: pd.DataFrame) -> list[str]:
+    """The labels of the methods of a `contract_table`, in its order."""
+    control = table["control"] if "control" in table else ["none"] * len(table)
+    pairs = zip(table["method"], control, strict=True)
+    return list(dict.fromkeys(label_of(str(m), str(c)) for m, c in pairs))
 
 
 def table(comparison: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -260,6 +289,15 @@ def _no_test(difference: Difference) -> str:
     if len(difference.folds) < 2:
         return "there are too few folds for a test over them"
     return "all folds differ alike, so there is no test over them"
+
+
+def control_verdict(difference: Difference) -> str:
+    """What a method has beyond one of its controls, in words."""
+    if not math.isfinite(difference.mean):
+        return "not known: the C-index of some fold is undefined"
+    if not difference.interval.excludes_zero():
+        return "cannot be told from the method without its cause"
+    return "more than without the cause" if difference.mean > 0 else "less than without the cause"
 
 
 def verdict(difference: Difference) -> str:

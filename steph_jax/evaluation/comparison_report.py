@@ -113,7 +113,7 @@ def markdown(
     lines = [title, "", f"    {on_one_line(command)}", ""]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *(f"![{name}]({name})" for name in pictures), ""]
-    lines += ["## Differences", "", *words(result), ""]
+    lines += ["## Differences", "", *words(result), *control_words(result), ""]
     lines += ["## Notes on the numbers", "", *(f"- {note}" for note in notes(result, costs)), ""]
     return "\n".join(lines)
 
@@ -140,6 +140,19 @@ def words(result: Comparison) -> list[str]:
             "20 that differ in nothing, one would be expected beyond the noise of patients.",
         ]
     return lines
+
+
+def control_words(result: Comparison) -> list[str]:
+    """A sentence for every control: what its method has beyond it."""
+    if not result.control_differences:
+        return []
+    return ["", "Controls take the cause of a gain away (steph_jax/methods/controls.py):", ""] + [
+        f"- {markup.code(comparison.parts_of(label)[0])} less {markup.code(label)}: "
+        f"{signed(difference.mean)} [{signed(difference.interval.low)}, "
+        f"{signed(difference.interval.high)}], {p_value(difference.p)}: "
+        f"{comparison.control_verdict(difference)}."
+        for label, difference in result.control_differences.items()
+    ]
 
 
 def notes(result: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -39,6 +39,7 @@ class FoldSpec(Generic[OptionsT_co]):
         bins: the time bins of the run, as `TimeBins.to_json` gives them; None before it has any.
         sources: names of the datasets whose fold-0 models are merged, in order.
         options: of the method, an instance of its `options_type`.
+        control: what is taken away from the method, one of `controls.CONTROLS`.
     """
 
     dataset: str
@@ -50,6 +51,7 @@ class FoldSpec(Generic[OptionsT_co]):
     bins: dict[str, Any] | None
     sources: tuple[str, ...]
     options: OptionsT_co
+    control: str = "none"
 
 
 class LoadedModel(NamedTuple):
@@ -92,6 +94,7 @@ class Method:
             0 for good (dying ReLU), which leaves the untrained null encoder.
         raise_weights: (spec, number) -> the spec for a restart after a collapse, whose weights
             start at that number or higher.
+        uses_sources: whether it merges or routes models of other cancers, so that it has controls.
         inputs: (a stored model, embeddings by frozen models) -> arrays [n, ...] of all patients,
             which `BagModel.head` finds by name among the labels.
     """
@@ -107,6 +110,7 @@ class Method:
     choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
     weights_can_collapse: Callable[[SavedModel], bool] = lambda model: False
     raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec
+    uses_sources: bool = False
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 
     def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:

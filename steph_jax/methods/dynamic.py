@@ -156,4 +156,5 @@ METHOD = Method(
     members=sources.members,
     weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
+    uses_sources=True,
 )

@@ -99,7 +99,15 @@ def _after(prepare: str) -> Method:
     return dataclasses.replace(METHOD, name=prepare, start=start_prepared)
 
 
-METHOD = Method("learned", start, restore, with_trainable, Options, members=sources.members)
+METHOD = Method(
+    "learned",
+    start,
+    restore,
+    with_trainable,
+    Options,
+    members=sources.members,
+    uses_sources=True,
+)
 TIES = _after("ties")
 ISO_C = _after("iso_c")
 ISO_CTS = _after("iso_cts")

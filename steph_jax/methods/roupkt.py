@@ -112,4 +112,13 @@ def inputs(model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
     return {REPRESENTATIONS: represent(model.architecture, encoders)}
 
 
-METHOD = Method("roupkt", start, restore, with_trainable, Options, members=members, inputs=inputs)
+METHOD = Method(
+    "roupkt",
+    start,
+    restore,
+    with_trainable,
+    Options,
+    members=members,
+    uses_sources=True,
+    inputs=inputs,
+)

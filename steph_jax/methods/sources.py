@@ -14,6 +14,7 @@ import numpy as np
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.methods import controls
 from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.models import merging, task_vectors
 from steph_jax.models.abmil import Params
@@ -116,9 +117,11 @@ def source_models(
 ) -> list[SavedModel]:
     """The models of the sources: of fold 0, but for the target's, which is the one of this fold.
 
-    The target's fold-0 model has seen the test patients of other folds.
+    The target's fold-0 model has seen the test patients of other folds. Models of the sources are
+    what the control of the fold leaves of them.
     """
-    return [target if name == spec.dataset else pool.member(name, 0) for name in sources]
+    models = [target if name == spec.dataset else pool.member(name, 0) for name in sources]
+    return controls.controlled(spec, models, sources, pool.null())
 
 
 def gather(spec: FoldSpec[HasMerging], pool: Pool, include_target: bool, merged: str) -> Gathered:

@@ -270,4 +270,5 @@ METHOD = Method(
     members=members,
     weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
+    uses_sources=True,
 )

@@ -51,9 +51,8 @@ def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / "compare.csv"
     try:
         table = pd.read_csv(path, dtype={"method": str})
-        methods, seeds, folds = (
-            list(dict.fromkeys(table[name].tolist())) for name in ("method", "seed", "fold")
-        )
+        methods = comparison.labels_of(table)
+        seeds, folds = (list(dict.fromkeys(table[name].tolist())) for name in ("seed", "fold"))
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"{path}: expected the table of a comparison; {error}; give the command of "
@@ -105,6 +104,12 @@ def verdict(result: Comparison, runs: dict[str, dict[str, Any]]) -> Sequence[str
         if runs[method]["merges"] and runs[method]["sources"] is not None:
             text += f"; {in_words(runs[method]['source_share'])}"
         sentences.append(f"{text}.")
+    for label, difference in result.control_differences.items():
+        method, control = comparison.parts_of(label)
+        sentences.append(
+            f"{method} less the same with control={control}: "
+            f"{comparison.control_verdict(difference)} ({difference.mean:+.3f})."
+        )
     if not sentences:
         return [f"Nothing was compared with {REFERENCE}."]
     return sentences

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from steph_jax import files, run_directory
-from steph_jax.methods import registry
+from steph_jax.methods import controls, registry
 from steph_jax.methods.base import FoldSpec, Method
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival.objectives import Objective
@@ -70,6 +70,7 @@ class Config:
     weight_decay: float = 1e-5
     eval_every: int = 0
     compute_dtype: str = "float32"
+    control: str = controls.NONE
     data: Data = dataclasses.field(default_factory=Data)
     bins: Bins = dataclasses.field(default_factory=Bins)
     pool: PoolSection = dataclasses.field(default_factory=PoolSection)
@@ -80,6 +81,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in VALUE_CHECKS:
             check_value(name, getattr(self, name))
+        controls.expect_control(registry.find_method(self.method), self.control)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Config":
@@ -108,6 +110,13 @@ class Config:
             return _whole(*read_config(record, stored=True))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    @property
+    def controlled_method(self) -> Method:
+        """What `method` names; what `control` runs in its place, if it does."""
+        if self.control == controls.LONGER:
+            return controls.TRAINED_ON
+        return registry.find_method(self.method)
 
     @property
     def precision(self) -> Precision:
@@ -146,6 +155,7 @@ class Config:
             bins=None if bins is None else bins.to_json(),
             sources=self.sources,
             options=self.options,
+            control=self.control,
         )
 
 
@@ -227,6 +237,12 @@ def read_config(
         except ValueError as error:
             problems[name] = str(error)
             values.pop(name, None)
+    if "method" in values and "control" in values:
+        try:
+            controls.expect_control(registry.find_method(values["method"]), values["control"])
+        except ValueError as error:
+            problems["control"] = str(error)
+            del values["control"]
     options: dict[str, Any] = {}
     for name, method in registry.METHODS.items():
         options[name] = method.options_type()

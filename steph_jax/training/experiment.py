@@ -17,7 +17,6 @@ from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
 from steph_jax.methods.base import FoldSpec, Method
-from steph_jax.methods.registry import find_method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import Config
 
@@ -48,8 +47,8 @@ class Experiment:
 
     @property
     def method(self) -> Method:
-        """What `config.method` names."""
-        return find_method(self.config.method)
+        """What `config.method` and `config.control` name."""
+        return self.config.controlled_method
 
 
 def read_cohort(config: Config) -> Cohort:
@@ -114,7 +113,7 @@ def time_bins(config: Config, cohort: Cohort, split: Fold) -> TimeBins:
 
 def joined_names(config: Config, cohort: Cohort, pool: Pool) -> Sequence[str]:
     """Names of the other cohorts whose patients are training patients too; () for most methods."""
-    joins = find_method(config.method).joins
+    joins = config.controlled_method.joins
     if joins is None:
         return ()
     fold = config.folds[0]

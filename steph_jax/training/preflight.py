@@ -21,7 +21,6 @@ from steph_jax.data.leaks import find_leaks
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import SurvivalTable, read_table, table_path
 from steph_jax.messages import listed
-from steph_jax.methods.registry import find_method
 from steph_jax.survival import metrics
 from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, joined_names, open_source
@@ -150,12 +149,12 @@ def preflight(config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int]) 
     first, *others = folds
     for member in {member for fold in others for member in members(config, cohort, pool, fold)}:
         pool.member(*member)
-    return find_method(config.method).start(fold_spec(config, cohort, first), pool)
+    return config.controlled_method.start(fold_spec(config, cohort, first), pool)
 
 
 def members(config: Config, cohort: Cohort, pool: Pool, fold: int) -> Sequence[tuple[str, int]]:
     """(dataset, fold) of the models of the pool that a fold of a run reads."""
-    return find_method(config.method).members(fold_spec(config, cohort, fold), pool)
+    return config.controlled_method.members(fold_spec(config, cohort, fold), pool)
 
 
 def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> None:

@@ -35,7 +35,6 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.data.folds import make_folds
 from steph_jax.methods import abmil
-from steph_jax.methods.registry import find_method
 from steph_jax.survival import metrics, objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import preflight, resume
@@ -112,7 +111,7 @@ def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
     """
     if not grid.values:
         return
-    method = find_method(config.method)
+    method = config.controlled_method
     if method.joins is not None and "sources" in grid.values:
         raise ValueError(
             f"--sweep: the cohorts of {config.method} are read once for a run, so `sources` "
