@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float64
+from numpy.typing import ArrayLike
 
 from steph_jax.survival.censoring import Estimate
 from steph_jax.survival.labels import survival_labels
 from steph_jax.survival.metrics import breslow_baseline, kaplan_meier
 from steph_jax.survival.significance import Interval
-
-Floats = NDArray[np.float64]
 
 #: 97.5 % point of the normal distribution.
 _Z = 1.959963984540054
@@ -87,7 +86,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _fit_cox(time: ArrayLike, event: ArrayLike, x: Floats, strata: ArrayLike | None = None) -> Any:
+def _fit_cox(
+    time: ArrayLike,
+    event: ArrayLike,
+    x: Float64[np.ndarray, "P K"],
+    strata: ArrayLike | None = None,
+) -> Any:
     """lifelines' Cox model (Efron's ties) of predictors x [P, K].
 
     Raises:
@@ -183,7 +187,9 @@ def calibration(
     return Calibration(at, fifths, slope, float(predicted.mean()) - whole.value, ici, missing)
 
 
-def _observed(time: Floats, event: NDArray[np.bool_], at: float) -> IntervalEstimate | None:
+def _observed(
+    time: Float64[np.ndarray, " P"], event: Bool[np.ndarray, " P"], at: float
+) -> IntervalEstimate | None:
     """Kaplan-Meier estimate at a time, with its band; None beyond the last patient."""
     if time.max() < at:
         return None
@@ -195,7 +201,9 @@ def _observed(time: Floats, event: NDArray[np.bool_], at: float) -> IntervalEsti
     return IntervalEstimate(value, band)
 
 
-def restricted_cubic_spline(x: Floats, knots: Floats) -> Floats:
+def restricted_cubic_spline(
+    x: Float64[np.ndarray, " P"], knots: Float64[np.ndarray, " 3"]
+) -> Float64[np.ndarray, "P K"]:
     """[P, 2] basis of cubic splines with three knots that are straight beyond the outer two.
 
         x,   ((x - k1)+^3 - (x - k2)+^3 (k3 - k1)/(k3 - k2) + (x - k3)+^3 (k2 - k1)/(k3 - k2))
@@ -213,7 +221,12 @@ def restricted_cubic_spline(x: Floats, knots: Floats) -> Floats:
     return np.stack([x, cubes @ factors / (third - first) ** 2], axis=1)
 
 
-def _calibration_curve(time: Floats, event: NDArray[np.bool_], x: Floats, at: float) -> Floats:
+def _calibration_curve(
+    time: Float64[np.ndarray, " P"],
+    event: Bool[np.ndarray, " P"],
+    x: Float64[np.ndarray, " P"],
+    at: float,
+) -> Float64[np.ndarray, " P"]:
     """[P] survival at `at` as a smooth function of x = log(-log S).
 
     A Cox model of a restricted cubic spline of x with three knots, as Austin et al. propose;

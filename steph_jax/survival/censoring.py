@@ -13,12 +13,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
 
 from steph_jax.survival.labels import survival_labels
 from steph_jax.survival.metrics import RISK_TOLERANCE
-
-Floats = NDArray[np.float64]
 
 #: Censoring curves are followed down to this value, and to this number of patients at risk.
 LOWEST_CENSORING, FEWEST_AT_RISK = 0.1, 10
@@ -47,18 +46,18 @@ class CensoringCurve:
         survival: [K] G after each time.
     """
 
-    times: Floats
-    survival: Floats
+    times: Float64[np.ndarray, " K"]
+    survival: Float64[np.ndarray, " K"]
 
-    def at(self, time: ArrayLike) -> Floats:
+    def at(self, time: ArrayLike) -> Float64[np.ndarray, "..."]:
         """G(t), of any shape."""
         steps = np.searchsorted(self.times, np.asarray(time, np.float64), side="right")
-        return np.concatenate([[1.0], self.survival])[steps]
+        return np.asarray(np.concatenate([[1.0], self.survival])[steps])
 
-    def before(self, time: ArrayLike) -> Floats:
+    def before(self, time: ArrayLike) -> Float64[np.ndarray, "..."]:
         """G(t-), the limit from the left, of any shape."""
         steps = np.searchsorted(self.times, np.asarray(time, np.float64), side="left")
-        return np.concatenate([[1.0], self.survival])[steps]
+        return np.asarray(np.concatenate([[1.0], self.survival])[steps])
 
 
 def censoring_curve(time: ArrayLike, event: ArrayLike) -> CensoringCurve:
@@ -173,7 +172,7 @@ def auc(
     return Estimate(float(weight @ score.mean(axis=1) / weight.sum()))
 
 
-def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Floats:
+def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Float64[np.ndarray, "P M"]:
     """Survival curves of discrete bins between their edges (equation 48 of docs/method.md).
 
         S(t) = S_{k-1} (1 - h_k)^((t - a_k) / (a_{k+1} - a_k)),   1 - h_k = S_k / S_{k-1}
@@ -208,7 +207,7 @@ def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Floats:
 
 def brier_scores(
     curve: CensoringCurve, time: ArrayLike, event: ArrayLike, survival: ArrayLike, at: ArrayLike
-) -> Floats:
+) -> Float64[np.ndarray, " M"]:
     """Brier scores at some times (equation 46 of docs/method.md): squared errors, weighted by IPCW.
 
         BS(t) = mean_i { S_i(t)^2 e_i [t_i <= t] / G(t_i-) + (1 - S_i(t))^2 [t_i > t] / G(t) }
@@ -241,12 +240,12 @@ def integrated(scores: ArrayLike, at: ArrayLike) -> float:
     return float(np.trapezoid(np.asarray(scores, np.float64), moments) / span)
 
 
-def grid(tau: float, points: int = 100) -> Floats:
+def grid(tau: float, points: int = 100) -> Float64[np.ndarray, " points"]:
     """[points] times from tau / points to tau, evenly spaced: where Brier scores are integrated."""
     return np.linspace(tau / points, tau, points)
 
 
-def kaplan_meier_at(time: ArrayLike, event: ArrayLike, at: ArrayLike) -> Floats:
+def kaplan_meier_at(time: ArrayLike, event: ArrayLike, at: ArrayLike) -> Float64[np.ndarray, " M"]:
     """[M] Kaplan-Meier survival of some patients at times `at` (the model without predictors)."""
     times, events = survival_labels(time, event)
     distinct, place = np.unique(times, return_inverse=True)

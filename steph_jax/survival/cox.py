@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float64, Int
+from numpy.typing import ArrayLike
 
 from steph_jax.survival.labels import survival_labels
-
-Floats = NDArray[np.float64]
 
 _MOST_STEPS = 100
 _TOLERANCE = 1e-10
@@ -34,13 +33,13 @@ class _Order(NamedTuple):
         last: [n] place of the last patient with the same time.
     """
 
-    rows: NDArray[np.intp]
-    event: NDArray[np.bool_]
-    first: NDArray[np.intp]
-    last: NDArray[np.intp]
+    rows: Int[np.ndarray, " n"]
+    event: Bool[np.ndarray, " n"]
+    first: Int[np.ndarray, " n"]
+    last: Int[np.ndarray, " n"]
 
 
-def _ordered(time: Floats, event: NDArray[np.bool_]) -> _Order:
+def _ordered(time: Float64[np.ndarray, " n"], event: Bool[np.ndarray, " n"]) -> _Order:
     rows = np.argsort(time, kind="stable")
     ordered = time[rows]
     first = np.searchsorted(ordered, ordered, side="left")
@@ -48,7 +47,9 @@ def _ordered(time: Floats, event: NDArray[np.bool_]) -> _Order:
     return _Order(rows, event[rows], first, last)
 
 
-def _terms(order: _Order, eta: Floats) -> tuple[float, Floats, Floats]:
+def _terms(
+    order: _Order, eta: Float64[np.ndarray, " n"]
+) -> tuple[float, Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Log partial likelihood, exp(eta) and the sums of it over risk sets, in sorted order.
 
     eta is shifted by its maximum, which changes neither the likelihood nor its derivatives.
@@ -79,7 +80,9 @@ def gain_per_event(time: ArrayLike, event: ArrayLike, log_risk: ArrayLike) -> fl
     return (gain - log_partial_likelihood(times, events, np.zeros_like(risks))) / int(events.sum())
 
 
-def _derivatives(order: _Order, weights: Floats, at_risk: Floats) -> tuple[Floats, Floats]:
+def _derivatives(
+    order: _Order, weights: Float64[np.ndarray, " n"], at_risk: Float64[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "n n"]]:
     """Gradient [n] and negative Hessian [n, n] of the likelihood over eta, in sorted order."""
     hazard = np.cumsum(np.where(order.event, 1.0 / at_risk, 0.0))[order.last]
     gradient = order.event - weights * hazard
@@ -89,7 +92,9 @@ def _derivatives(order: _Order, weights: Floats, at_risk: Floats) -> tuple[Float
     return gradient, np.diag(weights * hazard) - shares.T @ shares
 
 
-def ridge_cox(features: ArrayLike, time: ArrayLike, event: ArrayLike, penalty: ArrayLike) -> Floats:
+def ridge_cox(
+    features: ArrayLike, time: ArrayLike, event: ArrayLike, penalty: ArrayLike
+) -> Float64[np.ndarray, " K"]:
     """Coefficients of the Cox model with a ridge penalty.
 
     Args:
@@ -118,13 +123,13 @@ def ridge_cox(features: ArrayLike, time: ArrayLike, event: ArrayLike, penalty: A
     return scaled.T @ _dual(centered @ scaled.T, _ordered(times, events))
 
 
-def _dual(kernel: Floats, order: _Order) -> Floats:
+def _dual(kernel: Float64[np.ndarray, "n n"], order: _Order) -> Float64[np.ndarray, " n"]:
     """alpha [n] in the patients' own order, for the kernel X A^-1 X' [n, n]."""
     k = kernel[np.ix_(order.rows, order.rows)]
     plain = order._replace(rows=np.arange(len(k)))
     alpha = np.zeros(len(k))
 
-    def objective(candidate: Floats) -> float:
+    def objective(candidate: Float64[np.ndarray, " n"]) -> float:
         eta = k @ candidate
         return _terms(plain, eta)[0] - 0.5 * float(candidate @ eta)
 
@@ -146,7 +151,7 @@ def _dual(kernel: Floats, order: _Order) -> Floats:
     return in_own_order
 
 
-def inner_folds(event: ArrayLike, number: int, seed: int) -> NDArray[np.intp]:
+def inner_folds(event: ArrayLike, number: int, seed: int) -> Int[np.ndarray, " P"]:
     """[P] number of the inner fold of every patient, events spread evenly."""
     events = np.asarray(event).astype(bool)
     rng = np.random.default_rng(seed)
@@ -158,11 +163,13 @@ def inner_folds(event: ArrayLike, number: int, seed: int) -> NDArray[np.intp]:
 
 
 def held_out_likelihood(
-    predict: Callable[[NDArray[np.intp], NDArray[np.intp]], Floats],
+    predict: Callable[
+        [Int[np.ndarray, " train"], Int[np.ndarray, " rest"]], Float64[np.ndarray, " rest"]
+    ],
     time: ArrayLike,
     event: ArrayLike,
-    folds: NDArray[np.intp],
-) -> Floats:
+    folds: Int[np.ndarray, " P"],
+) -> Float64[np.ndarray, " J"]:
     """Partial likelihood per event of the held-out patients of every inner fold.
 
     Args:
