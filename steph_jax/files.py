@@ -20,8 +20,12 @@ from steph_jax import locks
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 #: Bytes of a name that the hidden name beside it repeats; names have 255 at most.
 _REPEATED = 120
-#: What a disk answers that has no room, or a user who may not have more of it.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What to do about what a disk answers.
+_ADVICE = {
+    errno.ENOSPC: "make room on this disk, and give the same command again",
+    errno.EDQUOT: "your quota of this disk is used up: make room, and give the same command again",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), and give the same command again",
+}
 
 
 def path_of(name: str | os.PathLike[str]) -> pathlib.Path:
@@ -174,11 +178,9 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # it is one of ours
             raise
-        advice = "; make room there, and give the same command again"
-        raise OSError(
-            f"{path}: cannot be written ({os.strerror(error.errno)})"
-            + (advice if error.errno in _FULL else "")
-        ) from error
+        advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
+        reason = os.strerror(error.errno)
+        raise OSError(f"{path}: cannot be written ({reason}){advice}") from error
 
 
 def write_output(path: pathlib.Path, table: pd.DataFrame) -> None:

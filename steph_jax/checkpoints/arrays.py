@@ -7,11 +7,15 @@ which compares all files before anything is parsed.
 
 import contextlib
 import hashlib
+import io
 import logging
 import math
+import os
 import pathlib
 import re
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,6 +23,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
+
+from steph_jax import files
 
 #: By file, relative to the directory and with "/": SHA-256 of its bytes.
 Checksums = Mapping[str, str]
@@ -30,13 +36,21 @@ _PLAIN = re.compile(r"(?!/(?:gs|s3|az|hf)/)[\w /.,:;=+@%#~!$&'(){}^-]*")
 #: Trained values hardly shrink; a few KB that claim gigabytes are no model.
 _MOST_EXPANSION, _ALWAYS_ALLOWED = 200, 1 << 26
 _BLOCK = 1 << 20
+#: Seconds in which writes end that were begun when another one failed.
+_END_OF_WRITES = 1.0
+#: How tensorstore names what the system answered.
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
 
 class _WithoutOrbax(logging.Filter):
-    """Drops what orbax logs, errors excepted; every user of absl's log shares one logger."""
+    """Drops what orbax logs, errors excepted that it does not raise as well.
+
+    Every user of absl's log shares one logger.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+        is_news = record.levelno >= logging.ERROR and not record.exc_info
+        return is_news or "orbax" not in record.pathname
 
 
 absl_logging.get_absl_logger().addFilter(_WithoutOrbax())
@@ -51,13 +65,34 @@ def write(directory: pathlib.Path, tree: Any) -> dict[str, str]:
 
     Returns:
         checksums of the files.
+
+    Raises:
+        OSError: it cannot be written; names the directory.
     """
     with (
+        files.writing(directory),
         _plain(directory) as place,
         ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
     ):
-        checkpointer.save(place, args=ocp.args.PyTreeSave(tree))
+        _save(checkpointer, place, tree)
     return checksums(directory)
+
+
+def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> None:
+    """Writes a tree; where the disk refuses, the answer of the system is raised."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            checkpointer.save(place, args=ocp.args.PyTreeSave(tree))
+    except (ValueError, RuntimeError) as error:  # of tensorstore
+        code = _SYSTEM_ERROR.search(str(error))
+        if code is None:
+            raise
+        # Its threads go on with the other arrays for a moment, and print what they find.
+        with contextlib.redirect_stderr(printed):
+            threading.Event().wait(_END_OF_WRITES)
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+    sys.stderr.write(printed.getvalue())
 
 
 def read(directory: pathlib.Path, like: Any, expected: Checksums | None) -> Any:

@@ -92,7 +92,8 @@ def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
                 "files": arrays.write(new / PARAMS, _without_empty(model.params)),
             }
         )
-        (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with files.writing(path / RECORD):
+            (new / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         locks.check_held()
         if path.exists():
             os.rename(path, _replaced(path))

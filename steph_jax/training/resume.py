@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from steph_jax import records
+from steph_jax import locks, records
 from steph_jax.checkpoints import arrays
 from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.files import writing
 
 _FORMAT = 1
 _STATE, _RECORD = "state", "record.json"
@@ -95,17 +96,20 @@ class EpochStore:
 
     def save(self, epoch: int, state: Any, history: list[dict[str, Any]], start: str) -> None:
         """Stores the state after an epoch, in place of any other."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        with writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"epoch_{epoch}"
         new = self._directory / f".new-{os.getpid()}"
         shutil.rmtree(new, ignore_errors=True)
         try:
+            locks.check_held()
             new.mkdir()
             files = arrays.write(new / _STATE, jax.device_get(state))
             record = {"format": _FORMAT, "start": start, "history": history, "files": files}
             text = json.dumps(records.sealed(record)) + "\n"
-            (new / _RECORD).write_text(text, encoding="utf-8")
-            os.rename(new, path)
+            with writing(path):
+                (new / _RECORD).write_text(text, encoding="utf-8")
+                os.rename(new, path)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         # Earlier states, and what a killed process left here.

@@ -6,6 +6,7 @@ This is the only home of h5py.
 import contextlib
 import importlib
 import importlib.util
+import io
 import math
 import pathlib
 from collections import deque
@@ -297,9 +298,12 @@ def write_hdf5(
         coords: of the patches.
         made_by: name of the encoder, kept as an attribute; "" for none.
     """
-    with h5py.File(path, "w") as file:
+    # In memory first: where a disk refuses a write, libhdf5 prints pages of its own.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
         for name, array in (("features", features), ("coords", coords)):
             chunks = (min(32, len(array)), array.shape[1]) if len(array) else None
             file.create_dataset(name, data=array, chunks=chunks)
         if made_by:
             file["features"].attrs[_ENCODER_ATTRIBUTES[0]] = made_by
+    path.write_bytes(image.getvalue())

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from steph_jax import files
 from steph_jax.data.features import store_log as journals
 from steph_jax.data.features.slide import BLOCK
 from steph_jax.data.features.source import FeatureSource
@@ -96,8 +97,9 @@ def pack(
     if out.exists():
         return _already_there(out, plan, bad, skip_bad)
     partial = partial_path(out)
-    partial.mkdir(parents=True, exist_ok=True)
-    with open_journal(partial) as journal:
+    with files.writing(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+    with files.writing(partial / DATA), open_journal(partial) as journal:
         if out.exists():  # another process has just finished it
             shutil.rmtree(partial)
             return _already_there(out, plan, bad, skip_bad)
