@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
     parser.add_argument("--patches", type=int, default=1_000_000, help="of the predicted slide")
-    parser.add_argument("--folder", type=pathlib.Path, help="with room for the slide, twice")
+    parser.add_argument("--folder", type=pathlib.Path, help="on a disk that holds the slide twice")
     parser.add_argument("--repeats", type=int, default=4, help="of the cost per patch")
     given = parser.parse_args()
     found: dict[str, Any] = {"training": training(Sizes(), given.repeats)}

@@ -29,9 +29,9 @@ _BAD_CACHE = re.compile(r"Error (?P<what>reading|writing) persistent compilation
 def keep_freed_memory() -> None:
     """Has glibc keep the memory of freed arrays for the next ones; elsewhere, nothing.
 
-    By default every array of more than 32 MB is mapped anew, and the kernel clears it page by page
-    as it is first written, which costs several times the work on it: on two CPU cores a training
-    step of short bags took twice as long.
+    By default every array of more than 32 MB gets a new mapping, and the kernel clears it page by
+    page as it is first written, which costs several times the work on it: on two CPU cores a
+    training step of short bags took twice as long.
     """
     if sys.platform != "linux":
         return
@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
 
 
 def keep_compiled_programs() -> None:
-    """Has JAX keep what it compiles, so that a second start of a command compiles nothing anew.
+    """Has JAX keep compiled programs, so that a second start of a command compiles nothing.
 
     In ~/.cache/steph_jax, unless JAX_COMPILATION_CACHE_DIR names another place.
     """
@@ -85,7 +85,7 @@ def _mend_compiled_programs() -> None:
 
 
 def _emptied(folder: pathlib.Path) -> str:
-    """Removes all compiled programs of a folder; says what came of it."""
+    """Removes all compiled programs of a folder; returns a line about the result."""
     try:
         for path in folder.iterdir():
             if path.name.endswith(("-cache", "-atime")):

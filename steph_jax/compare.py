@@ -1,4 +1,4 @@
-"""Trains several methods on the same folds and says how they differ, and how surely.
+"""Trains several methods on the same folds and reports how they differ, and how surely.
 
     python -m steph_jax.compare --config configs/brca.py --methods abmil,roupkt,steph --workdir W
 

@@ -1,4 +1,4 @@
-"""Writes the metrics, predictions and pictures of a finished run anew, from its directories alone.
+"""Writes the metrics, predictions and pictures of a finished run again, from its directories alone.
 
     python -m steph_jax.evaluate --workdir W
 

@@ -20,10 +20,10 @@ from steph_jax import locks
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 #: Bytes of a name that the hidden name beside it repeats; names have 255 at most.
 _REPEATED = 120
-#: What to do about what a disk answers.
+#: What to do about an error of the disk, by its number.
 _ADVICE = {
-    errno.ENOSPC: "make room on this disk, and give the same command again",
-    errno.EDQUOT: "your quota of this disk is used up: make room, and give the same command again",
+    errno.ENOSPC: "free some space on this disk, and give the same command again",
+    errno.EDQUOT: "your quota of this disk is used up: free some space, and give the same command again",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), and give the same command again",
 }
 

@@ -53,7 +53,7 @@ def install() -> None:
 
 
 def received() -> bool:
-    """Whether the process was told to end."""
+    """Whether a signal has asked the process to end."""
     return _State.received is not None
 
 

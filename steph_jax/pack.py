@@ -36,7 +36,8 @@ from steph_jax.data import tables
 from steph_jax.data.features import store_writer
 from steph_jax.data.features.open import exists, open_features
 from steph_jax.data.features.sandbox import IsolatedSource
-from steph_jax.data.features.source import FeatureSource, resolve_slide_id
+from steph_jax.data.features.slide_ids import resolve_slide_id
+from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import DTYPES, StoreSource
 from steph_jax.training.config import Config, as_dict
 

@@ -78,7 +78,7 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     files.write_table(workdir / COSINES, cosines.rename_axis(None, axis=1).reset_index())
     means = mean_matrix(table, list(sources), targets)
     draw(means, cosines, len(config.folds), workdir)
-    # Last: it says that all of the above is there.
+    # Last: this file marks the matrix as complete.
     files.write_table(workdir / TABLE, table)
     print(f"\nMean C-index on the test patients of each target, {len(config.folds)} folds\n")
     print(means.to_string(float_format=lambda x: f"{x:.4f}", na_rep="n/a"))

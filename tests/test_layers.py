@@ -85,7 +85,7 @@ PROGRAMS = {
 }
 
 
-def rooms(module):
+def folders_of(module):
     """Folders and top-level files of ours that a module imports."""
     top = {name.split(".")[1] for name in IMPORTS[module] if name.startswith("steph_jax.")}
     return {name for name in top if name in FOLDERS or (ROOT / f"{name}.py").is_file()}
@@ -111,7 +111,7 @@ def test_imports_run_one_way(module):
     if place not in ORDER:  # a program, which may import anything
         return
     allowed = set(ORDER[: ORDER.index(place) + 1]) - STRANGERS.get(place, set())
-    assert rooms(module) <= allowed
+    assert folders_of(module) <= allowed
 
 
 def test_modules_form_no_cycle():

@@ -36,7 +36,7 @@ def grown(tmp_path, name, *more):
     return {path.name for path in cache.iterdir() if path.name.endswith("-cache")}
 
 
-def test_a_second_start_compiles_nothing_anew(tmp_path):
+def test_second_start_compiles_nothing(tmp_path):
     simulated.make(tmp_path)
     first = grown(tmp_path, "first", "--config.pool.save=true")
     assert first

@@ -1,4 +1,4 @@
-"""`model.json`: what a stored model says of itself, and what it must hold to be used."""
+"""`model.json`: the record of a stored model, and what it must hold to be used."""
 
 import pathlib
 import re

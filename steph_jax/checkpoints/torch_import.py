@@ -21,7 +21,7 @@ from steph_jax.models import steph
 
 @dataclasses.dataclass(frozen=True)
 class ImportOptions:
-    """What files do not say of the models in them; None and () leave it to the published defaults.
+    """What files lack about the models in them; None and () stand for the published defaults.
 
     Attributes:
         sources: names of a merged model's sources, in order; () for source_0, source_1, ...

@@ -1,4 +1,4 @@
-"""What a table and its splits say before features are read: for `check`, `train` and `split`."""
+"""Checks of a table and its splits before features are read: for `check`, `train` and `split`."""
 
 import pathlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Whether times and events mean what the config says, judged by how they are distributed."""
+"""Whether times and events mean what the config says, judged by their distributions."""
 
 from typing import Any
 

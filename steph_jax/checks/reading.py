@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steph_jax.data.features.sandbox import READER, SLIDE_SECONDS, Child, Died, crashed, first_child
-from steph_jax.data.features.source import resolve_slide_id
+from steph_jax.data.features.slide_ids import resolve_slide_id
 
 #: Slides whose values are described, for a comparison of encoders.
 PROFILES = 4

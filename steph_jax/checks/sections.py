@@ -6,7 +6,7 @@ from pathlib import Path
 
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
-from steph_jax.data.features.source import slide_name
+from steph_jax.data.features.slide_ids import slide_name
 
 #: Patient, sample type, vial, portion and analyte, section: TCGA-BH-A0B1-01Z-00-DX1.
 _SLIDE = re.compile(

@@ -12,7 +12,7 @@ from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
 from steph_jax.data.features import kinds
-from steph_jax.data.features.source import other_names, renaming_advice, resolve_slide_id
+from steph_jax.data.features.slide_ids import other_names, renaming_advice, resolve_slide_id
 
 CHECK = "features"
 #: One problem of so many files is one finding; fewer files are listed one by one.

@@ -14,7 +14,7 @@ from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data import cells, tables
 from steph_jax.data.columns import DAYS_PER_UNIT, Columns, id_problems, read_cells
-from steph_jax.data.features.source import slide_name
+from steph_jax.data.features.slide_ids import slide_name
 from steph_jax.data.persons import barcode_patient, ids_by_person
 from steph_jax.data.tables import SurvivalTable
 

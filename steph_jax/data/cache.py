@@ -272,8 +272,8 @@ def needed_bytes(source: FeatureSource, slides: Sequence[Sequence[str]], dtype: 
     """
     source.require(slide for of_patient in slides for slide in of_patient)
     values = sum(
-        layout.num_patches * layout.dim
+        header.num_patches * header.dim
         for of_patient in slides
-        for layout in map(source.layout, of_patient)
+        for header in map(source.header, of_patient)
     )
     return values * np.dtype(dtype).itemsize

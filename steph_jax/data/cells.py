@@ -42,7 +42,7 @@ _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell says that nothing is known; brackets around the word count for nothing."""
+    """Whether a cell is empty or a word for a missing value, with or without brackets."""
     text = cell.strip().lower()
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1].strip()
@@ -74,11 +74,11 @@ def event_code(cell: str, coding: str) -> float:
     text = cell.strip().lower()
     match = _CODE_AND_WORD.fullmatch(text)
     word = match[2] if match else text
-    seen, not_seen = _codes(coding)
+    death, censored = _codes(coding)
     if word in _SEEN:
-        return float(seen)
+        return float(death)
     if word in _NOT_SEEN:
-        return float(not_seen)
+        return float(censored)
     return number(match[1] if match else _CODE.get(text, cell))
 
 
@@ -94,16 +94,16 @@ def event_advice(values: Sequence[str], coding: str) -> str:
         values: different cells of the column.
         coding: as of `event_code`.
     """
-    seen, not_seen = _codes(coding)
-    write = f"write {seen} where death was seen and {not_seen} where it was not"
+    death, censored = _codes(coding)
+    write = f"write {death} where death was seen and {censored} where it was not"
     codes = {event_code(value, coding) for value in values}
     if codes == {1.0, 2.0}:
         return f"{write}; 1 and 2 are R's codes for censored and dead"
-    others = sorted({f"{code:g}" for code in codes - {0.0, 1.0} if math.isfinite(code)})
-    if not others or any(math.isnan(code) for code in codes):
+    other_codes = sorted({f"{code:g}" for code in codes - {0.0, 1.0} if math.isfinite(code)})
+    if not other_codes or any(math.isnan(code) for code in codes):
         return f"{write} (DECEASED and LIVING, Dead and Alive, true and false are read too)"
     return (
-        f"{seen} is death seen and {not_seen} is censored here; {' and '.join(others)} may be "
-        f"competing events (deaths of other causes are censored: write {not_seen}) or missing "
+        f"{death} is death seen and {censored} is censored here; {' and '.join(other_codes)} may "
+        f"be competing events (deaths of other causes are censored: write {censored}) or missing "
         "(leave the cell empty, and the patient out by --config.data.unlabeled=drop)"
     )

@@ -85,8 +85,8 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
     }
     for split in splits.values():
         check_split(split, table)
-    named = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
-    table = take(table, [i for i, patient in enumerate(table.patients) if patient in named])
+    in_splits = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
+    table = take(table, [i for i, patient in enumerate(table.patients) if patient in in_splits])
     return Cohort(
         dataset,
         table,
@@ -99,29 +99,31 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
 
 def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:
     """The table of some of its patients."""
-    chosen = list(rows)
+    indices = list(rows)
     return dataclasses.replace(
         table,
-        patients=tuple(table.patients[i] for i in chosen),
-        time=table.time[chosen],
-        event=table.event[chosen],
-        slides=tuple(table.slides[i] for i in chosen),
+        patients=tuple(table.patients[i] for i in indices),
+        time=table.time[indices],
+        event=table.event[indices],
+        slides=tuple(table.slides[i] for i in indices),
     )
 
 
 def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> list[SurvivalTable]:
     """The patients of each table who are neither the target's nor in a table before it.
 
-    Persons are told by `persons.person_keys`, so that no test patient of the target comes back
+    Persons are compared by `persons.person_keys`, so that no test patient of the target comes back
     under another id or with the same slide.
     """
-    known = person_keys_of(target)
-    left = []
+    keys_so_far = person_keys_of(target)
+    remaining = []
     for table in tables:
         keys = [person_keys(*row) for row in zip(table.patients, table.slides, strict=True)]
-        left.append(take(table, [i for i, own in enumerate(keys) if not own & known]))
-        known = known.union(*keys)
-    return left
+        remaining.append(
+            take(table, [i for i, person in enumerate(keys) if not person & keys_so_far])
+        )
+        keys_so_far = keys_so_far.union(*keys)
+    return remaining
 
 
 def person_keys_of(table: SurvivalTable) -> set[str]:
@@ -151,5 +153,5 @@ def joined(
         slides=tuple(s for t in tables for s in t.slides),
     )
     added = np.arange(len(cohort.table.patients), len(table.patients))
-    whole = dataclasses.replace(cohort, table=table, others=added)
-    return whole, JoinedBags([bags, *(more for _, more in others)])
+    cohort_of_all = dataclasses.replace(cohort, table=table, others=added)
+    return cohort_of_all, JoinedBags([bags, *(more for _, more in others)])

@@ -50,14 +50,14 @@ class Columns:
 
     def __post_init__(self) -> None:
         if self.time_unit not in DAYS_PER_UNIT:
-            known = ", ".join(DAYS_PER_UNIT)
-            raise ValueError(f"the time unit is one of {known}, not {self.time_unit!r}")
+            choices = ", ".join(DAYS_PER_UNIT)
+            raise ValueError(f"the time unit is one of {choices}, not {self.time_unit!r}")
         if self.event_coding not in EVENT_CODINGS:
-            known = ", ".join(EVENT_CODINGS)
-            raise ValueError(f"the event coding is one of {known}, not {self.event_coding!r}")
+            choices = ", ".join(EVENT_CODINGS)
+            raise ValueError(f"the event coding is one of {choices}, not {self.event_coding!r}")
         if self.unlabeled not in UNLABELED:
-            known = ", ".join(UNLABELED)
-            raise ValueError(f"data.unlabeled is one of {known}, not {self.unlabeled!r}")
+            choices = ", ".join(UNLABELED)
+            raise ValueError(f"data.unlabeled is one of {choices}, not {self.unlabeled!r}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"four different columns are needed, found {', '.join(self.names)}")
 
@@ -75,9 +75,9 @@ class Columns:
 def _where(path: Path) -> str:
     """What to do about a table that is missing."""
     stem = path.name.removesuffix(path.suffix)
-    others = [stem + extension for extension in _OTHER_TABLES]
-    found = [name for name in others if (path.parent / name).is_file()]
-    hint = f"found {found[0]} beside its place: save that as CSV UTF-8; " if found else ""
+    names = [stem + extension for extension in _OTHER_TABLES]
+    existing = [name for name in names if (path.parent / name).is_file()]
+    hint = f"found {existing[0]} beside its place: save that as CSV UTF-8; " if existing else ""
     return (
         f"{hint}expected a CSV file with a row for each slide, in the columns patient_id, "
         "pathology_id, t and e or those that data.columns names; from it `python -m "
@@ -139,24 +139,24 @@ class IdProblem:
 
 def id_problems(columns: Columns, read: Cells) -> list[IdProblem]:
     """What is wrong with ids of patients and slides, the first two columns that were read."""
-    found = []
+    problems = []
     patients, slides = read.columns[:2]
     for name, ids in ((columns.patient, patients), (columns.slide, slides)):
         rows = list(zip(read.lines, ids, strict=True))
         empty = [f"line {line}" for line, cell in rows if cells.is_missing(cell)]
-        broken = [f"line {line}" for line, cell in rows if not cell.isprintable()]
+        lines = [f"line {line}" for line, cell in rows if not cell.isprintable()]
         for text, advice, items in (
             ("empty or NA", "fill in the ids, or take these rows out", empty),
-            ("ids with line breaks or other control characters", "correct the ids", broken),
+            ("ids with line breaks or other control characters", "correct the ids", lines),
         ):
             if items:
-                found.append(IdProblem(f"column {name!r}: {text}", advice, tuple(items)))
+                problems.append(IdProblem(f"column {name!r}: {text}", advice, tuple(items)))
     count = Counter(slide for slide in slides if not cells.is_missing(slide))
     twice = tuple(slide for slide, rows_of_slide in count.items() if rows_of_slide > 1)
     if twice:
         text = "expected one row per slide; slides in several rows"
-        found.append(IdProblem(text, "keep one row per slide", twice))
-    return found
+        problems.append(IdProblem(text, "keep one row per slide", twice))
+    return problems
 
 
 def usable_cells(path: Path, columns: Columns, names: Sequence[str]) -> list[list[str]]:

@@ -75,13 +75,13 @@ def _text(path: Path) -> str:
         ValueError: for anything else; says what it is.
     """
     data = path.read_bytes()
-    found = next((kind for magic, kind in _BINARY.items() if data.startswith(magic)), "")
+    file_kind = next((kind for magic, kind in _BINARY.items() if data.startswith(magic)), "")
     if data.startswith(b"PK\x03\x04"):
-        found = "a zip file: unpack it"
+        file_kind = "a zip file: unpack it"
         if b"xl/" in data or b"opendocument.spreadsheet" in data:
-            found = "an Excel file: save it as CSV UTF-8"
-    if found:
-        raise ValueError(f"{path}: expected a CSV file in UTF-8, found {found}")
+            file_kind = "an Excel file: save it as CSV UTF-8"
+    if file_kind:
+        raise ValueError(f"{path}: expected a CSV file in UTF-8, found {file_kind}")
     encoding = next((e for mark, e in _MARKS.items() if data.startswith(mark)), "utf-8-sig")
     try:
         text = data.decode(encoding)

@@ -22,9 +22,9 @@ Progress = Callable[[], object]
 
 
 def unchecked(bags: Bags) -> list[CachedBags]:
-    """The bags whose values nobody has looked at: streamed, and not from a packed store.
+    """The bags whose values are unchecked: streamed, and not from a packed store.
 
-    The values of a store were looked at when it was packed.
+    The values of a store were checked when it was packed.
     """
     parts = bags.parts if isinstance(bags, JoinedBags) else [bags]
     return [

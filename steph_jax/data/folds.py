@@ -116,11 +116,11 @@ def _deal_patients(
         quota[behind[: len(rows) % num_folds]] += 1
         status += quota
         for row in rows:
-            here = at_site[sites[row]]
-            fold = np.lexsort((rng.random(num_folds), -quota, here, quota == 0))[0]
+            site_counts = at_site[sites[row]]
+            fold = np.lexsort((rng.random(num_folds), -quota, site_counts, quota == 0))[0]
             folds[row] = fold
             quota[fold] -= 1
-            here[fold] += 1
+            site_counts[fold] += 1
     return folds
 
 
@@ -143,18 +143,18 @@ def _deal_sites(
     shares = kinds / np.maximum(1, kinds.sum(axis=1, keepdims=True))
     shuffled = rng.permutation(np.unique(names))
     unique = sorted(shuffled, key=lambda site: -int((names == site).sum()))
-    held = np.zeros((num_folds, len(kinds)))
+    counts = np.zeros((num_folds, len(kinds)))
     folds = np.full(len(names), -1, np.int64)
-    for left, site in zip(range(len(unique), 0, -1), unique, strict=True):
+    for sites_left, site in zip(range(len(unique), 0, -1), unique, strict=True):
         rows = names == site
         brought = shares[:, rows].sum(axis=1)
-        cost = ((held + brought) ** 2 - held**2).sum(axis=1)
-        empty = ~held.any(axis=1)
-        if empty.sum() == left:  # the sites that are left just fill the empty folds
+        cost = ((counts + brought) ** 2 - counts**2).sum(axis=1)
+        empty = ~counts.any(axis=1)
+        if empty.sum() == sites_left:  # the sites that are left just fill the empty folds
             cost = np.where(empty, cost, np.inf)
         fold = int(np.argmin(cost))
         folds[rows] = fold
-        held[fold] += brought
+        counts[fold] += brought
     return folds
 
 
@@ -185,16 +185,16 @@ def choose_validation(
     if not 0 <= fraction < 1:
         raise ValueError(f"the validation part is a fraction in [0, 1), found {fraction}")
     rng = np.random.default_rng(seed)
-    wanted = math.floor(fraction * len(patients) + 1e-9)
-    chosen = np.zeros(len(patients), bool)
+    size = math.floor(fraction * len(patients) + 1e-9)
+    selection = np.zeros(len(patients), bool)
     if whole_sites:
         sites = np.asarray([tissue_source_site(patient) for patient in patients])
         for site in rng.permutation(np.unique(sites)):
             rows = sites == site
-            if chosen.sum() + rows.sum() <= wanted:
-                chosen |= rows
-        return chosen
+            if selection.sum() + rows.sum() <= size:
+                selection |= rows
+        return selection
     order = np.lexsort((rng.random(len(patients)), time, event))
-    steps = np.floor((np.arange(len(order) + 1) + rng.random()) * wanted / max(1, len(order)))
-    chosen[order[np.diff(steps) > 0]] = True
-    return chosen
+    steps = np.floor((np.arange(len(order) + 1) + rng.random()) * size / max(1, len(order)))
+    selection[order[np.diff(steps) > 0]] = True
+    return selection

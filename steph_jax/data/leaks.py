@@ -54,7 +54,7 @@ def find_leaks(
 ) -> LeakSearch:
     """Compares the test patients of the target with the patients of every source.
 
-    Persons are told by ids and slides, see `persons.person_keys`.
+    Persons are compared by ids and slides, see `persons.person_keys`.
 
     Args:
         root: folder of datasets.
@@ -77,7 +77,7 @@ def find_leaks(
             unknown.append(source)
             continue
         try:
-            slides = _slides_of_persons(table, columns, needed=not split.is_file())
+            slides = _slides_of_persons(table, columns, is_required=not split.is_file())
             if split.is_file():
                 patients: Iterable[str] = read_split(split).train
                 text = f"test patients of {target} whom the model of {source} was trained on"
@@ -94,14 +94,16 @@ def find_leaks(
             person_keys(patient, slides.get(normalized_patient_id(patient), ()))
             for patient in patients
         ]
-        what = "patients and their slides" if slides else "patients, whose slides no table tells"
-        compared[source] = f"{len(trained)} {what}"
-        seen: set[str] = set().union(*trained)
+        compared_by = (
+            "patients and their slides" if slides else "patients, whose slides no table tells"
+        )
+        compared[source] = f"{len(trained)} {compared_by}"
+        train_keys: set[str] = set().union(*trained)
         shared = tuple(
             f"fold {fold}: {patient}"
             for fold, ids in test.items()
             for patient in ids
-            if keys[patient] & seen
+            if keys[patient] & train_keys
         )
         if shared:
             advice = f"leave {source} out of sources, or read the results with this in mind"
@@ -109,17 +111,17 @@ def find_leaks(
     return LeakSearch(tuple(leaks), tuple(unreadable), compared, tuple(unknown))
 
 
-def _slides_of_persons(path: Path, columns: Columns, needed: bool) -> dict[str, list[str]]:
+def _slides_of_persons(path: Path, columns: Columns, is_required: bool) -> dict[str, list[str]]:
     """The slides of each normalized patient id of a table.
 
-    Empty where the table cannot be read and is not `needed`, because a split names the patients: a
-    source's table may have other columns than the target's.
+    Empty where the table cannot be read and not `is_required`, because a split names the patients:
+    a source's table may have other columns than the target's.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    slides_by_person: dict[str, list[str]] = defaultdict(list)
     try:
         for patient, slides in tables.read_slides(path, columns).items():
-            found[normalized_patient_id(patient)] += slides
+            slides_by_person[normalized_patient_id(patient)] += slides
     except messages.USER_ERRORS:
-        if needed:
+        if is_required:
             raise
-    return found
+    return slides_by_person

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from steph_jax.data.features.source import slide_name
+from steph_jax.data.features.slide_ids import slide_name
 
 _SEPARATORS = re.compile(r"[\s._-]+")
 _NUMBER = re.compile(r"0*(\d+)(?:\.0*)?")

@@ -194,9 +194,9 @@ def draw_patient(cancer: Cancer, number: int) -> Patient:
     noise = rng.standard_normal(len(cancer.prevalence))
     proportions = _softmax(cancer.prevalence + settings.spread * noise)
     log_hazard = float(proportions @ cancer.slope + cancer.intercept)
-    lived, followed = rng.standard_exponential(2)
+    lived, follow_up = rng.standard_exponential(2)
     death = cancer.scale * _weibull(lived, log_hazard)
-    censored = cancer.censoring_scale * _weibull(followed)
+    censored = cancer.censoring_scale * _weibull(follow_up)
     log_mean = np.log(settings.patches) - _PATCHES_SD**2 / 2
     num_patches = max(_MIN_PATCHES, round(rng.lognormal(log_mean, _PATCHES_SD)))
     num_slides = 2 if rng.random() < settings.two_slides else 1

@@ -55,8 +55,8 @@ class Problem:
     kind: str = ""
 
     def __str__(self) -> str:
-        named = f"{self.text}: {listed(self.patients)}" if self.patients else self.text
-        return f"{named}; {self.advice}" if self.advice else named
+        text = f"{self.text}: {listed(self.patients)}" if self.patients else self.text
+        return f"{text}; {self.advice}" if self.advice else text
 
 
 def split_path(root: str | os.PathLike[str], dataset: str, fold: int) -> Path:
@@ -86,30 +86,30 @@ def read_split(path: str | os.PathLike[str]) -> Split:
     """
     path = Path(path)
     header, rows = csv_files.read(path, how_to_make(path.parent))
-    named = header[1:] if header[0] in ("", "Unnamed: 0") else header
-    validation = [name for name in ("validation", "val") if name in named]
-    if len(validation) > 1 or sorted(named) != sorted(["train", "test", *validation]):
+    columns = header[1:] if header[0] in ("", "Unnamed: 0") else header
+    validation = [name for name in ("validation", "val") if name in columns]
+    if len(validation) > 1 or sorted(columns) != sorted(["train", "test", *validation]):
         hint = ""
-        if validation and "train" in named and "test" not in named:
+        if validation and "train" in columns and "test" not in columns:
             hint = f"; rename {validation[0]} to test, if models are tested on these patients"
         raise ValueError(
             f"{path}: expected the columns train, test and perhaps one of validation, val; found "
-            f"{', '.join(named)}{hint}"
+            f"{', '.join(columns)}{hint}"
         )
-    broken = [line for line, row in rows if not "".join(row).isprintable()]
-    if broken:
+    lines = [line for line, row in rows if not "".join(row).isprintable()]
+    if lines:
         raise ValueError(
-            f"{path}: ids with line breaks or other control characters in line {listed(broken)}; "
+            f"{path}: ids with line breaks or other control characters in line {listed(lines)}; "
             "correct them"
         )
     parts = {
         name: tuple(cell for _, row in rows if not cells.is_missing(cell := row[place]))
-        for name, place in ((name, header.index(name)) for name in named)
+        for name, place in ((name, header.index(name)) for name in columns)
     }
     every = [patient.lower() for patients in parts.values() for patient in patients]
     if len(every) > len(_BOOLEANS) and set(every) <= _BOOLEANS:
         raise ValueError(
-            f"{path}: expected patient ids in the columns {', '.join(named)}, found a table of "
+            f"{path}: expected patient ids in the columns {', '.join(columns)}, found a table of "
             "booleans, as CLAM's splits_*_bool.csv; use the file with ids that CLAM writes beside "
             "it, with patients in place of slides"
         )
@@ -119,10 +119,10 @@ def read_split(path: str | os.PathLike[str]) -> Split:
 def without_left_out(split: Split, table: SurvivalTable) -> Split:
     """A split without the patients that its table leaves out for want of time or event."""
 
-    def kept(patients: tuple[str, ...]) -> tuple[str, ...]:
+    def without(patients: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(patient for patient in patients if patient not in table.left_out)
 
-    return Split(split.path, kept(split.train), kept(split.test), kept(split.validation))
+    return Split(split.path, without(split.train), without(split.test), without(split.validation))
 
 
 def split_problems(
@@ -169,8 +169,8 @@ def split_problems(
                     "add them to the table, or take them out of the split",
                 )
             )
-    known = [table.row_of[patient] for patient in split.train if patient in table.row_of]
-    if events_are_read and known and not other_ids and not table.event[known].any():
+    rows = [table.row_of[patient] for patient in split.train if patient in table.row_of]
+    if events_are_read and rows and not other_ids and not table.event[rows].any():
         problems.append(
             Problem(
                 "expected events among the training patients, found none",
@@ -215,18 +215,20 @@ def ids_of_table(split: Split, table: SurvivalTable) -> dict[str, str]:
     for patient, slides in zip(table.patients, table.slides, strict=True):
         for key in persons.person_keys(patient, slides):
             owner.setdefault(key, patient)
-    found = {}
+    table_ids = {}
     for patient in unknown:
         keys = persons.person_keys(patient, [patient])
-        same = next((owner[key] for key in sorted(keys) if key in owner), None)
-        if same is not None:
-            found[patient] = same
-    return found
+        table_id = next((owner[key] for key in sorted(keys) if key in owner), None)
+        if table_id is not None:
+            table_ids[patient] = table_id
+    return table_ids
 
 
 def _under_other_ids(other_ids: dict[str, str], table: SurvivalTable) -> Problem:
     """The problem of a split that names patients of the table otherwise."""
-    examples = [f"{here} here is {there} there" for here, there in other_ids.items()][:2]
+    examples = [f"{split_id} here is {table_id} there" for split_id, table_id in other_ids.items()][
+        :2
+    ]
     slides = {slide for slides in table.slides for slide in slides}
     if any(patient in slides for patient in other_ids):
         text = f"slides of {table.path} in place of their patients"
@@ -234,8 +236,8 @@ def _under_other_ids(other_ids: dict[str, str], table: SurvivalTable) -> Problem
     else:
         text = f"the same persons as in {table.path}, under ids of another form"
         advice = "keep the folds: write the ids of one of the two files as the other does"
-    named = f"{text} ({'; '.join(examples)})"
-    return Problem(named, tuple(other_ids), advice, kind=text)
+    message = f"{text} ({'; '.join(examples)})"
+    return Problem(message, tuple(other_ids), advice, kind=text)
 
 
 def check_split(split: Split, table: SurvivalTable) -> None:

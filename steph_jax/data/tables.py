@@ -51,7 +51,7 @@ class SurvivalTable:
 
     @functools.cached_property
     def person_of(self) -> Mapping[str, str]:
-        """The person of each patient, told by ids and slides; see `persons.person_labels`."""
+        """The person of each patient, by ids and slides; see `persons.person_labels`."""
         return persons.person_labels(dict(zip(self.patients, self.slides, strict=True)))
 
     def rows(self, patients: Iterable[str]) -> NDArray[np.intp]:
@@ -60,11 +60,11 @@ class SurvivalTable:
         Raises:
             ValueError: naming those that the table lacks.
         """
-        asked = list(patients)
-        missing = [patient for patient in asked if patient not in self.row_of]
+        ids = list(patients)
+        missing = [patient for patient in ids if patient not in self.row_of]
         if missing:
             raise ValueError(f"{self.path}: no such patients: {listed(missing)}")
-        return np.asarray([self.row_of[patient] for patient in asked], np.intp)
+        return np.asarray([self.row_of[patient] for patient in ids], np.intp)
 
 
 def table_path(root: str | os.PathLike[str], dataset: str) -> Path:
@@ -74,10 +74,10 @@ def table_path(root: str | os.PathLike[str], dataset: str) -> Path:
 
 def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The slides of each patient; both sorted."""
-    found: dict[str, list[str]] = {patient: [] for patient in sorted(set(patients))}
+    slides_of: dict[str, list[str]] = {patient: [] for patient in sorted(set(patients))}
     for patient, slide in zip(patients, slides, strict=True):
-        found[patient].append(slide)
-    return {patient: tuple(sorted(of_patient)) for patient, of_patient in found.items()}
+        slides_of[patient].append(slide)
+    return {patient: tuple(sorted(of_patient)) for patient, of_patient in slides_of.items()}
 
 
 def read_slides(
@@ -159,17 +159,23 @@ def without_unlabeled(
         columns: cells of patients, slides, times and events.
     """
     patients, slides, *labels = columns
-    labeled = {
+    labeled_patients = {
         patient
         for patient, *row in zip(patients, *labels, strict=True)
         if not any(map(cells.is_missing, row))
     }
-    kept = [
-        [cell for cell, patient in zip(column, patients, strict=True) if patient in labeled]
+    labeled_columns = [
+        [
+            cell
+            for cell, patient in zip(column, patients, strict=True)
+            if patient in labeled_patients
+        ]
         for column in columns
     ]
-    others = [i for i, patient in enumerate(patients) if patient not in labeled]
-    return kept, _slides_of([patients[i] for i in others], [slides[i] for i in others])
+    unlabeled = [i for i, patient in enumerate(patients) if patient not in labeled_patients]
+    return labeled_columns, _slides_of(
+        [patients[i] for i in unlabeled], [slides[i] for i in unlabeled]
+    )
 
 
 def _numbers(path: Path, column: str, patients: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -182,8 +188,8 @@ def _numbers(path: Path, column: str, patients: Sequence[str], texts: Sequence[s
     ]
     if bad:
         hint = "; write decimals with a point" if any(map(cells.has_comma, texts)) else ""
-        found = listed(dict.fromkeys(bad))
-        raise ValueError(f"{path}, column {column!r}: expected numbers; found {found}{hint}")
+        bad_texts = listed(dict.fromkeys(bad))
+        raise ValueError(f"{path}, column {column!r}: expected numbers; found {bad_texts}{hint}")
     return values
 
 
@@ -198,10 +204,10 @@ def _event_codes(
         if code not in (0, 1)
     ]
     if bad:
-        found = listed(dict.fromkeys(bad))
+        bad_texts = listed(dict.fromkeys(bad))
         advice = cells.event_advice(list(dict.fromkeys(texts)), columns.event_coding)
         raise ValueError(
-            f"{path}, column {columns.event!r}: events must be 0 or 1; found {found}; {advice}"
+            f"{path}, column {columns.event!r}: events must be 0 or 1; found {bad_texts}; {advice}"
         )
     return codes
 

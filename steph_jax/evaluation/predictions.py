@@ -18,7 +18,7 @@ from steph_jax.survival.time_bins import TimeBins
 
 
 class Predictions(NamedTuple):
-    """What a model says of n patients.
+    """The outputs of a model for n patients.
 
     Attributes:
         patients: ids.

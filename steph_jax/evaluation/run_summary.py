@@ -56,7 +56,7 @@ def write(
         for fold, directory, of in zip(folds, directories, found, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
-    # Last: it says that all of the above is there.
+    # Last: this file marks the run as complete.
     files.write_json(workdir / "summary.json", summary)
     print(f"\n{title}: test C-index")
     for fold, value, swept in zip(folds, values, selected, strict=True):

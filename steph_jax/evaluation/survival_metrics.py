@@ -161,7 +161,7 @@ def _probabilities(
 def pooled_calibration(folds: Sequence[FoldPredictions], year: float) -> Calibration | Estimate:
     """Calibration at one horizon over the test patients of all folds.
 
-    Probabilities of several models may be looked at together, since they have a unit.
+    Probabilities of several models may be pooled, since they have a unit.
     """
     if any(fold.survival is None for fold in folds):
         return Estimate(None, "this loss gives no survival curves")

@@ -32,8 +32,8 @@ def check_feature_dim(model: SavedModel, run: Experiment) -> None:
     if found == expected:
         return
     source = open_source(run.config, run.config.dataset)
-    layouts = [source.layout(slide) for slides in run.cohort.table.slides for slide in slides]
-    shapes = [(layout.num_patches, layout.dim) for layout in layouts if layout.num_patches]
+    headers = [source.header(slide) for slides in run.cohort.table.slides for slide in slides]
+    shapes = [(header.num_patches, header.dim) for header in headers if header.num_patches]
     if kinds.seem_transposed(shapes, expected):
         raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
     if run.pool.has_null():

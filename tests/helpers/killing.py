@@ -38,7 +38,7 @@ def model(seed: int) -> SavedModel:
     return SavedModel("abmil", architecture, {"seed": seed}, tree)
 
 
-def released_anew(folder: pathlib.Path) -> None:
+def released_files(folder: pathlib.Path) -> None:
     """Checkpoints of other models than those of the last time."""
     turn = folder / "turn"
     shift = 10 - int(turn.read_text()) if turn.exists() else 0
@@ -140,7 +140,7 @@ def check_splitting(folder: pathlib.Path) -> None:
 
 
 WORK = {
-    "conversion": (released_anew, conversion, check_conversion),
+    "conversion": (released_files, conversion, check_conversion),
     "training": (emptied, training, check_training),
     "splitting": (other_seed, splitting, check_splitting),
 }

@@ -64,15 +64,15 @@ def tensors_in_bounds(path: pathlib.Path) -> None:
 
 
 def features(path: pathlib.Path) -> None:
-    """All slides of a source, and that they are what their layouts say."""
+    """All slides of a source, and that they are what their headers say."""
     source = open_features(path)
     for slide in list(source.slide_ids)[:3]:
         assert isinstance(source.encoder(slide), str)
-        layout = source.layout(slide)
+        header = source.header(slide)
         rows = source.read(slide)
-        assert rows.shape == (layout.num_patches, layout.dim)
+        assert rows.shape == (header.num_patches, header.dim)
         assert source.read(slide, dtype=np.float32).shape == rows.shape
-        assert rows.dtype == layout.dtype.newbyteorder("=")
+        assert rows.dtype == header.dtype.newbyteorder("=")
 
 
 def checkpoint(path: pathlib.Path) -> None:

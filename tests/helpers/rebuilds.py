@@ -114,14 +114,14 @@ class _Rebuilds:
             return self.call("torch._utils _rebuild_tensor_v3", (*arguments, False, hooks, name))
         return self.call("torch._utils _rebuild_tensor_v2", (*arguments, False, hooks))
 
-    def shape(self, room: int) -> list[int]:
-        """A shape of `room` entries at most, and mostly of so many."""
+    def shape(self, size: int) -> list[int]:
+        """A shape of `size` entries at most, and mostly of exactly so many."""
         rank = self.chance.choice((0, 1, 1, 2, 2, 3))
         shape = []
         for _ in range(rank - 1):
-            shape.append(self.chance.choice([n for n in (1, 2, 3, 4, 8) if n <= room]))
-            room //= shape[-1]
-        return [*shape, room] if rank else []
+            shape.append(self.chance.choice([n for n in (1, 2, 3, 4, 8) if n <= size]))
+            size //= shape[-1]
+        return [*shape, size] if rank else []
 
     def near(self, number: int) -> int:
         """A number beside another, or far beyond it."""

@@ -156,7 +156,7 @@ def hang(*given, **more):
     global alive
     alive = os.open({alive!r}, os.O_WRONLY)
     ctypes.PyDLL(None).pause()
-sandbox_worker.layout_of = hang
+sandbox_worker.header_of = hang
 sandbox_worker.look_at = hang
 sandbox_worker.main()
 """

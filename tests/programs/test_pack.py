@@ -142,7 +142,7 @@ def test_finished_slides_are_kept_unless_their_bytes_or_files_changed(
     assert content(out) == content(again)
 
 
-def test_another_type_starts_anew(folder: pathlib.Path) -> None:
+def test_packing_another_type_starts_over(folder: pathlib.Path) -> None:
     out = folder.parent / "cohort.store"
     (folder / "bad.npy").write_bytes(b"nothing")
     run(folder, out)
@@ -211,7 +211,7 @@ def test_what_is_in_the_way(folder: pathlib.Path) -> None:
     with pytest.raises(ValueError, match="a store of other slides, of another --dtype"):
         run(folder, out, dtype="bfloat16")
     np.save(folder / "more.npy", np.ones((2, D), np.float32))
-    with pytest.raises(ValueError, match="remove it to pack it anew"):
+    with pytest.raises(ValueError, match="remove it to pack it again"):
         run(folder, out)
     with pytest.raises(ValueError, match="expected a new name or a packed store"):
         run(folder, folder)

@@ -21,8 +21,8 @@ from steph_jax.data.features.hdf5_chunks import refuse_bombs
 from steph_jax.data.features.slide import (
     BLOCK,
     BadFeatures,
-    Layout,
-    Patches,
+    SlideHeader,
+    SlideReader,
     check_size,
     convert,
     damage,
@@ -51,14 +51,14 @@ _FILTERS = {
 }
 #: Bytes of an attribute that is read.
 _MAX_TEXT = 4096
-#: Datasets that a message names, and links and levels of groups that are looked at for them.
+#: Datasets that a message names, and links and levels of groups that are searched for them.
 _MAX_NAMES, _MAX_LINKS, _MAX_DEPTH = 20, 1000, 16
 #: Links to other places of the file that are followed one after the other.
 _MAX_SOFT_LINKS = 16
 
 
 @contextlib.contextmanager
-def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[SlideReader]:
     """Opens the dataset `name`, any chunking and compression; see `features.open_file`."""
     with contextlib.ExitStack() as stack:
         with damage(path, "an HDF5 file"):
@@ -68,18 +68,18 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
             dataset = _hdf5_dataset(file, name, path)
             _load_filters(dataset, path)
             shape = (0,) if dataset.shape is None else dataset.shape
-            layout = Layout.of(shape, dataset.dtype, str(path), feature_dim)
+            header = SlideHeader.from_shape(shape, dataset.dtype, str(path), feature_dim)
             chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-            check_size(max(layout.nbytes, chunk_bytes), path.stat().st_size, str(path))
+            check_size(max(header.nbytes, chunk_bytes), path.stat().st_size, str(path))
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             with damage(path, "an HDF5 file"):
                 _check_written(dataset, path)
                 if chunk_bytes and dataset.chunks:
                     refuse_bombs(dataset, chunk_bytes, path)
-                _copy_hdf5(dataset, layout, start, stop, out, str(path))
+                _copy_hdf5(dataset, header, start, stop, out, str(path))
 
-        yield Patches(layout, copy)
+        yield SlideReader(header, copy)
 
 
 def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
@@ -106,7 +106,7 @@ def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
 def _object(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     """What `name` leads to within the file; None where there is nothing.
 
-    Every link is looked at before it is followed: to follow one into another file opens that file,
+    Every link is examined before it is followed: to follow one into another file opens that file,
     whatever it is, and a pipe would never answer.
 
     Raises:
@@ -168,8 +168,8 @@ def _text(attributes: Any, name: str) -> str:
     """A short attribute of text; "" for anything else."""
     if name not in attributes:
         return ""
-    held = attributes.get_id(name)
-    if held.shape != () or held.get_storage_size() > _MAX_TEXT:
+    attribute = attributes.get_id(name)
+    if attribute.shape != () or attribute.get_storage_size() > _MAX_TEXT:
         return ""
     value = attributes[name]
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -177,26 +177,26 @@ def _text(attributes: Any, name: str) -> str:
 
 
 def _copy_hdf5(
-    dataset: Any, layout: Layout, start: int, stop: int, out: np.ndarray, where: str
+    dataset: Any, header: SlideHeader, start: int, stop: int, out: np.ndarray, location: str
 ) -> None:
     """Copies rows; numpy converts them, piece by piece: HDF5 is slower at that."""
 
     def rows(first: int, last: int) -> tuple[int | slice, ...]:
-        return (0, slice(first, last)) if layout.leading else (slice(first, last),)
+        return (0, slice(first, last)) if header.leading else (slice(first, last),)
 
     if dataset.dtype == out.dtype:
         dataset.read_direct(out, rows(start, stop))
         return
-    step = max(1, BLOCK // layout.row_bytes)
+    step = max(1, BLOCK // header.row_bytes)
     if dataset.chunks:
         chunk_rows = dataset.chunks[-2]
         step = math.ceil(step / chunk_rows) * chunk_rows
-    raw = np.empty((min(step, stop - start), layout.dim), dataset.dtype)
+    raw = np.empty((min(step, stop - start), header.dim), dataset.dtype)
     for first in range(start, stop, step):
         last = min(first + step, stop)
         piece = raw[: last - first]
         dataset.read_direct(piece, rows(first, last))
-        convert(piece.view(layout.dtype), out[first - start : last - start], where)
+        convert(piece.view(header.dtype), out[first - start : last - start], location)
 
 
 def _load_filters(dataset: Any, path: pathlib.Path) -> None:
@@ -210,15 +210,15 @@ def _load_filters(dataset: Any, path: pathlib.Path) -> None:
     if all(map(h5py.h5z.filter_avail, numbers)):
         return
     # The package registers its filters when it is imported.
-    known = importlib.util.find_spec("hdf5plugin") is not None
-    if known:
+    installed = importlib.util.find_spec("hdf5plugin") is not None
+    if installed:
         importlib.import_module("hdf5plugin")
     missing = [number for number in numbers if not h5py.h5z.filter_avail(number)]
     if missing:
         names = ", ".join(f"{_FILTERS.get(n, 'unknown')} (number {n})" for n in missing)
         advice = (
             "which hdf5plugin lacks too: write the features again without it"
-            if known
+            if installed
             else "which is not installed: `pip install hdf5plugin`"
         )
         raise BadFeatures(f"{path}: compressed with the HDF5 filter {names}, {advice}")
@@ -237,9 +237,9 @@ def _hdf5_names(file: h5py.File) -> list[tuple[str, object]]:
         prefix, group, depth = groups.popleft()
         children: list[bytes] = []
 
-        def note(child: bytes, children: list[bytes] = children, room: int = links) -> bool | None:
+        def note(child: bytes, children: list[bytes] = children, num: int = links) -> bool | None:
             children.append(child)
-            return True if room + len(children) >= _MAX_LINKS else None
+            return True if num + len(children) >= _MAX_LINKS else None
 
         group.id.links.iterate(note)
         links += len(children)
@@ -275,15 +275,16 @@ def _check_written(dataset: Any, path: pathlib.Path) -> None:
     if not dataset.size:
         return
     if dataset.chunks is None:
-        expected, found = dataset.nbytes, dataset.id.get_storage_size()
+        expected, stored_bytes = dataset.nbytes, dataset.id.get_storage_size()
     else:
         pairs = zip(dataset.shape, dataset.chunks, strict=True)
         expected = math.prod(math.ceil(size / chunk) for size, chunk in pairs)
-        found = dataset.id.get_num_chunks()
-    if found < expected:
+        stored_bytes = dataset.id.get_num_chunks()
+    if stored_bytes < expected:
         raise BadFeatures(
             f"{path}: expected {expected} written {'chunks' if dataset.chunks else 'bytes'}, "
-            f"found {found}; the program that wrote it was interrupted: extract the slide again"
+            f"found {stored_bytes}; the program that wrote it was interrupted: extract the slide "
+            "again"
         )
 
 

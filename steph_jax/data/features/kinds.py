@@ -16,9 +16,9 @@ _IMAGES = ("imgs", "images", "img", "tiles", "patches")
 _ENCODER_DIMS = frozenset({192, 320, 384, 512, 768, 1024, 1280, 1536, 1920, 2048, 2560, 3072})
 
 
-def synonym(name: str, there: Iterable[Any]) -> str | None:
+def synonym(name: str, existing: Iterable[Any]) -> str | None:
     """The other usual name of features that a file has, where the default one was asked for."""
-    names = [other for other in FEATURE_NAMES[1:] if other in there]
+    names = [other for other in FEATURE_NAMES[1:] if other in existing]
     return names[0] if name == FEATURE_NAMES[0] and names else None
 
 
@@ -75,7 +75,7 @@ def seem_transposed(shapes: Sequence[tuple[int, int]], expected_dim: int | None 
 
 
 def transposed_text(shapes: Sequence[tuple[int, int]]) -> str:
-    """What to say of arrays that `seem_transposed`."""
+    """The message about arrays that `seem_transposed`."""
     return (
         f"the arrays seem transposed: found [{shapes[0][0]}, {shapes[0][1]}] in the first of "
         f"{len(shapes)} slides, expected [patches, dimensions]; write them as [N, D]"
@@ -90,7 +90,7 @@ def dim_advice(dim: int) -> str:
 
 
 def slide_level_text(num_patches: Sequence[int]) -> str:
-    """What to say of slides all of which have one patch; "" where they have more, or none is.
+    """The message about slides all of which have one patch; "" where they have more, or none is.
 
     Args:
         num_patches: of every slide.
@@ -110,7 +110,7 @@ def same_encoder(name: str) -> str:
 
 
 def several_encoders(names: Mapping[str, str]) -> str:
-    """What to say of slides whose files name several encoders; "" where they name one or none.
+    """The message about slides whose files name several encoders; "" where they name one or none.
 
     Args:
         names: of encoders by slide, "" where its file names none.

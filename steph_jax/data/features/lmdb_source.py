@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
-from steph_jax.data.features.slide import BadFeatures, Patches, content_kind, from_object
+from steph_jax.data.features.slide import BadFeatures, SlideReader, content_kind, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
 
@@ -62,7 +62,7 @@ class LmdbSource(FeatureSource):
         return f"{self.location}[{slide_id}]"
 
     @contextlib.contextmanager
-    def _open(self, slide_id: str) -> Iterator[Patches]:
+    def _open(self, slide_id: str) -> Iterator[SlideReader]:
         where = self._path_of(slide_id)
         with self._transaction() as transaction:
             pickled = transaction.get(self._keys[slide_id])
@@ -129,10 +129,10 @@ def _slide_keys(transaction: Any, where: str) -> dict[str, bytes]:
     Without `__keys__`, every key is a slide id.
     """
     keys = {bytes(key) for key in transaction.cursor().iternext(keys=True, values=False)}
-    listed = transaction.get(_KEYS)
-    if listed is None:
+    index = transaction.get(_KEYS)
+    if index is None:
         return {key.decode(errors="replace"): key for key in keys}
-    names = reader.loads(listed, f"{where}[__keys__]")
+    names = reader.loads(index, f"{where}[__keys__]")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadFeatures(f"{where}: expected a list of file names under __keys__")
     slides = {}

@@ -13,8 +13,8 @@ from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import (
     BLOCK,
     BadFeatures,
-    Layout,
-    Patches,
+    SlideHeader,
+    SlideReader,
     check_size,
     convert,
     damage,
@@ -24,21 +24,21 @@ from steph_jax.data.features.slide import (
 
 
 @contextlib.contextmanager
-def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[Patches]:
+def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[SlideReader]:
     """Maps a .npy array into memory; see `features.open_file`."""
     with damage(path, "a .npy array"):
         with path.open("rb") as file:
             shape, dtype, order = _npy_header(file, str(path))
             offset = file.tell()
-        layout = Layout.of(shape, dtype, str(path), feature_dim)
+        header = SlideHeader.from_shape(shape, dtype, str(path), feature_dim)
         size = path.stat().st_size
-        held = size - offset
-        if layout.nbytes > held:
+        data_bytes = size - offset
+        if header.nbytes > data_bytes:
             raise BadFeatures(
-                f"{path}: expected {layout.nbytes:,} bytes for {list(shape)} {dtype}, found "
-                f"{held:,}; the file is truncated: copy it again"
+                f"{path}: expected {header.nbytes:,} bytes for {list(shape)} {dtype}, found "
+                f"{data_bytes:,}; the file is truncated: copy it again"
             )
-        if layout.nbytes:
+        if header.nbytes:
             array = np.asarray(np.memmap(path, dtype, "r", offset, shape, order))
         else:
             array = np.empty(shape, dtype)
@@ -47,7 +47,7 @@ def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[Patches]:
 
 
 @contextlib.contextmanager
-def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[SlideReader]:
     """Opens the array `name` of an archive, compressed or not; see `features.open_file`."""
     with contextlib.ExitStack() as stack:
         with damage(path, "an .npz archive"):
@@ -55,26 +55,26 @@ def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator
             names = [item[:-4] for item in archive.namelist() if item.endswith(".npy")]
             stream = stack.enter_context(archive.open(f"{member(names, name, str(path))}.npy"))
             shape, dtype, order = _npy_header(stream, str(path))
-            layout = Layout.of(shape, dtype, str(path), feature_dim)
-            check_size(layout.nbytes, path.stat().st_size, str(path))
+            header = SlideHeader.from_shape(shape, dtype, str(path), feature_dim)
+            check_size(header.nbytes, path.stat().st_size, str(path))
             offset = stream.tell()
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             with damage(path, "an .npz archive"):
                 if order == "F":
                     stream.seek(offset)
-                    whole = np.frombuffer(_exactly(stream, layout.nbytes, path), layout.dtype)
-                    convert(whole.reshape(layout.dim, -1).T[start:stop], out, str(path))
+                    values = np.frombuffer(_exactly(stream, header.nbytes, path), header.dtype)
+                    convert(values.reshape(header.dim, -1).T[start:stop], out, str(path))
                     return
-                stream.seek(offset + start * layout.row_bytes)
-                step = max(1, BLOCK // layout.row_bytes)
+                stream.seek(offset + start * header.row_bytes)
+                step = max(1, BLOCK // header.row_bytes)
                 for first in range(start, stop, step):
                     last = min(first + step, stop)
-                    data = _exactly(stream, (last - first) * layout.row_bytes, path)
-                    rows = np.frombuffer(data, layout.dtype).reshape(last - first, -1)
+                    data = _exactly(stream, (last - first) * header.row_bytes, path)
+                    rows = np.frombuffer(data, header.dtype).reshape(last - first, -1)
                     convert(rows, out[first - start : last - start], str(path))
 
-        yield Patches(layout, copy)
+        yield SlideReader(header, copy)
 
 
 def _npy_header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype[Any], Any]:

@@ -1,4 +1,4 @@
-"""A file of patch features, its format told by its extension, and folders of such files."""
+"""Opens files of patch features, whose extension names the format, and folders of such files."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from steph_jax.data.features import hdf5, npy
 from steph_jax.data.features import open as feature_files
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
-from steph_jax.data.features.slide import BadFeatures, Patches, from_object
+from steph_jax.data.features.slide import BadFeatures, SlideReader, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
 from steph_jax.messages import listed
@@ -17,7 +17,7 @@ from steph_jax.messages import listed
 #: Extensions by format, lower case.
 HDF5, NPY, NPZ, TORCH = (".h5", ".hdf5"), (".npy",), (".npz",), (".pt", ".pth")
 EXTENSIONS = HDF5 + NPY + NPZ + TORCH
-#: Levels of folders that are looked through, and names of files that say nothing of their slide.
+#: Levels of folders that are searched, and names of files that say nothing of their slide.
 _MAX_DEPTH = 2
 #: So many folders with a file of one and the same name are folders of slides.
 _FOLDERS_OF_SLIDES = 3
@@ -26,7 +26,7 @@ _GENERIC_NAMES = ("features", "feats", "feat", "embeddings")
 
 def open_file(
     path: pathlib.Path, dataset_name: str, feature_dim: int | None
-) -> AbstractContextManager[Patches]:
+) -> AbstractContextManager[SlideReader]:
     """Opens a file of features by its extension.
 
     Args:
@@ -60,7 +60,7 @@ def encoder(path: pathlib.Path, dataset_name: str) -> str:
 
 
 @contextmanager
-def _open_torch(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[Patches]:
+def _open_torch(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[SlideReader]:
     size = path.stat().st_size
     with MappedFile(path, size, CHANGED).reading():
         yield from_object(reader.load(path), str(path), name, feature_dim, size)
@@ -96,12 +96,12 @@ def slides_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
             f"{folder}: expected files of features ({', '.join(EXTENSIONS)}), found none, nor in "
             "its folders"
         )
-    alone = Counter(path.parent for path in below)
+    files_per_folder = Counter(path.parent for path in below)
     one_name = len(below) >= _FOLDERS_OF_SLIDES and len({path.stem for path in below}) == 1
     files_of: dict[str, list[pathlib.Path]] = defaultdict(list)
     for path in below:
         says_nothing = one_name or path.stem.lower() in _GENERIC_NAMES
-        by_folder = says_nothing and alone[path.parent] == 1
+        by_folder = says_nothing and files_per_folder[path.parent] == 1
         files_of[path.parent.name if by_folder else path.stem].append(path)
     several = [paths for paths in files_of.values() if len(paths) > 1]
     if several:
@@ -193,7 +193,7 @@ class FileSource(FeatureSource):
     def _encoder(self, slide_id: str) -> str:
         return feature_files.encoder(self._files[slide_id], self.dataset_name)
 
-    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+    def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
         return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
 
 
@@ -231,7 +231,7 @@ class JoinedSource(FeatureSource):
     def _encoder(self, slide_id: str) -> str:
         return self._owners[slide_id].encoder(slide_id)
 
-    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+    def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
         return self._owners[slide_id]._open(slide_id)
 
 

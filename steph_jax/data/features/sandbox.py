@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from steph_jax.data.features.sandbox_worker import PARENT, dtype_of
-from steph_jax.data.features.slide import BadFeatures, Layout, Patches
+from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader
 from steph_jax.data.features.source import FeatureSource
 
 READER = (sys.executable, "-m", "steph_jax.data.features.sandbox_worker")
@@ -192,7 +192,7 @@ def first_child(command: Sequence[str], location: pathlib.Path, name: str, secon
 
 
 def crashed(path: str, problem: Died) -> str:
-    """What to say of a file that ended the process that read it."""
+    """The message about a file that ended the process that read it."""
     return f"{path}: expected a file of features; {problem}: copy it again, or extract it again"
 
 
@@ -254,21 +254,21 @@ class IsolatedSource(FeatureSource):
         return name
 
     @contextlib.contextmanager
-    def _open(self, slide_id: str) -> Iterator[Patches]:
+    def _open(self, slide_id: str) -> Iterator[SlideReader]:
         with self._child() as child:
-            found = self._ask(child, {"slide": slide_id}, None)
-            layout = Layout(
-                found["num_patches"],
-                found["dim"],
-                dtype_of(found["dtype"]),
-                found["leading"],
+            answer = self._ask(child, {"slide": slide_id}, None)
+            header = SlideHeader(
+                answer["num_patches"],
+                answer["dim"],
+                dtype_of(answer["dtype"]),
+                answer["leading"],
             )
 
             def copy(start: int, stop: int, out: np.ndarray) -> None:
                 rows = {"rows": [[start, stop], out.shape[1]], "dtype": out.dtype.name}
                 self._ask(child, {"slide": slide_id} | rows, out)
 
-            yield Patches(layout, copy)
+            yield SlideReader(header, copy)
 
     @contextlib.contextmanager
     def _child(self) -> Iterator[Child]:

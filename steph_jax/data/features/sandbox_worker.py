@@ -4,7 +4,7 @@
 
 Writes a line of JSON with the slides at LOCATION, then answers each line of JSON that it is given:
 
-    {"slide": ID}                                       its layout
+    {"slide": ID}                                       its header
     {"slide": ID, "encoder": true}                      {"encoder": NAME}
     {"slide": ID, "look": {"values": B, "profile": B}}  what it holds; see `look_at`
     {"slide": ID, "rows": [[START, STOP], D], "dtype": NAME}
@@ -72,20 +72,20 @@ def answers(location: str, dataset_name: str, requests: BinaryIO) -> Iterator[An
                 source.read_rows(slide, start, stop, rows)
                 yield {"nbytes": size}, buffer[:size]
             else:
-                yield layout_of(source, slide), None
+                yield header_of(source, slide), None
         except _PROBLEMS as problem:
             text, where = str(problem) or type(problem).__name__, source.path_of(slide)
             yield {"problem": text if where in text else f"{where}: {text}"}, None
 
 
-def layout_of(source: FeatureSource, slide: str) -> dict[str, Any]:
+def header_of(source: FeatureSource, slide: str) -> dict[str, Any]:
     """N, D, the type and the rank of a slide."""
-    layout = source.layout(slide)
+    header = source.header(slide)
     return {
-        "num_patches": layout.num_patches,
-        "dim": layout.dim,
-        "dtype": layout.dtype.newbyteorder("=").name,
-        "leading": layout.leading,
+        "num_patches": header.num_patches,
+        "dim": header.dim,
+        "dtype": header.dtype.newbyteorder("=").name,
+        "leading": header.leading,
     }
 
 
@@ -101,7 +101,7 @@ def look_at(source: FeatureSource, slide: str, values: bool, profile: bool) -> d
     Raises:
         FileNotFoundError, ValueError, MemoryError: it cannot be read.
     """
-    answer = layout_of(source, slide) | {"encoder": source.encoder(slide)}
+    answer = header_of(source, slide) | {"encoder": source.encoder(slide)}
     if not values or not answer["num_patches"]:
         return answer
     rows = source.read(slide, dtype=np.float32)

@@ -1,7 +1,8 @@
 """Patches of one slide before they are read, whatever the format of their file.
 
 What is inside a file is [N, D] or [1, N, D], in float16, bfloat16, float32 or float64:
-`Layout.of` is the only place that decides this. `Patches` adds the function that copies rows.
+`SlideHeader.from_shape` is the only place that decides this. `SlideReader` adds the function that
+copies rows.
 Sizes are read from headers and held against the size of the file before anything is allocated.
 """
 
@@ -46,7 +47,7 @@ class BadFeatures(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class SlideHeader:
     """Patches of one slide, before they are read.
 
     Attributes:
@@ -62,9 +63,9 @@ class Layout:
     leading: bool = False
 
     @classmethod
-    def of(
+    def from_shape(
         cls, shape: tuple[int, ...], dtype: np.dtype[Any], where: str, feature_dim: int | None
-    ) -> "Layout":
+    ) -> "SlideHeader":
         """Reads [N, D] or [1, N, D] from a shape; an empty array of any rank has no patches.
 
         Two-byte opaque values are bfloat16: this is how numpy and h5py write them.
@@ -120,19 +121,19 @@ def _shape_text(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Patches:
+class SlideReader:
     """An opened slide: `copy(start, stop, out)` writes rows to `out` [stop - start, D].
 
     Rows are converted to the type of `out`, which is C-contiguous.
     """
 
-    layout: Layout
+    header: SlideHeader
     copy: Callable[[int, int, np.ndarray], None]
 
 
 def from_object(
     value: Any, where: str, dataset_name: str, feature_dim: int | None, size: int
-) -> Patches:
+) -> SlideReader:
     """Patches of what a pickle of `size` bytes held.
 
     Args:
@@ -147,28 +148,28 @@ def from_object(
             f"{dataset_name!r}, found {type(value).__name__}"
         )
     patches = from_array(value, where, feature_dim)
-    check_size(patches.layout.nbytes, size, where)
+    check_size(patches.header.nbytes, size, where)
     return patches
 
 
-def from_array(array: np.ndarray, where: str, feature_dim: int | None) -> Patches:
+def from_array(array: np.ndarray, where: str, feature_dim: int | None) -> SlideReader:
     """Patches of an array in memory or mapped to it, [N, D] or [1, N, D]."""
-    layout = Layout.of(array.shape, array.dtype, where, feature_dim)
-    rows = array[0] if layout.leading else array
+    header = SlideHeader.from_shape(array.shape, array.dtype, where, feature_dim)
+    rows = array[0] if header.leading else array
     if rows.dtype.kind == "V":
         rows = rows.view(_BFLOAT16)
 
     def copy(start: int, stop: int, out: np.ndarray) -> None:
         convert(rows[start:stop], out, where)
 
-    return Patches(layout, copy)
+    return SlideReader(header, copy)
 
 
-def member(names: list[Any], wanted: str, where: str) -> Any:
+def member(names: list[Any], requested: str, where: str) -> Any:
     """The name asked for among those of a file, its synonym, or the only one there is."""
-    if wanted in names:
-        return wanted
-    other = kinds.synonym(wanted, names)
+    if requested in names:
+        return requested
+    other = kinds.synonym(requested, names)
     if other is not None:
         return other
     instead = kinds.without_features(names)
@@ -176,9 +177,9 @@ def member(names: list[Any], wanted: str, where: str) -> Any:
         raise BadFeatures(f"{where}: no features here: {instead}; {kinds.NAME_ANOTHER}")
     if len(names) == 1:
         return names[0]
-    found = ", ".join(repr(name) for name in names[:20])
+    names_text = ", ".join(repr(name) for name in names[:20])
     raise BadFeatures(
-        f"{where}: expected an array {wanted!r}, found {found or 'none at all'}; "
+        f"{where}: expected an array {requested!r}, found {names_text or 'none at all'}; "
         "name it by data.hdf5_dataset"
     )
 
@@ -217,7 +218,7 @@ def damage(path: pathlib.Path, expected: str) -> Iterator[None]:
 
 
 def content_kind(path: pathlib.Path) -> str:
-    """What the first bytes of a file say it is, and what to do, for a message."""
+    """The kind of a file by its first bytes, and what to do, for a message."""
     with path.open("rb") as file:
         head = file.read(512)
     text = head.lstrip().lower()

@@ -5,111 +5,45 @@
     source.read(slide_id, out=buffer)                  [N, D]
     read_bag(source, patient_slides)                   a patient's slides joined along patches
 
-Formats are told by extensions, and a folder may mix them. Slide ids are file names without the
+Extensions tell formats, and a folder may mix them. Slide ids are file names without the
 extension (they may hold dots themselves). A table may name slides by their files, with the
 extension of the image or of the features and with folders before it (`batch_1/X.svs`): where there
 is no slide of that name, it is `X`. See `patches` for what a file may hold.
 """
 
 import abc
-import os
-import re
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
 
-from steph_jax.data.features.slide import BadFeatures, Layout, Patches, refuse_nonfinite
-from steph_jax.messages import listed
-
-#: Extensions of slide images, which ids in tables sometimes carry.
-SLIDE_EXTENSIONS = (
-    *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn"),
-    *(".czi", ".svslide", ".vms", ".bif", ".qptiff", ".dcm"),
+from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader, refuse_nonfinite
+from steph_jax.data.features.slide_ids import (
+    other_names,
+    renaming_advice,
+    resolve_slide_id,
+    same_slides,
 )
-#: Extensions of files of features, which they carry as well.
-FEATURE_EXTENSIONS = (".h5", ".hdf5", ".npy", ".npz", ".pt", ".pth")
-_COPY = re.compile(r"( \(\d+\)| - copy|_copy|_features|_feats)$", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s._-]+")
+from steph_jax.messages import listed
 
 
 class EmptyBag(ValueError):
     """A patient without a single patch in any slide."""
 
 
-def slide_name(slide_id: str) -> str:
-    """The name of a slide without the folders and the extension of its file."""
-    name = slide_id.replace("\\", "/").rpartition("/")[2]
-    stem, extension = os.path.splitext(name)
-    return stem if extension.lower() in (*SLIDE_EXTENSIONS, *FEATURE_EXTENSIONS) else name
-
-
-def resolve_slide_id(slide_id: str, there: Container[str]) -> str | None:
-    """The id among `there` that an id of a table means: the same, or the name of the same file.
-
-    None where there is neither.
-    """
-    if slide_id in there:
-        return slide_id
-    name = slide_name(slide_id)
-    return name if name in there else None
-
-
-def same_slides(slide_ids: Iterable[str], there: Container[str]) -> list[str]:
-    """Different ids that mean one slide of those `there`, as "X and X.svs"."""
-    meant: dict[str, str] = {}
-    twice = []
-    for slide_id in slide_ids:
-        own = resolve_slide_id(slide_id, there)
-        if own is not None and meant.setdefault(own, slide_id) != slide_id:
-            twice.append(f"{meant[own]} and {slide_id}")
-    return twice
-
-
-def _plain_name(slide_id: str) -> str:
-    """A slide id without what copies, downloads and programs change in names of files."""
-    name = _COPY.sub("", slide_name(slide_id)).lower()
-    return _SEPARATORS.sub("-", name)
-
-
-def other_names(missing: Iterable[str], there: Iterable[str]) -> dict[str, str]:
-    """Slides that are missing, and may be there under another name: `X (1)`, `x`, `X.UUID`.
-
-    Args:
-        missing: ids of slides.
-        there: ids of slides that are there.
-    """
-    plain = {_plain_name(slide): slide for slide in there}
-    short = {_plain_name(slide.split(".")[0]): slide for slide in there}
-    found = {}
-    for slide in missing:
-        other = plain.get(_plain_name(slide)) or short.get(_plain_name(slide.split(".")[0]))
-        if other is not None:
-            found[slide] = other
-    return found
-
-
-def renaming_advice(others: Mapping[str, str]) -> str:
-    """What to say of `other_names`: how many, and the first."""
-    slide, other = next(iter(others.items()))
-    return (
-        f"the same slide may be there under another id ({len(others)} slides): {slide} and {other}"
-    )
-
-
 class FeatureSource(abc.ABC):
     """Features of a set of slides. Reading is safe from several threads at once.
 
-    A kind of source says which slides it has, where each is, and how to open one; it is asked for
-    ids of its own. Whoever uses it may name slides as tables do, see `resolve_slide_id`.
+    A subclass lists its slides, says where each is, and opens one, all by ids of its own. Callers
+    may name slides as tables do, see `resolve_slide_id`.
     """
 
     def __init__(self, location: str, dataset_name: str, feature_dim: int | None) -> None:
         self.location = location
         self.dataset_name = dataset_name
         self.feature_dim = feature_dim
-        self._layouts: dict[str, Layout] = {}
+        self._headers: dict[str, SlideHeader] = {}
 
     @property
     @abc.abstractmethod
@@ -121,7 +55,7 @@ class FeatureSource(abc.ABC):
         """Where one of `slide_ids` is."""
 
     @abc.abstractmethod
-    def _open(self, slide_id: str) -> AbstractContextManager[Patches]:
+    def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
         """Opens one of `slide_ids`."""
 
     def _encoder(self, slide_id: str) -> str:
@@ -134,37 +68,37 @@ class FeatureSource(abc.ABC):
         Raises:
             FileNotFoundError: the source has no such slide.
         """
-        return self._path_of(self._found(slide_id))
+        return self._path_of(self._own_id(slide_id))
 
     def encoder(self, slide_id: str) -> str:
         """Name of the encoder that made the features of a slide, where its file says; else "".
 
         Raises:
-            FileNotFoundError, BadFeatures: see `layout`.
+            FileNotFoundError, BadFeatures: see `header`.
         """
-        return self._encoder(self._found(slide_id))
+        return self._encoder(self._own_id(slide_id))
 
-    def layout(self, slide_id: str) -> Layout:
+    def header(self, slide_id: str) -> SlideHeader:
         """N, D and the type of a slide, without reading it where its format has a header.
 
         Raises:
             FileNotFoundError: the source has no such slide.
-            BadFeatures: the file cannot be used; see `patches`.
+            BadFeatures: the file cannot be used; see `slide`.
         """
-        own = self._found(slide_id)
-        known = self._layouts.get(own)
-        if known is None:
-            with self._open(own) as patches:
-                known = self._layouts[own] = patches.layout
-        return known
+        own = self._own_id(slide_id)
+        header = self._headers.get(own)
+        if header is None:
+            with self._open(own) as reader:
+                header = self._headers[own] = reader.header
+        return header
 
     def num_patches(self, slide_id: str) -> int:
-        """N of a slide; see `layout`."""
-        return self.layout(slide_id).num_patches
+        """N of a slide; see `header`."""
+        return self.header(slide_id).num_patches
 
     def dim(self, slide_id: str) -> int:
-        """D of a slide, 0 where a file without patches does not tell it; see `layout`."""
-        return self.layout(slide_id).dim
+        """D of a slide, 0 where a file without patches does not tell it; see `header`."""
+        return self.header(slide_id).dim
 
     def read(
         self,
@@ -187,13 +121,13 @@ class FeatureSource(abc.ABC):
 
         Raises:
             FileNotFoundError: the source has no such slide.
-            BadFeatures: the file cannot be used, or is not finite where that is asked for.
+            BadFeatures: the file cannot be used, or `check_finite` and it is not finite.
             ValueError: `out` does not fit.
         """
-        own = self._found(slide_id)
-        with self._open(own) as patches:
-            stop = patches.layout.num_patches
-            return self._rows(own, patches, 0, stop, out, dtype, check_finite)
+        own = self._own_id(slide_id)
+        with self._open(own) as reader:
+            stop = reader.header.num_patches
+            return self._rows(own, reader, 0, stop, out, dtype, check_finite)
 
     def read_rows(
         self,
@@ -213,19 +147,19 @@ class FeatureSource(abc.ABC):
         Raises:
             ValueError: not 0 <= start <= stop <= N; else as `read`.
         """
-        own = self._found(slide_id)
-        with self._open(own) as patches:
-            if not 0 <= start <= stop <= patches.layout.num_patches:
+        own = self._own_id(slide_id)
+        with self._open(own) as reader:
+            if not 0 <= start <= stop <= reader.header.num_patches:
                 raise ValueError(
                     f"{self._path_of(own)}: expected rows within 0 .. "
-                    f"{patches.layout.num_patches}, found {start} .. {stop}"
+                    f"{reader.header.num_patches}, found {start} .. {stop}"
                 )
-            return self._rows(own, patches, start, stop, out, dtype, check_finite)
+            return self._rows(own, reader, start, stop, out, dtype, check_finite)
 
     def missing(self, slide_ids: Iterable[str]) -> list[str]:
         """Those of `slide_ids` that the source lacks, in their order."""
-        there = self.slide_ids
-        return [slide_id for slide_id in slide_ids if resolve_slide_id(slide_id, there) is None]
+        existing = self.slide_ids
+        return [slide_id for slide_id in slide_ids if resolve_slide_id(slide_id, existing) is None]
 
     def give_up(self) -> None:  # noqa: B027
         """Ends what other threads are reading, where a source can; they get `BadFeatures`."""
@@ -237,11 +171,11 @@ class FeatureSource(abc.ABC):
             FileNotFoundError: some are not; lists them.
             ValueError: two ids that mean one slide, see `resolve_slide_id`; lists them.
         """
-        asked, there = list(slide_ids), self.slide_ids
-        missing = self.missing(asked)
+        requested, existing = list(slide_ids), self.slide_ids
+        missing = self.missing(requested)
         if missing:
             raise self._lacks(missing)
-        twice = same_slides(asked, there)
+        twice = same_slides(requested, existing)
         if twice:
             raise ValueError(
                 f"{self.location}: ids of the table that mean one slide: {listed(twice)}; keep one "
@@ -249,14 +183,14 @@ class FeatureSource(abc.ABC):
             )
 
     def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:
-        others = other_names(missing, self.slide_ids)
-        hint = f"; {renaming_advice(others)}" if others else ""
+        names = other_names(missing, self.slide_ids)
+        hint = f"; {renaming_advice(names)}" if names else ""
         return FileNotFoundError(
             f"{self.location}: no features of {len(missing)} slide(s), "
             f"of {len(self.slide_ids)} that it has: {listed(missing)}{hint}"
         )
 
-    def _found(self, slide_id: str) -> str:
+    def _own_id(self, slide_id: str) -> str:
         """The source's own id of a slide."""
         own = resolve_slide_id(slide_id, self.slide_ids)
         if own is None:
@@ -266,18 +200,18 @@ class FeatureSource(abc.ABC):
     def _rows(
         self,
         slide_id: str,
-        patches: Patches,
+        reader: SlideReader,
         start: int,
         stop: int,
         out: np.ndarray | None,
         dtype: npt.DTypeLike | None,
         check_finite: bool,
     ) -> np.ndarray:
-        layout = self._layouts[slide_id] = patches.layout
+        header = self._headers[slide_id] = reader.header
         where = self._path_of(slide_id)
-        rows = _buffer(stop - start, layout, out, dtype, where)
+        rows = _buffer(stop - start, header, out, dtype, where)
         if rows.size:
-            patches.copy(start, stop, rows)
+            reader.copy(start, stop, rows)
         if check_finite:
             refuse_nonfinite(rows, where, start)
         return rows
@@ -310,47 +244,47 @@ def read_bag(
         BadFeatures: a file that cannot be used, or slides of different D.
     """
     source.require(slide_ids)
-    layouts = {slide_id: source.layout(slide_id) for slide_id in slide_ids}
-    filled = {slide_id: layout for slide_id, layout in layouts.items() if layout.num_patches}
+    headers = {slide_id: source.header(slide_id) for slide_id in slide_ids}
+    filled = {slide_id: header for slide_id, header in headers.items() if header.num_patches}
     if not filled:
         paths = ", ".join(source.path_of(slide_id) for slide_id in slide_ids)
         raise EmptyBag(f"a patient without any patch: {paths or 'no slides'}")
-    dims = {layout.dim for layout in filled.values()}
+    dims = {header.dim for header in filled.values()}
     if len(dims) > 1:
-        found = ", ".join(f"{source.path_of(s)} has {layouts[s].dim}" for s in filled)
-        raise BadFeatures(f"slides of one patient differ in their dimensions: {found}")
+        dims_text = ", ".join(f"{source.path_of(s)} has {headers[s].dim}" for s in filled)
+        raise BadFeatures(f"slides of one patient differ in their dimensions: {dims_text}")
     if dtype is None and out is None:
-        dtypes = {layout.dtype.newbyteorder("=") for layout in filled.values()}
+        dtypes = {header.dtype.newbyteorder("=") for header in filled.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
-    total = sum(layout.num_patches for layout in filled.values())
+    total = sum(header.num_patches for header in filled.values())
     bag = _buffer(total, next(iter(filled.values())), out, dtype, " + ".join(filled))
     start = 0
-    for slide_id, layout in layouts.items():
-        if layout.num_patches:
-            rows = bag[start : start + layout.num_patches]
+    for slide_id, header in headers.items():
+        if header.num_patches:
+            rows = bag[start : start + header.num_patches]
             if len(source.read(slide_id, rows, check_finite=check_finite)) != len(rows):
                 raise BadFeatures(f"{source.path_of(slide_id)}: changed while it was being read")
-            start += layout.num_patches
+            start += header.num_patches
     return bag
 
 
 def _buffer(
     num_patches: int,
-    layout: Layout,
+    header: SlideHeader,
     out: np.ndarray | None,
     dtype: npt.DTypeLike | None,
     where: str,
 ) -> np.ndarray:
     """Rows to read into: the first of `out`, or new ones."""
     if out is None:
-        wanted = layout.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
-        return np.empty((num_patches, layout.dim), wanted)
+        float_type = header.dtype.newbyteorder("=") if dtype is None else np.dtype(dtype)
+        return np.empty((num_patches, header.dim), float_type)
     if dtype is not None and np.dtype(dtype) != out.dtype:
         raise ValueError(f"{where}: expected a buffer of {np.dtype(dtype)}, found {out.dtype}")
-    fits = out.ndim == 2 and len(out) >= num_patches and out.shape[1] == layout.dim
+    fits = out.ndim == 2 and len(out) >= num_patches and out.shape[1] == header.dim
     if num_patches and not (fits and out.flags.c_contiguous):
         raise ValueError(
-            f"{where}: expected a C-contiguous buffer of at least {num_patches} x {layout.dim}, "
+            f"{where}: expected a C-contiguous buffer of at least {num_patches} x {header.dim}, "
             f"found {list(out.shape)} with strides {list(out.strides)}"
         )
     return out[:num_patches]

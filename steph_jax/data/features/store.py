@@ -25,7 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from steph_jax.data.features.mapped_file import MappedFile
-from steph_jax.data.features.slide import BadFeatures, Layout, Patches, convert
+from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader, convert
 from steph_jax.data.features.source import FeatureSource
 
 DATA, INDEX = "features.bin", "store.json"
@@ -62,7 +62,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """What store.json says.
+    """The content of store.json.
 
     Attributes:
         dtype: one of `DTYPES`.
@@ -122,11 +122,11 @@ def read_index(path: pathlib.Path) -> Index:
             f"{file}: expected the index of a packed store, found something else "
             f"({type(error).__name__}: {error}); copy it again, or pack the features again"
         ) from error
-    found = data.stat().st_size
-    if found != index.nbytes:
+    size = data.stat().st_size
+    if size != index.nbytes:
         raise BadFeatures(
             f"{data}: expected {index.nbytes:,} bytes for [{index.rows}, {index.feature_dim}] "
-            f"{index.dtype}, found {found:,}; copy it again, or pack the features again"
+            f"{index.dtype}, found {size:,}; copy it again, or pack the features again"
         )
     return index
 
@@ -196,7 +196,7 @@ class StoreSource(FeatureSource):
     """The slides of a packed store.
 
     Attributes:
-        index: what its store.json says.
+        index: the content of its store.json.
     """
 
     def __init__(self, path: pathlib.Path, dataset_name: str, feature_dim: int | None) -> None:
@@ -254,16 +254,16 @@ class StoreSource(FeatureSource):
         return self._features[record.start : record.start + record.num_patches]
 
     @contextlib.contextmanager
-    def _open(self, slide_id: str) -> Iterator[Patches]:
+    def _open(self, slide_id: str) -> Iterator[SlideReader]:
         rows, where = self.mapped(slide_id), self._path_of(slide_id)
-        layout = Layout.of(rows.shape, rows.dtype, where, self.feature_dim)
+        header = SlideHeader.from_shape(rows.shape, rows.dtype, where, self.feature_dim)
 
         def copy(start: int, stop: int, out: np.ndarray) -> None:
             with self.reading():
                 convert(rows[start:stop], out, where)
             self._saw(rows[start:stop].nbytes)
 
-        yield Patches(layout, copy)
+        yield SlideReader(header, copy)
 
 
 def sorted_by_id(index: Index) -> list[Record]:

@@ -18,9 +18,9 @@ NAME = "journal.jsonl"
 
 def write_all(descriptor: int, data: bytes) -> None:
     """Writes all of `data` at the place of a file where it stands."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
 
 
 class Journal:
@@ -31,19 +31,19 @@ class Journal:
         self._lock = threading.Lock()
 
     def resume(self, header: dict[str, Any]) -> tuple[str, dict[str, Record]]:
-        """(when packing began, finished slides); starts anew where the header is another."""
+        """(when packing began, finished slides); starts over where the header differs."""
         text = b""
         while piece := os.pread(self._descriptor, BLOCK, len(text)):
             text += piece
-        whole = text[: text.rfind(b"\n") + 1]
+        complete_lines = text[: text.rfind(b"\n") + 1]
         try:
-            first, *lines = [json.loads(line) for line in whole.splitlines()]
+            first, *lines = [json.loads(line) for line in complete_lines.splitlines()]
             records = {line["slide_id"]: Record(**line) for line in lines}
-            same = all(first[name] == header[name] for name in ("dtype", "feature_dim"))
+            is_same = all(first[name] == header[name] for name in ("dtype", "feature_dim"))
         except (ValueError, KeyError, TypeError):
-            same = False
-        os.ftruncate(self._descriptor, len(whole) if same else 0)
-        if same:
+            is_same = False
+        os.ftruncate(self._descriptor, len(complete_lines) if is_same else 0)
+        if is_same:
             return first["began"], records
         self._append(header)
         return header["began"], {}

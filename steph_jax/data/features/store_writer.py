@@ -211,26 +211,26 @@ def _read(
     source: FeatureSource, slide_id: str, dtype: np.dtype[Any], buffers: threading.local
 ) -> np.ndarray:
     """All patches of a slide, finite, in a buffer of this thread that grows with its slides."""
-    layout = source.layout(slide_id)
-    size = layout.num_patches * layout.dim
+    header = source.header(slide_id)
+    size = header.num_patches * header.dim
     buffer = getattr(buffers, "values", None)
     if buffer is None or buffer.size < size:
         buffer = buffers.values = np.empty(size, dtype)
-    rows = buffer[:size].reshape(layout.num_patches, layout.dim)
-    found = source.read(slide_id, rows, check_finite=True)
-    if len(found) != layout.num_patches:
+    rows = buffer[:size].reshape(header.num_patches, header.dim)
+    values = source.read(slide_id, rows, check_finite=True)
+    if len(values) != header.num_patches:
         raise ValueError(f"{source.path_of(slide_id)}: changed while it was being read")
     return rows
 
 
 def _reserve(descriptor: int, partial: pathlib.Path, nbytes: int) -> None:
-    """Gives features.bin its size; refuses at once what the disk has no room for."""
-    held = os.fstat(descriptor).st_blocks * 512
+    """Gives features.bin its size; refuses at once what does not fit on the disk."""
+    allocated = os.fstat(descriptor).st_blocks * 512
     free = shutil.disk_usage(partial).free
-    if nbytes - held > free:
+    if nbytes - allocated > free:
         raise OSError(
             f"{partial}: the store takes {nbytes:,} bytes, {free:,} are free on this disk; "
-            "make room, choose another --out, or --dtype float16"
+            "free some space, choose another --out, or --dtype float16"
         )
     os.ftruncate(descriptor, nbytes)
 
@@ -323,17 +323,17 @@ def _already_there(out: pathlib.Path, plan: Index, bad: dict[str, str], skip_bad
     if index.skipped and not skip_bad:
         raise ValueError(
             f"{out}: this store leaves out {len(index.skipped)} slides that could not be packed; "
-            "remove it to pack it anew, or give --skip_bad again"
+            "remove it to pack it again, or give --skip_bad again"
         )
-    wanted = [r for r in plan.slides if r.slide_id not in index.skipped]
+    expected = [r for r in plan.slides if r.slide_id not in index.skipped]
     one, other = (
         [(r.slide_id, r.num_patches, r.source) for r in records]
-        for records in (index.slides, wanted)
+        for records in (index.slides, expected)
     )
     if (index.dtype, index.feature_dim, one) != (plan.dtype, plan.feature_dim, other):
         raise ValueError(
             f"{out}: a store of other slides, of another --dtype, or of features that have changed "
-            "since; remove it to pack it anew, or choose another --out"
+            "since; remove it to pack it again, or choose another --out"
         )
     (out / journals.NAME).unlink(missing_ok=True)
     return Packed(index, bad, 0)

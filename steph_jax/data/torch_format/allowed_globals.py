@@ -258,8 +258,8 @@ def _dimensions(value: object, what: str) -> tuple[int, ...]:
     dimensions = []
     for entry in value:
         if not isinstance(entry, int) or not 0 <= entry < 2**48:
-            shown = entry if isinstance(entry, int) else type(entry).__name__
-            raise Malformed(f"{what} with the entry {shown}")
+            text = entry if isinstance(entry, int) else type(entry).__name__
+            raise Malformed(f"{what} with the entry {text}")
         dimensions.append(int(entry))
     return tuple(dimensions)
 
@@ -269,8 +269,8 @@ def _strided(
 ) -> np.ndarray:
     """The view of a storage that a tensor is; its elements must lie within the storage."""
     if not isinstance(storage, Storage):
-        found = "another tensor" if isinstance(storage, np.ndarray) else "something else"
-        raise Malformed(f"a tensor whose storage is {found}")
+        kind = "another tensor" if isinstance(storage, np.ndarray) else "something else"
+        raise Malformed(f"a tensor whose storage is {kind}")
     entries = storage.entries
     shape = _dimensions(size, "a shape")
     strides = _dimensions(stride, "strides")
@@ -301,18 +301,18 @@ def _dtype(arguments: tuple[object, ...]) -> object:
     _expect_arguments(arguments, 1, 3, "a numpy.dtype")
     code = arguments[0]
     if isinstance(code, TypeName):
-        known = code.dtype
+        dtype = code.dtype
     elif isinstance(code, str) and _ARRAY_TYPE.fullmatch(code):
-        known = np.dtype(code)
+        dtype = np.dtype(code)
     else:
-        shown = printable(code) if isinstance(code, str) else "?"
-        return UnknownGlobal(f"numpy.dtype of {shown}")
+        name = printable(code) if isinstance(code, str) else "?"
+        return UnknownGlobal(f"numpy.dtype of {name}")
 
     def finish(state: object) -> object:
         order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
         if not isinstance(order, str) or order not in ("<", ">", "|", "="):
             raise Malformed("a numpy.dtype without a byte order")
-        return known if known == _BFLOAT16 else np.dtype(order + known.str[1:])
+        return dtype if dtype == _BFLOAT16 else np.dtype(order + dtype.str[1:])
 
     return Unbuilt(finish)
 

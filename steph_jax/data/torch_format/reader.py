@@ -98,15 +98,15 @@ def loads(buffer: bytes | bytearray | memoryview | mmap.mmap, name: str) -> obje
         if head[:4] == b"PK\x03\x04":
             return _read_archive(data)
         if head[:1] == b"\x80":
-            return _read_stream(data, Budget(len(data)), within=False)
+            return _read_stream(data, Budget(len(data)), is_nested=False)
     except Malformed as error:
         raise TorchFileError(
             f"{name}: expected a PyTorch file of tensors in plain containers, found {error}; "
             + (error.advice or f"{_AGAIN}, or save the tensors alone with torch.save")
         ) from None
-    shown = printable(head[:16].decode("latin-1"))
+    text = printable(head[:16].decode("latin-1"))
     raise TorchFileError(
-        f"{name}: expected a PyTorch file, found {len(data)} bytes that begin with '{shown}'; "
+        f"{name}: expected a PyTorch file, found {len(data)} bytes that begin with '{text}'; "
         f"{_AGAIN}"
     )
 
@@ -127,9 +127,9 @@ def refuse_foreign(value: object, name: str) -> None:
     """
     names = foreign_names(value)
     if names:
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise TorchFileError(
-            f"{name}: expected tensors and plain containers, found {', '.join(names[:5])}{more}, "
+            f"{name}: expected tensors and plain containers, found {', '.join(names[:5])}{rest}, "
             "which was not called; save the tensors alone (a state dict) with torch.save"
         )
 
@@ -202,7 +202,7 @@ def _read_archive(data: memoryview) -> object:
 
 
 def _nested_reader(budget: Budget) -> allowed_globals.StorageReader:
-    return lambda content: _read_stream(content, budget, within=True)
+    return lambda content: _read_stream(content, budget, is_nested=True)
 
 
 def _expect_end(data: memoryview, end: int) -> None:
@@ -210,9 +210,9 @@ def _expect_end(data: memoryview, end: int) -> None:
         raise Malformed(f"{len(data) - end} bytes after the end of its content")
 
 
-def _read_stream(data: memoryview, budget: Budget, within: bool) -> object:
-    """Reads the old stream, or (unless it stands `within` a pickled tensor) a plain pickle."""
-    reader = None if within else _nested_reader(budget)
+def _read_stream(data: memoryview, budget: Budget, is_nested: bool) -> object:
+    """Reads the old stream, or (unless `is_nested` in a pickled tensor) a plain pickle."""
+    reader = None if is_nested else _nested_reader(budget)
     table = allowed_globals.admitted(budget, reader)
 
     def no_storages(value: object) -> object:
@@ -220,14 +220,14 @@ def _read_stream(data: memoryview, budget: Budget, within: bool) -> object:
 
     value, end = unpickler.run(data, 0, table, no_storages, budget)
     if type(value) is not int or value != _MAGIC_NUMBER:
-        if within:
+        if is_nested:
             raise Malformed("a storage that is no PyTorch stream")
         _expect_end(data, end)
         return value
     version, end = unpickler.run(data, end, table, no_storages, budget)
     if version != _STREAM_VERSION:
-        shown = version if isinstance(version, int) else type(version).__name__
-        raise Malformed(f"version {shown} of the old stream, expected {_STREAM_VERSION}")
+        text = version if isinstance(version, int) else type(version).__name__
+        raise Malformed(f"version {text} of the old stream, expected {_STREAM_VERSION}")
     _, start = unpickler.run(data, end, table, no_storages, budget)
 
     # The storages follow the object that is made of them: once to learn where they are, once more

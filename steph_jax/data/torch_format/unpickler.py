@@ -233,11 +233,11 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Malformed("a global whose name is no text")
         full_name = f"{module}.{name}"
-        known = self.admitted.get(full_name)
-        if known is None:
-            known = UnknownGlobal(printable(full_name))
-            self.foreign[known.name] = None
-        self.push(known)
+        allowed = self.admitted.get(full_name)
+        if allowed is None:
+            allowed = UnknownGlobal(printable(full_name))
+            self.foreign[allowed.name] = None
+        self.push(allowed)
 
     def call(self) -> None:
         arguments = self.pop()
@@ -248,10 +248,10 @@ class _Machine:
 
     def make_new(self) -> None:
         """NEWOBJ, NEWOBJ_EX: instances of classes, none of which are admitted."""
-        made = self.pop()
-        if not isinstance(made, UnknownGlobal):
+        instance = self.pop()
+        if not isinstance(instance, UnknownGlobal):
             raise Malformed(f"an instance of something that is no class at byte {self.position}")
-        self.push(UnknownGlobal(made.name))
+        self.push(UnknownGlobal(instance.name))
 
     def make_new_with_keywords(self) -> None:
         self.pop()

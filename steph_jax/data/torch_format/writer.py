@@ -40,8 +40,8 @@ def write_state_dict(path: pathlib.Path, state: Mapping[str, np.ndarray]) -> Non
         "byteorder": b"little",
     }
     for key, array in enumerate(state.values()):
-        stored = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
-        members[f"data/{key}"] = stored.tobytes()
+        values = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
+        members[f"data/{key}"] = values.tobytes()
     members["version"] = b"3\n"
     with (
         files.whole(path) as temporary,
@@ -65,8 +65,8 @@ def _integer(value: int) -> bytes:
 def _tensor(name: str, array: np.ndarray, key: int) -> bytes:
     """The call that rebuilds one contiguous tensor from the storage `key`."""
     if array.dtype not in _STORAGES:
-        known = ", ".join(str(dtype) for dtype in _STORAGES)
-        raise ValueError(f"{name}: expected {known} to write for PyTorch; found {array.dtype}")
+        dtypes = ", ".join(str(dtype) for dtype in _STORAGES)
+        raise ValueError(f"{name}: expected {dtypes} to write for PyTorch; found {array.dtype}")
     storage = (
         b"("
         + _text("storage")

@@ -31,13 +31,13 @@ def members(data: memoryview, budget: Budget) -> dict[str, memoryview]:
     end = position + size
     if end > len(data):
         raise Malformed("a zip directory that lies beyond the end of the file")
-    found: dict[str, memoryview] = {}
-    refused = ""  # the first member that is not simply stored
+    contents: dict[str, memoryview] = {}
+    compressed = ""  # the first member that is not simply stored
     while position < end:
         budget.charge(768)
         fields = _unpack(_ENTRY, data, position, b"PK\x01\x02", "a zip directory entry")
         flags, method = fields[3], fields[4]
-        packed, unpacked = fields[8], fields[9]
+        stored_size, real_size = fields[8], fields[9]
         name_length, extra_length, comment_length = fields[10:13]
         start = position + _ENTRY.size
         position = start + name_length + extra_length + comment_length
@@ -45,25 +45,25 @@ def members(data: memoryview, budget: Budget) -> dict[str, memoryview]:
             raise Malformed("a zip directory that ends within an entry")
         name = _member_name(data[start : start + name_length])
         extra = data[start + name_length : start + name_length + extra_length]
-        packed, unpacked, offset = _long_sizes(extra, unpacked, packed, fields[16])
-        if flags & 1 or method or packed != unpacked:
-            refused = refused or name
-        if name in found:
+        stored_size, real_size, offset = _long_sizes(extra, real_size, stored_size, fields[16])
+        if flags & 1 or method or stored_size != real_size:
+            compressed = compressed or name
+        if name in contents:
             raise Malformed(f"two members named {printable(name)}")
-        found[name] = _content(data, name, offset, packed)
-    if any(name.endswith("/constants.pkl") for name in found):
+        contents[name] = _content(data, name, offset, stored_size)
+    if any(name.endswith("/constants.pkl") for name in contents):
         raise Malformed(
             "a TorchScript program, not a state dict",
             "in PyTorch, load it with torch.jit.load and save its tensors: "
             "torch.save(program.state_dict(), FILE)",
         )
-    if refused:
+    if compressed:
         raise Malformed(
-            f"a compressed or encrypted member {printable(refused)}, which PyTorch never writes"
+            f"a compressed or encrypted member {printable(compressed)}, which PyTorch never writes"
         )
-    if len(found) != count:
-        raise Malformed(f"{len(found)} members in a zip directory of {count}")
-    return found
+    if len(contents) != count:
+        raise Malformed(f"{len(contents)} members in a zip directory of {count}")
+    return contents
 
 
 def _unpack(
@@ -106,7 +106,9 @@ def _member_name(raw: memoryview) -> str:
     return name
 
 
-def _long_sizes(extra: memoryview, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
+def _long_sizes(
+    extra: memoryview, real_size: int, stored_size: int, offset: int
+) -> tuple[int, int, int]:
     """Sizes (packed, unpacked) and offset of a member, long ones from the extra field."""
     position = 0
     while position + 4 <= len(extra):
@@ -118,13 +120,13 @@ def _long_sizes(extra: memoryview, unpacked: int, packed: int, offset: int) -> t
         long_values = [
             int.from_bytes(field[i : i + 8], "little") for i in range(0, len(field) - 7, 8)
         ]
-        if unpacked == 0xFFFFFFFF and long_values:
-            unpacked = long_values.pop(0)
-        if packed == 0xFFFFFFFF and long_values:
-            packed = long_values.pop(0)
+        if real_size == 0xFFFFFFFF and long_values:
+            real_size = long_values.pop(0)
+        if stored_size == 0xFFFFFFFF and long_values:
+            stored_size = long_values.pop(0)
         if offset == 0xFFFFFFFF and long_values:
             offset = long_values.pop(0)
-    return packed, unpacked, offset
+    return stored_size, real_size, offset
 
 
 def _content(data: memoryview, name: str, offset: int, size: int) -> memoryview:

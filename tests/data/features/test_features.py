@@ -658,10 +658,10 @@ def test_lmdb_without_its_package(tmp_path, monkeypatch):
         open_features(tmp_path / "a.lmdb")
 
 
-def test_layout_refuses_a_pair_of_bytes():
+def test_header_of_a_pair_of_bytes_is_refused():
     pair = np.dtype([("a", "u1"), ("b", "u1")])
     with pytest.raises(BadFeatures, match="expected features in float16"):
-        patches.Layout.of((2, 2), pair, "x", None)
+        patches.SlideHeader.from_shape((2, 2), pair, "x", None)
 
 
 @pytest.mark.torch

@@ -38,9 +38,9 @@ def test_the_same_as_in_this_process(folder: pathlib.Path) -> None:
         for slide in direct.slide_ids:
             assert source.encoder(slide) == direct.encoder(slide)
             assert source.path_of(slide) == direct.path_of(slide)
-            layout = direct.layout(slide)
-            assert source.layout(slide).leading == layout.leading
-            assert source.layout(slide).dtype == layout.dtype.newbyteorder("=")
+            header = direct.header(slide)
+            assert source.header(slide).leading == header.leading
+            assert source.header(slide).dtype == header.dtype.newbyteorder("=")
             for dtype in (None, np.float64, ml_dtypes.bfloat16):
                 found = source.read(slide, dtype=dtype)
                 expected = direct.read(slide, dtype=dtype)
