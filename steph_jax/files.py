@@ -23,7 +23,9 @@ _REPEATED = 120
 #: What to do about an error of the disk, by its number.
 _ADVICE = {
     errno.ENOSPC: "free some space on this disk, and give the same command again",
-    errno.EDQUOT: "your quota of this disk is used up: free some space, and give the same command again",
+    errno.EDQUOT: (
+        "your quota of this disk is used up: free some space, and give the same command again"
+    ),
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), and give the same command again",
 }
 
