@@ -65,14 +65,14 @@ def _mend_compiled_programs() -> None:
 
     JAX warns of each damaged or unwritable entry, in every run, and never replaces one.
     """
-    show, said = warnings.showwarning, set[str]()
+    show_warning, printed = warnings.showwarning, set[str]()
 
     def show_once(message: Any, *place: Any, **more: Any) -> None:
         bad = _BAD_CACHE.match(str(message))
         if not bad:
-            show(message, *place, **more)
-        elif bad["what"] not in said:
-            said.add(bad["what"])
+            show_warning(message, *place, **more)
+        elif bad["what"] not in printed:
+            printed.add(bad["what"])
             folder = pathlib.Path(str(jax.config.jax_compilation_cache_dir))  # type: ignore[attr-defined]
             if bad["what"] == "reading":
                 logging.warning("%s: a compiled program is damaged; %s", folder, _emptied(folder))
@@ -224,11 +224,11 @@ def _with_config_path(argv: Sequence[str]) -> list[str]:
         name, colon, argument = (value if equals else words[i + 1]).partition(":")
         config = files.path_of(name)
         if not config.is_file() or config.suffix != ".py":
-            found = "a folder" if config.is_dir() else "another file"
-            found = found if config.exists() else "no such file"
+            kind = "a folder" if config.is_dir() else "another file"
+            kind = kind if config.exists() else "no such file"
             raise ValueError(
                 f"--config {name}: expected a Python file of settings, as configs/default.py; "
-                f"found {found}"
+                f"found {kind}"
             )
         text = f"{config}{colon}{argument}"
         words[i if equals else i + 1] = f"{flag}={text}" if equals else text

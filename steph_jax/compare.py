@@ -53,13 +53,13 @@ _MEASURED = records.record(
 
 def main() -> int:
     """The entry point."""
-    given = flags.FLAGS
-    record = as_dict(given.config)
-    seeds = whole_numbers(given.seeds) if given.seeds else [Config.from_dict(record).seed]
+    arguments = flags.FLAGS
+    record = as_dict(arguments.config)
+    seeds = whole_numbers(arguments.seeds) if arguments.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
-    methods = with_controls(given.methods) if given.controls else given.methods
-    compare(record, methods, seeds, given.workdir, command)
-    print(f"report: {comparison_page.write(given.workdir)}")
+    methods = with_controls(arguments.methods) if arguments.controls else arguments.methods
+    compare(record, methods, seeds, arguments.workdir, command)
+    print(f"report: {comparison_page.write(arguments.workdir)}")
     return 0
 
 
@@ -130,12 +130,12 @@ def compare(
         logging.info("%s, seed %d", method, seed)
         train.train(run.record, run_directory(workdir, method, seed), compared=directories)
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
-    found = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
+    result = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
     out = workdir if tables is None else tables
     out.mkdir(parents=True, exist_ok=True)
-    comparison_report.write(out, found, costs, command)
+    comparison_report.write(out, result, costs, command)
     print(f"\n{(out / 'compare.md').read_text(encoding='utf-8')}\nwritten to {out}")
-    return found
+    return result
 
 
 def is_finished(directory: pathlib.Path, config: Config) -> bool:
@@ -153,7 +153,7 @@ def is_finished(directory: pathlib.Path, config: Config) -> bool:
     return True
 
 
-def check_methods(asked: dict[tuple[str, int], Config]) -> None:
+def check_methods(configs: dict[tuple[str, int], Config]) -> None:
     """Finds out before the first training whether each of the runs can be started.
 
     Raises:
@@ -161,7 +161,7 @@ def check_methods(asked: dict[tuple[str, int], Config]) -> None:
             with how to make it.
     """
     checked: set[str] = set()
-    for (method, _), config in asked.items():
+    for (method, _), config in configs.items():
         if config.pool.save:
             raise ValueError(
                 "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
@@ -182,24 +182,24 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
     """
     directory = run_directory(workdir, method, seed)
     fold = runs.fold_directory(directory, config.folds[0])
-    kept = directory / "inference.json"
+    file = directory / "inference.json"
     mesh = device_mesh()
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    measured = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
-    if kept.is_file():
-        known = records.read(kept, _MEASURED, "a measurement of inference", f"remove {kept}")
-        if all(known.get(name) == value for name, value in measured.items()):
-            return known
+    conditions = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
+    if file.is_file():
+        record = records.read(file, _MEASURED, "a measurement of inference", f"remove {file}")
+        if all(record.get(name) == value for name, value in conditions.items()):
+            return record
     model = saved_model.load_model(fold / "model")
     num_patches = median_patches(config, fold)
     dtype = config.precision.operands
     logging.info("%s: measuring inference", method)
-    found = measured | {
+    found = conditions | {
         "num_patches": num_patches,
         "flops_per_slide": cost.flops_per_slide(model, num_patches),
         "seconds_per_slide": cost.seconds_per_slide(model, num_patches, config.batch_size, dtype),
     }
-    files.write_json(kept, found)
+    files.write_json(file, found)
     return found
 
 

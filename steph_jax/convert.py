@@ -103,8 +103,8 @@ def run(arguments: argparse.Namespace) -> None:
         pooling=arguments.pooling,
     )
     check_output_folder(arguments.out)
-    files, others = torch_folders.find(arguments.sources_of_models, arguments.name)
-    rejected = torch_import.rejected(others)
+    files, skipped = torch_folders.find(arguments.sources_of_models, arguments.name)
+    rejected = torch_import.rejected(skipped)
     pool = Pool(arguments.out)
     is_terminal = sys.stderr.isatty()
     with tqdm(total=len(files), unit="file", disable=not is_terminal) as bar:

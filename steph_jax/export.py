@@ -68,12 +68,12 @@ def export(model: SavedModel, out: pathlib.Path) -> None:
 
 def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
     """Contiguous arrays by name: published names where there are such, else those of the tree."""
-    named: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray]
     if model.kind == "abmil":
-        named = torch_names.abmil_to_torch(model.params)
+        tensors = torch_names.abmil_to_torch(model.params)
     elif _has_published_class(model):
         options = _steph_options(model)
-        named = torch_merged.merged_to_torch(
+        tensors = torch_merged.merged_to_torch(
             model.params["trainable"],
             model.params["frozen"],
             options.merged,
@@ -81,11 +81,11 @@ def state_dict(model: SavedModel) -> dict[str, np.ndarray]:
             model.metadata["weights"] if model.kind == "fix" else (),
         )
     else:
-        named = {
+        tensors = {
             jax.tree_util.keystr(path, simple=True, separator="/"): leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
         }
-    return {name: np.ascontiguousarray(array) for name, array in named.items()}
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
 def import_flags(model: SavedModel) -> list[str]:

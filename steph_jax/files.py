@@ -59,8 +59,8 @@ def check_name(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        shown = os.fsencode(text).decode("utf-8", "backslashreplace")
-        raise ValueError(f"{shown}: expected a name in UTF-8; rename it") from None
+        printable_name = os.fsencode(text).decode("utf-8", "backslashreplace")
+        raise ValueError(f"{printable_name}: expected a name in UTF-8; rename it") from None
     if "\0" in text:
         raise ValueError(f"{text!r}: no file can have this name")
 
@@ -85,8 +85,8 @@ def check_output(path: pathlib.Path, inputs: Iterable[pathlib.Path] = ()) -> Non
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: no folder {path.parent}; make it first")
     _check_replaceable(path)
-    for given in inputs:
-        if is_input(path, given):
+    for path_of_input in inputs:
+        if is_input(path, path_of_input):
             raise ValueError(
                 f"{path}: this is an input of the same command, which would be lost; choose "
                 "another name for the output"
@@ -108,14 +108,14 @@ def check_output_folder(path: pathlib.Path) -> None:
             raise ValueError(f"{place}: expected a folder or a new name, found {_kind(place)}")
 
 
-def is_input(path: pathlib.Path, given: pathlib.Path) -> bool:
-    """Whether writing the file `path` would change the file `given`, or one in the folder."""
-    if given.is_dir():
-        return path.exists() and path.resolve().is_relative_to(given.resolve())
-    if path.absolute() == given.absolute():
+def is_input(path: pathlib.Path, input_path: pathlib.Path) -> bool:
+    """Whether writing the file `path` would change the file `input_path`, or one in the folder."""
+    if input_path.is_dir():
+        return path.exists() and path.resolve().is_relative_to(input_path.resolve())
+    if path.absolute() == input_path.absolute():
         return True
     # Names end alike, so that many slides beside one table cost no look at each.
-    return given.suffix == path.suffix and path.resolve() == given.resolve()
+    return input_path.suffix == path.suffix and path.resolve() == input_path.resolve()
 
 
 def _check_replaceable(path: pathlib.Path) -> None:

@@ -154,14 +154,14 @@ def check_held() -> None:
     Raises:
         OSError: a lock is lost.
     """
-    for held in _removable:
+    for lock in _removable:
         try:
-            status = os.stat(held.path)
+            status = os.stat(lock.path)
         except FileNotFoundError:
             status = None
-        if status is None or (status.st_dev, status.st_ino) != (held.device, held.inode):
+        if status is None or (status.st_dev, status.st_ino) != (lock.device, lock.inode):
             raise OSError(
-                f"{held.path}: this lock was removed while its run was at work, and another run "
+                f"{lock.path}: this lock was removed while its run was at work, and another run "
                 "may have begun; when no other is at work, give the same command again"
             )
 
@@ -204,12 +204,12 @@ def _directory_held(directory: pathlib.Path, busy: str, path: pathlib.Path) -> I
 @contextlib.contextmanager
 def _noted(path: pathlib.Path) -> Iterator[None]:
     status = os.stat(path)
-    held = _Held(path, status.st_dev, status.st_ino)
-    _removable.add(held)
+    lock = _Held(path, status.st_dev, status.st_ino)
+    _removable.add(lock)
     try:
         yield
     finally:
-        _removable.discard(held)
+        _removable.discard(lock)
 
 
 def _explained(error: OSError, path: pathlib.Path) -> OSError:

@@ -68,9 +68,9 @@ def define_flags() -> None:
 
 def main() -> int:
     """The entry point; returns the exit status."""
-    own = {} if flags.FLAGS.config is not None else _FLAGS
-    with messages.naming_flags(own):
-        return run(own)
+    flag_names = {} if flags.FLAGS.config is not None else _FLAGS
+    with messages.naming_flags(flag_names):
+        return run(flag_names)
 
 
 def run(own_flags: Mapping[str, str]) -> int:
@@ -79,30 +79,41 @@ def run(own_flags: Mapping[str, str]) -> int:
     Args:
         own_flags: of this program, for the settings that messages name in place of them.
     """
-    given = flags.FLAGS
-    out = given.out
+    arguments = flags.FLAGS
+    out = arguments.out
     files.check_output_folder(out)
-    if given.config is not None and given.features is not None:
+    if arguments.config is not None and arguments.features is not None:
         raise ValueError("--config and --features both say what to pack; give one of them")
-    if given.config is not None:
-        config = Config.from_dict(as_dict(given.config))
+    if arguments.config is not None:
+        config = Config.from_dict(as_dict(arguments.config))
         location, slides = of_config(config)
         origin = _isolated(location, config.data.hdf5_dataset)
-    elif given.features is not None:
-        origin, slides = _isolated(",".join(map(str, given.features)), given.hdf5_dataset), None
-    elif given.verify:
-        return verify(out, None, given.workers)
+    elif arguments.features is not None:
+        origin, slides = (
+            _isolated(",".join(map(str, arguments.features)), arguments.hdf5_dataset),
+            None,
+        )
+    elif arguments.verify:
+        return verify(out, None, arguments.workers)
     else:
         raise ValueError("expected --config or --features to pack, or --verify for a store")
     with origin as source:
-        there = source.slide_ids
-        wanted = (
-            there
+        existing = source.slide_ids
+        selection = (
+            existing
             if slides is None
-            else [resolve_slide_id(slide, there) or slide for slide in slides]
+            else [resolve_slide_id(slide, existing) or slide for slide in slides]
         )
-        status = pack(source, wanted, out, given.dtype, given.workers, given.skip_bad, own_flags)
-        return status or (verify(out, source, given.workers) if given.verify else 0)
+        status = pack(
+            source,
+            selection,
+            out,
+            arguments.dtype,
+            arguments.workers,
+            arguments.skip_bad,
+            own_flags,
+        )
+        return status or (verify(out, source, arguments.workers) if arguments.verify else 0)
 
 
 def of_config(config: Config) -> tuple[pathlib.Path, Collection[str]]:
@@ -133,7 +144,7 @@ def pack(
         own_flags: names of flags in place of settings, for messages.
     """
     with _bar("packing", len(slides)) as progress:
-        packed = store_writer.pack(
+        result = store_writer.pack(
             source,
             sorted(slides),
             out,
@@ -142,22 +153,22 @@ def pack(
             skip_bad=skip_bad,
             progress=progress.update,
         )
-    for message in packed.bad.values():
+    for message in result.bad.values():
         print(f"bad slide: {messages.with_flags(message, own_flags)}", file=sys.stderr)
-    if packed.index is None:
+    if result.index is None:
         print(
-            f"error: {len(packed.bad)} of {len(slides)} slides cannot be packed (above); the "
+            f"error: {len(result.bad)} of {len(slides)} slides cannot be packed (above); the "
             f"others are kept in {store_writer.partial_path(out)}. Repair these and give the same "
             "command again, or add --skip_bad to leave them out",
             file=sys.stderr,
         )
         return 1
-    index = packed.index
+    index = result.index
     empty = sum(not record.num_patches for record in index.slides)
     print(
         f"{out}: {len(index.slides)} slides ({empty} without patches), "
         f"[{index.rows}, {index.feature_dim}] {index.dtype}, {index.nbytes / 1e9:.2f} GB; "
-        f"{packed.written} written now, {len(packed.bad)} left out"
+        f"{result.written} written now, {len(result.bad)} left out"
     )
     return 0
 

@@ -49,41 +49,41 @@ _FLAGS = {
 @naming_flags(_FLAGS)
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
-    given = flags.FLAGS
-    directory = run_directory.model_directory(given.checkpoint)
-    features = [*given.features, *map(files.path_of, more_files)]
-    outputs = [path for path in (given.out, given.merge_weights) if path is not None]
-    check_outputs(outputs, [directory, *([given.table] if given.table else [])])
+    arguments = flags.FLAGS
+    directory = run_directory.model_directory(arguments.checkpoint)
+    features = [*arguments.features, *map(files.path_of, more_files)]
+    outputs = [path for path in (arguments.out, arguments.merge_weights) if path is not None]
+    check_outputs(outputs, [directory, *([arguments.table] if arguments.table else [])])
     model = saved_model.load_model(directory)
     # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
-    if given.merge_weights and (model.kind == "abmil" or "sources" not in model.metadata):
+    if arguments.merge_weights and (model.kind == "abmil" or "sources" not in model.metadata):
         raise ValueError(
-            f"{given.checkpoint}: a model of kind {model.kind} gives no source a weight that "
+            f"{arguments.checkpoint}: a model of kind {model.kind} gives no source a weight that "
             "differs between patients; leave --merge_weights out"
         )
     source = open_features(
         features if len(features) > 1 else features[0],
-        dataset_name=given.hdf5_dataset,
+        dataset_name=arguments.hdf5_dataset,
         feature_dim=model.architecture.feature_dim,
     )
     check_outputs(outputs, files_of(source, features))
-    columns = Columns(patient=given.patient_column, slide=given.slide_column)
-    if given.table:
-        slides_of = tables.read_slides(given.table, columns)
+    columns = Columns(patient=arguments.patient_column, slide=arguments.slide_column)
+    if arguments.table:
+        slides_of = tables.read_slides(arguments.table, columns)
     elif columns != Columns():
         raise ValueError("--patient_column and --slide_column name columns of a --table; give one")
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
-    predicted = predict(model, source, slides_of, given.batch_size, given.compute_dtype)
-    if given.merge_weights:
+    predicted = predict(model, source, slides_of, arguments.batch_size, arguments.compute_dtype)
+    if arguments.merge_weights:
         weights = predictions.merge_weights_table(
             predicted, model.metadata["sources"], model.metadata.get("dataset", "")
         )
-        files.write_output(given.merge_weights, weights)
-    files.write_output(given.out, predictions.predictions_table(predicted))
+        files.write_output(arguments.merge_weights, weights)
+    files.write_output(arguments.out, predictions.predictions_table(predicted))
     to_stdout = any(map(files.is_stdout, outputs))
     print(
-        f"{len(predicted.patients)} patients written to {given.out}",
+        f"{len(predicted.patients)} patients written to {arguments.out}",
         file=sys.stderr if to_stdout else sys.stdout,
     )
     return 0
@@ -104,14 +104,14 @@ def check_outputs(outputs: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path
 
 def files_of(source: FeatureSource, locations: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The files that features are read from; a folder where every file in it is a part of them."""
-    found = []
+    paths = []
     for path in locations:
         is_loose = path.is_dir() and not any((path / name).exists() for name in (INDEX, "data.mdb"))
         if is_loose:
-            found += [pathlib.Path(source.path_of(slide)) for slide in source.slide_ids]
+            paths += [pathlib.Path(source.path_of(slide)) for slide in source.slide_ids]
         else:
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def predict(

@@ -167,8 +167,8 @@ def list_of(kind: Kind, least: int = 0) -> Kind:
 
     def problem(name: str, value: Any) -> str:
         if not isinstance(value, list) or len(value) < least:
-            wanted = expected if not least else f"{expected}, {least} or more"
-            return f"{_named(name)}expected {wanted}; found {_shown(value)}"
+            description = expected if not least else f"{expected}, {least} or more"
+            return f"{_named(name)}expected {description}; found {_shown(value)}"
         problems = (kind.problem(f"{name}[{i}]", entry) for i, entry in enumerate(value))
         return next(filter(None, problems), "")
 
@@ -251,8 +251,8 @@ def fields_of(cls: type) -> Kind:
 
 
 def _within(name: str, field: str) -> str:
-    shown = field if len(field) <= _SHOWN and field.isprintable() else _shown(field)
-    return f"{name}.{shown}" if name else shown
+    text = field if len(field) <= _SHOWN and field.isprintable() else _shown(field)
+    return f"{name}.{text}" if name else text
 
 
 #: What a record holds that is sealed and has checksums of files beside it (`arrays.Checksums`).

@@ -127,14 +127,14 @@ def reconciled_config(
         ValueError: as `store_config` does.
     """
     path = workdir / SETTINGS
-    wanted = flatten(json.loads(json.dumps(settings)))
+    config = flatten(json.loads(json.dumps(settings)))
     if path.exists():
         stored = {**defaults, **flatten(load(workdir))}
-        wanted = {**defaults, **wanted}
+        config = {**defaults, **config}
         differences = [
-            f"{name}: {stored.get(name, 'absent')!r} then, {wanted.get(name, 'absent')!r} now"
-            for name in sorted(stored.keys() | wanted.keys())
-            if name not in free and stored.get(name) != wanted.get(name)
+            f"{name}: {stored.get(name, 'absent')!r} then, {config.get(name, 'absent')!r} now"
+            for name in sorted(stored.keys() | config.keys())
+            if name not in free and stored.get(name) != config.get(name)
         ]
         if differences:
             raise ValueError(

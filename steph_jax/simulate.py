@@ -188,14 +188,17 @@ def _claim(out: pathlib.Path, settings: Settings) -> bool:
         try:
             stored = json.loads(path.read_text())
             complete = stored.pop("complete")
-            others = {**stored.pop("settings"), **stored}
+            old_settings = {**stored.pop("settings"), **stored}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(f"{path}: expected the settings of a simulation: {error}") from error
         expected = {**record["settings"], "generator": GENERATOR}
-        names = sorted(name for name in expected | others if _differ(expected, others, name))
+        names = sorted(
+            name for name in expected | old_settings if _differ(expected, old_settings, name)
+        )
         if names:
             differences = ", ".join(
-                f"{name} {others.get(name)} there, {expected.get(name)} here" for name in names
+                f"{name} {old_settings.get(name)} there, {expected.get(name)} here"
+                for name in names
             )
             raise ValueError(
                 f"{out}: holds another simulation ({differences}); name another folder or remove it"

@@ -76,17 +76,17 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
     )
     splits = []
     for fold in range(request.num_folds):
-        rest = np.flatnonzero(folds != fold)
-        chosen = choose_validation(
-            [table.patients[i] for i in dealt[rest]],
-            table.time[dealt[rest]],
-            table.event[dealt[rest]],
+        train_rows = np.flatnonzero(folds != fold)
+        in_validation = choose_validation(
+            [table.patients[i] for i in dealt[train_rows]],
+            table.time[dealt[train_rows]],
+            table.event[dealt[train_rows]],
             fraction=request.validation,
             seed=request.seed + fold,
             whole_sites=sites,
         )
         part = np.where(folds == fold, 1, 0)
-        part[rest[chosen]] = 2
+        part[train_rows[in_validation]] = 2
         rows = [np.flatnonzero(part[rank] == number) for number in range(3)]
         parts = (tuple(table.patients[i] for i in of_part) for of_part in rows)
         split = Split(out / f"splits_{fold}.csv", *parts)
@@ -109,17 +109,17 @@ def write_splits(splits: Sequence[Split], overwrite: bool, table: pathlib.Path) 
     """
     folder = splits[0].path.parent
     files.check_output_folder(folder)
-    wanted = {split.path for split in splits}
-    there = sorted(folder.glob("splits_*.csv"))
-    if there and not overwrite:
+    new_paths = {split.path for split in splits}
+    old_paths = sorted(folder.glob("splits_*.csv"))
+    if old_paths and not overwrite:
         raise ValueError(
-            f"{folder}: {len(there)} splits are there already ({there[0].name}, ...); give "
+            f"{folder}: {len(old_paths)} splits are there already ({old_paths[0].name}, ...); give "
             "--overwrite to replace them, or another --out"
         )
-    others = [path.name for path in there if path not in wanted]
-    if others:
+    extra = [path.name for path in old_paths if path not in new_paths]
+    if extra:
         raise ValueError(
-            f"{folder}: {', '.join(others)} would be left of other splits; remove them first"
+            f"{folder}: {', '.join(extra)} would be left of other splits; remove them first"
         )
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def write_splits(splits: Sequence[Split], overwrite: bool, table: pathlib.Path) 
         for split in splits:
             temporary = stack.enter_context(files.whole(split.path))
             temporary.write_text(split_text(split), encoding="utf-8")
-        for path in there:
+        for path in old_paths:
             path.unlink()
 
 
@@ -202,34 +202,36 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command line `argv` (without the program's name)."""
-    given = parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     columns = Columns(
-        given.patient,
-        given.slide,
-        given.time,
-        given.event,
-        given.time_unit,
-        given.event_coding,
-        given.unlabeled,
+        arguments.patient,
+        arguments.slide,
+        arguments.time,
+        arguments.event,
+        arguments.time_unit,
+        arguments.event_coding,
+        arguments.unlabeled,
     )
     with messages.naming_flags(_FLAGS):
-        table = tables.read_table(given.table, columns)
-    request = Request(given.folds, given.seed, given.validation, given.group == "site")
+        table = tables.read_table(arguments.table, columns)
+    request = Request(
+        arguments.folds, arguments.seed, arguments.validation, arguments.group == "site"
+    )
     try:
-        splits = make_splits(table, given.out, request)
+        splits = make_splits(table, arguments.out, request)
     except ValueError as error:
-        raise ValueError(f"{given.table}: {error}") from None
-    write_splits(splits, given.overwrite, given.table)
+        raise ValueError(f"{arguments.table}: {error}") from None
+    write_splits(splits, arguments.overwrite, arguments.table)
     print("\n".join(describe(splits, table)))
-    print(f"{given.out}: {len(splits)} splits of {len(table)} patients")
+    print(f"{arguments.out}: {len(splits)} splits of {len(table)} patients")
     if table.left_out:
-        print(f"{given.table}: {left_out(table)}")
-    for line in warn_of_patients(given.table, columns):
+        print(f"{arguments.table}: {left_out(table)}")
+    for line in warn_of_patients(arguments.table, columns):
         print(f"warning: {messages.with_flags(line, _FLAGS)}", file=sys.stderr)
-    without = [str(i) for i, s in enumerate(splits) if not table.event[table.rows(s.test)].any()]
-    if without:
+    eventless = [str(i) for i, s in enumerate(splits) if not table.event[table.rows(s.test)].any()]
+    if eventless:
         print(
-            f"warning: no event in the test part of fold {', '.join(without)} (the cohort has "
+            f"warning: no event in the test part of fold {', '.join(eventless)} (the cohort has "
             f"{int(table.event.sum())}); the C-index is not defined there: ask for fewer --folds",
             file=sys.stderr,
         )

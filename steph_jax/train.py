@@ -54,10 +54,10 @@ from steph_jax.training.sweep import SweepResult
 
 def main() -> int:
     """The entry point."""
-    given = flags.FLAGS
-    workdir = given.workdir
+    arguments = flags.FLAGS
+    workdir = arguments.workdir
     command = provenance.command_line("train")
-    train(as_dict(given.config), workdir, given.sweep, given.profile, command)
+    train(as_dict(arguments.config), workdir, arguments.sweep, arguments.profile, command)
     print(f"report: {run_page.write(workdir)}")
     return 0
 
@@ -93,13 +93,13 @@ def train(
     # Before the features are read: a pool that lacks a model is known at once.
     model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with run_directory.folds_locked(workdir, unfinished):
-        stored = record | grid.record()
-        run_directory.reconciled_config(workdir, stored, MAY_CHANGE_ON_RESUME, defaults())
+        config_record = record | grid.record()
+        run_directory.reconciled_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-            run_directory.store_config(workdir, stored, MAY_CHANGE_ON_RESUME, defaults())
+            run_directory.store_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
             provenance.write(workdir, command, cohort)
         if run is not None and model is not None:
             if saves_to_pool(config):
@@ -110,8 +110,8 @@ def train(
             for fold, directory in unfinished.items():
                 if run_directory.is_finished(directory):  # by another process, before the lock
                     continue
-                chosen = sweep.select(run, grid, fold, directory)
-                train_fold(sweep.with_point(run, chosen.point), fold, directory, chosen)
+                selection = sweep.select(run, grid, fold, directory)
+                train_fold(sweep.with_point(run, selection.point), fold, directory, selection)
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
             return run_summary.write(
                 workdir,
@@ -176,13 +176,13 @@ def check_can_add(
     bins = {fold: experiment.fold_spec(config, cohort, fold).num_outputs for fold in folds}
     for fold, number in bins.items():
         of_fold = dataclasses.replace(first, num_bins=number)
-        pool.expect_room(member_name(config.dataset, fold), of_fold)
+        pool.check_can_add(member_name(config.dataset, fold), of_fold)
     if len(set(bins.values())) > 1:
-        found = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
+        bins_text = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
         raise ValueError(
             f"models of a pool share all dimensions, but with bins.kind = "
             f"{config.bins.kind!r} folds of {config.dataset} have other numbers of "
-            f"outputs: {found}; use --config.bins.kind=quantile, or --config.pool.save=false"
+            f"outputs: {bins_text}; use --config.bins.kind=quantile, or --config.pool.save=false"
         )
 
 
@@ -209,37 +209,37 @@ def saves_to_pool(config: Config) -> bool:
     return config.method == "abmil" and config.pool.save
 
 
-def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: SweepResult) -> None:
+def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: SweepResult) -> None:
     """Trains and evaluates one fold, from its last finished epoch.
 
     Args:
         run: config and data; the config has the values that the fold's sweep selected.
         fold: number.
         directory: of the fold.
-        chosen: what the sweep selected.
+        selection: what the sweep selected.
     """
     # --- model, epochs ---
     config, cohort, method = run.config, run.cohort, run.method
     split = cohort.folds[fold]
-    trained = train_split(run, fold, split, directory, f"fold {fold}")
-    model, evaluate, history = trained.start, trained.evaluate, trained.history
+    result = train_split(run, fold, split, directory, f"fold {fold}")
+    model, evaluate, history = result.start, result.evaluate, result.history
 
     # --- results ---
     parts = {
-        "train": evaluate(split.train, trained.trainable),
-        "test": evaluate(split.test, trained.trainable),
+        "train": evaluate(split.train, result.trainable),
+        "test": evaluate(split.test, result.trainable),
     }
-    fitted = method.store(model, jax.device_get(trained.trainable))
+    stored = method.store(model, jax.device_get(result.trainable))
     objective = stored_objective(model)
-    fitted = with_metadata(fitted, **evaluator.baseline(parts["train"], cohort.table, objective))
-    saved_model.save_model(directory / "model", fitted)
+    stored = with_metadata(stored, **evaluator.breslow(parts["train"], cohort.table, objective))
+    saved_model.save_model(directory / "model", stored)
     # Before the metrics, which say that the fold is finished.
     if saves_to_pool(config):
-        abmil.add_to_pool(run.pool, with_metadata(fitted, encoder=run.encoder))
+        abmil.add_to_pool(run.pool, with_metadata(stored, encoder=run.encoder))
     fold_results.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.history_table(history))
-    count = task_vectors.count_parameters(trained.trainable) if method.trains else 0
-    recorded = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
+    count = task_vectors.count_parameters(result.trainable) if method.trains else 0
+    fields = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
     numbers = (
         {
             "method": config.method,
@@ -250,14 +250,14 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, chosen: Swee
             "best_epoch": config.validation.best_epoch(history),
             "trainable_parameters": count,
         }
-        | epoch_rows.training_numbers(history, trained.collapsed_seconds)
-        | {name: model.metadata[name] for name in recorded if name in model.metadata}
-        | chosen.record()
+        | epoch_rows.training_numbers(history, result.collapsed_seconds)
+        | {name: model.metadata[name] for name in fields if name in model.metadata}
+        | selection.record()
     )
     files.write_json(run_directory.training_record(directory), numbers)
-    target_only = {"target_only": evaluator.target_only(fitted, evaluate, split.test)}
-    with_curves = evaluator.parts_with_curves(parts, fitted)
-    fold_results.write_results(directory, with_curves, cohort.table, fitted, numbers | target_only)
+    target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
+    with_curves = evaluator.parts_with_curves(parts, stored)
+    fold_results.write_results(directory, with_curves, cohort.table, stored, numbers | target_only)
 
 
 if __name__ == "__main__":

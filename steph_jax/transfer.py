@@ -112,25 +112,25 @@ def with_data(config: Config, names: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: none has.
     """
-    found = []
+    datasets = []
     for name in names:
         root = config.data.root
-        needed = (
+        paths = (
             table_path(root, name),
             *(split_path(root, name, fold) for fold in config.folds),
             config.data.features_of(name),
         )
-        lacking = [path for path in needed if not path.exists()]
-        if lacking:
-            logging.warning("%s is no target: no %s", name, listed(lacking))
+        missing = [path for path in paths if not path.exists()]
+        if missing:
+            logging.warning("%s is no target: no %s", name, listed(missing))
         else:
-            found.append(name)
-    if not found:
+            datasets.append(name)
+    if not datasets:
         raise FileNotFoundError(
             f"none of {listed(names)} has a table under data.root = {config.data.root!r} and "
             f"features at data.features = {config.data.features!r}"
         )
-    return found
+    return datasets
 
 
 def on_target(
@@ -146,9 +146,9 @@ def on_target(
     models: dict[tuple[str, int], SavedModel] = {
         (name, 0): model for name, model in sources.items() if name != target
     }
-    trained = pool.members().get(target, [])
+    folds = pool.members().get(target, [])
     for fold in cohort.folds:
-        if fold in trained:
+        if fold in folds:
             models[target, fold] = pool.member(target, fold)
         else:
             logging.warning(

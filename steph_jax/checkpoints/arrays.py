@@ -182,11 +182,11 @@ def _plain(path: pathlib.Path) -> Iterator[pathlib.Path]:
             link.unlink()
 
 
-def _expect_sizes(directory: pathlib.Path, like: Any, stored: Any) -> None:
+def _expect_sizes(directory: pathlib.Path, like: Any, sizes: Any) -> None:
     """Raises ValueError where arrays take more memory than they may, before any is read."""
     on_disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     limit = _MOST_EXPANSION * on_disk + _ALWAYS_ALLOWED
-    stored_arrays = [leaf for leaf in jax.tree.leaves(stored) if hasattr(leaf, "storage")]
+    stored_arrays = [leaf for leaf in jax.tree.leaves(sizes) if hasattr(leaf, "storage")]
     claimed = max(
         sum(_nbytes(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(like)),
         sum(_nbytes(leaf.shape, leaf.dtype) for leaf in stored_arrays),

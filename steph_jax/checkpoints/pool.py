@@ -20,8 +20,6 @@ NULL = "null"
 #: Seconds to wait for another process that adds a model.
 _TURN_SECONDS = 60.0
 _MEMBER = re.compile(r"(?P<dataset>.+)-fold_(?P<fold>\d+)")
-#: What models that are merged may differ in.
-_FREE = ("dropout",)
 
 
 def member_name(dataset: str, fold: int) -> str:
@@ -116,23 +114,23 @@ class Pool:
         Processes that add models at the same time take turns.
 
         Raises:
-            ValueError: as `expect_room` does.
+            ValueError: as `check_can_add` does.
         """
         path = self.root / name
         busy = f"{self.root}: another process is adding a model; give the same command again"
         with files.writing(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         with locks.hold(self.root / ".lock", busy, wait=_TURN_SECONDS):
-            self.expect_room(name, model.architecture)
+            self.check_can_add(name, model.architecture)
             saved_model.save_model(path, model)
         return path
 
-    def expect_room(self, name: str, architecture: Architecture) -> None:
-        """Sees to it that a model of this name can be added: known before it is trained.
+    def check_can_add(self, name: str, architecture: Architecture) -> None:
+        """Checks that a model of this name can be added, before it is trained.
 
         Raises:
             ValueError: an impossible name; an ABMIL model (a member or theta_0) of other dimensions
-                than the ones that are there.
+                than the models of the pool.
         """
         if name.startswith(".") or not re.fullmatch(r"[\w.+-]+", name):
             raise ValueError(
@@ -171,15 +169,21 @@ def _abmil(path: pathlib.Path) -> SavedModel:
     return model
 
 
-def _expect_same(path: pathlib.Path, architecture: Architecture, other: pathlib.Path) -> None:
-    """Sees to it that a model has the dimensions of the one at `other`."""
-    theirs = saved_model.load_header(other).architecture
-    differences = [
-        f"{field.name} {getattr(architecture, field.name)} and {getattr(theirs, field.name)}"
+def differing_dims(one: Architecture, other: Architecture) -> list[str]:
+    """The dimensions in which two models differ, as "name A and B"; they are merged if in none.
+
+    The rate of dropout is no dimension: models that differ in it can be merged.
+    """
+    return [
+        f"{field.name} {getattr(one, field.name)} and {getattr(other, field.name)}"
         for field in dataclasses.fields(Architecture)
-        if field.name not in _FREE
-        and getattr(architecture, field.name) != getattr(theirs, field.name)
+        if field.name != "dropout" and getattr(one, field.name) != getattr(other, field.name)
     ]
+
+
+def _expect_same(path: pathlib.Path, architecture: Architecture, other: pathlib.Path) -> None:
+    """Checks that a model has the dimensions of the one at `other`."""
+    differences = differing_dims(architecture, saved_model.load_header(other).architecture)
     if differences:
         raise ValueError(
             f"{path} and {other} have other dimensions: {', '.join(differences)}; models of a pool "

@@ -111,9 +111,9 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 def names_in(folder: pathlib.Path) -> list[str]:
     """Names of all models in a folder, sorted; see `exists`."""
-    found = {file.parent.name for file in folder.glob(f"*/{RECORD}")}
-    visible = {name for name in found if not name.startswith(".")}
-    hidden = {name[1:] for name in found - visible if name.endswith(_REPLACED)}
+    names = {file.parent.name for file in folder.glob(f"*/{RECORD}")}
+    visible = {name for name in names if not name.startswith(".")}
+    hidden = {name[1:] for name in names - visible if name.endswith(_REPLACED)}
     return sorted(visible | {name.removesuffix(_REPLACED) for name in hidden})
 
 
@@ -203,16 +203,16 @@ def _without_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The tree without branches that hold nothing, which orbax cannot store."""
     pruned: dict[str, Any] = {}
     for name, leaf in tree.items():
-        kept = _without_empty(leaf) if isinstance(leaf, Mapping) else leaf
-        if not isinstance(leaf, Mapping) or kept:
-            pruned[name] = kept
+        value = _without_empty(leaf) if isinstance(leaf, Mapping) else leaf
+        if not isinstance(leaf, Mapping) or value:
+            pruned[name] = value
     return pruned
 
 
-def _filled(described: Mapping[str, Any], stored: Mapping[str, Any]) -> Params:
+def _filled(described: Mapping[str, Any], arrays: Mapping[str, Any]) -> Params:
     """The tree that was described, empty branches included."""
     return {
-        name: _filled(leaf, stored.get(name, {})) if isinstance(leaf, Mapping) else stored[name]
+        name: _filled(leaf, arrays.get(name, {})) if isinstance(leaf, Mapping) else arrays[name]
         for name, leaf in described.items()
     }
 
@@ -229,10 +229,10 @@ def _check_architecture(model: SavedModel, where: str) -> None:
         jax.eval_shape(lambda: abmil.init(jax.random.key(0), model.architecture)), ""
     )
     for part, tree in trees.items():
-        found = _shapes(tree, "")
-        if found != expected:
-            names = [n for n in expected | found if expected.get(n) != found.get(n)]
-            rows = [f"{n}: {expected.get(n, 'none')} | {found.get(n, 'none')}" for n in names]
+        shapes = _shapes(tree, "")
+        if shapes != expected:
+            names = [n for n in expected | shapes if expected.get(n) != shapes.get(n)]
+            rows = [f"{n}: {expected.get(n, 'none')} | {shapes.get(n, 'none')}" for n in names]
             raise ValueError(
                 f"{where}: parameters ({part}) that are not those of its architecture; parameter: "
                 f"expected | found; {'; '.join(rows[:_MOST_ROWS])}"
@@ -240,13 +240,13 @@ def _check_architecture(model: SavedModel, where: str) -> None:
 
 
 def _shapes(tree: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for name, leaf in tree.items():
         if isinstance(leaf, Mapping):
-            found |= _shapes(leaf, f"{prefix}{name}/")
+            shapes |= _shapes(leaf, f"{prefix}{name}/")
         else:
-            found[prefix + name] = tuple(np.shape(leaf))
-    return found
+            shapes[prefix + name] = tuple(np.shape(leaf))
+    return shapes
 
 
 def stored_objective(model: SavedModel) -> Objective:

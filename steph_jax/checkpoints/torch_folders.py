@@ -102,8 +102,8 @@ def _checkpoints_in(directory: pathlib.Path) -> list[pathlib.Path]:
     groups: dict[tuple[pathlib.Path, str | None], list[pathlib.Path]] = {}
     for file in files:
         groups.setdefault((file.parent, pool_name(file)), []).append(file)
-    chosen: list[pathlib.Path] = []
+    checkpoints: list[pathlib.Path] = []
     for group in groups.values():
         by_stem = [[file for file in group if file.stem == stem] for stem in _LAST]
-        chosen += next((last for last in by_stem if last), group)
-    return sorted(chosen)
+        checkpoints += next((last for last in by_stem if last), group)
+    return sorted(checkpoints)

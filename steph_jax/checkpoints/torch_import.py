@@ -242,13 +242,13 @@ def _steph_options(merged: MergedState, options: ImportOptions) -> steph.Options
             f"--merged {options.merged}, but its target_task_vector holds the tensors of "
             f"{merged.merged}"
         )
-    chosen = options.merged or merged.merged or steph.Options.merged
-    if chosen != "mil_encoder" and "pred_head" not in merged.frozen["task_vectors"]:
-        raise ValueError(f"--merged {chosen}, but its task vectors have no pred_head")
+    merged_parts = options.merged or merged.merged or steph.Options.merged
+    if merged_parts != "mil_encoder" and "pred_head" not in merged.frozen["task_vectors"]:
+        raise ValueError(f"--merged {merged_parts}, but its task vectors have no pred_head")
     complete = steph.Options(
         mixing=merged.mixing,
         fixed_mixing=merged.fixed_mixing,
-        merged=chosen,
+        merged=merged_parts,
         retrained=merged.retrained,
         **options.given("top_k", "weight_output", "clamp", "base"),
     )

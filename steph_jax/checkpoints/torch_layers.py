@@ -143,17 +143,17 @@ def check(state: State, expected: Mapping[str, tuple[int, ...]], what: str) -> N
         "misshapen": [],
     }
     for name, tensor in state.items():
-        shown = printable(str(name))
+        printed = printable(str(name))
         if not isinstance(tensor, np.ndarray):
             note = f"a {type(tensor).__name__}, not a tensor"
-            kinds["misshapen" if name in expected else "unexpected"].append((shown, note))
+            kinds["misshapen" if name in expected else "unexpected"].append((printed, note))
         elif name not in expected:
-            kinds["unexpected"].append((shown, _shown(tensor.shape)))
+            kinds["unexpected"].append((printed, _shown(tensor.shape)))
         elif tensor.dtype.kind != "f" and tensor.dtype != ml_dtypes.bfloat16:
-            kinds["misshapen"].append((shown, f"expected floats, found {tensor.dtype}"))
+            kinds["misshapen"].append((printed, f"expected floats, found {tensor.dtype}"))
         elif not _fits(tensor.shape, expected[name]):
             note = f"expected {_shown(expected[name])}, found {_shown(tensor.shape)}"
-            kinds["misshapen"].append((shown, note))
+            kinds["misshapen"].append((printed, note))
     rows = [(kind, *row) for kind, problems in kinds.items() for row in problems]
     if not rows:
         return

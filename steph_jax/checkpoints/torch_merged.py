@@ -111,7 +111,7 @@ def merged_from_torch(
     if merged:
         own_vector = [layer for layer in models if layer.path[0] in PARTS[merged]]
     mixing = _mixing(state, vector_mixing) if kind == "steph" else ""
-    trained = _trained(state, kind, mixing, dims, num_sources or UNKNOWN)
+    layers = _trained(state, kind, mixing, dims, num_sources or UNKNOWN)
 
     expected = torch_layers.shapes(models, "null_model.")
     expected |= torch_layers.shapes(models, "target_model.")
@@ -119,7 +119,7 @@ def merged_from_torch(
         expected |= torch_layers.shapes(vectors, prefix, separator)
     if kind == "steph":
         expected |= torch_layers.shapes(own_vector, _TARGET, "_")
-    expected |= torch_layers.shapes(trained)
+    expected |= torch_layers.shapes(layers)
     if mixing in ("param", "fix"):
         expected["vecmix_layer"] = (num_sources or UNKNOWN,)
     if kind in ("learned", "fix"):
@@ -127,7 +127,7 @@ def merged_from_torch(
     what = "a STEPH model" if kind == "steph" else f"a merged model of the rule {kind}"
     torch_layers.check(state, expected, what)
 
-    trainable = torch_layers.to_tree(state, trained)
+    trainable = torch_layers.to_tree(state, layers)
     if mixing == "param":
         trainable["mixing_ratio"] = torch_layers.float32(state, "vecmix_layer")
     if kind == "learned":
@@ -196,8 +196,8 @@ def merged_to_torch(
     elif len(fixed_mixing):
         state["vecmix_layer"] = _stored_ratios(np.asarray(fixed_mixing, np.float64))
     if len(weights):
-        given = {"merge_weight": np.asarray(weights, np.float64)}
-        state["merge_weight"] = torch_layers.float32(given, "merge_weight")
+        tensors = {"merge_weight": np.asarray(weights, np.float64)}
+        state["merge_weight"] = torch_layers.float32(tensors, "merge_weight")
     return state
 
 
@@ -271,8 +271,8 @@ def _given_ratios(stored: np.ndarray, is_older: bool) -> tuple[float, ...]:
     with np.errstate(divide="ignore"):
         ratios = values if is_older else 1 / (1 + values)
     if not np.isfinite(ratios).all():
-        shown = "NaN or infinity" if is_older else "NaN, or -1 (an infinite lambda)"
-        raise ValueError(f"{shown} in vecmix_layer; expected a finite lambda for every source")
+        problem = "NaN or infinity" if is_older else "NaN, or -1 (an infinite lambda)"
+        raise ValueError(f"{problem} in vecmix_layer; expected a finite lambda for every source")
     return tuple(ratios.tolist())
 
 

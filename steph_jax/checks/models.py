@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from steph_jax.checkpoints import saved_model
-from steph_jax.checkpoints.pool import NULL, Pool, member_name
+from steph_jax.checkpoints.pool import NULL, Pool, differing_dims, member_name
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.features.kinds import same_encoder
@@ -23,7 +23,6 @@ _UNRELATED, _DOUBTFUL = 0.2, 0.5
 _FAR = 3.0
 #: Cosine of two task vectors of one and the same training.
 _SAME = 0.999
-_FREE = ("dropout",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +137,11 @@ def _member(
     if model.kind != "abmil":
         text = f"{path}: expected an ABMIL model, found one of kind {model.kind!r}"
         return None, findings.error(CHECK, text, "store it under another name")
-    dims, null_dims = (dataclasses.asdict(a) for a in (model.architecture, expected))
-    differences = [
-        f"{name} {dims[name]} and {null_dims[name]}"
-        for name in dims
-        if name not in _FREE and dims[name] != null_dims[name]
-    ]
+    differences = differing_dims(model.architecture, expected)
     if differences:
         text = f"{path.name} and {NULL} have other dimensions: {', '.join(differences)}"
         advice = "use models fitted on features of one encoder"
-        return None, findings.error(CHECK, text, advice, **dims)
+        return None, findings.error(CHECK, text, advice, **dataclasses.asdict(model.architecture))
     theta = _flat(model.params, encoder)
     if not np.isfinite(theta).all():
         text = f"{path}: NaN or infinity in its parameters"

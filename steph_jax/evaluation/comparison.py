@@ -151,15 +151,15 @@ def compare_runs(
         FileNotFoundError, ValueError: a run that is missing or damaged, or runs that were tested on
             other patients.
     """
-    found = [
+    runs = [
         read_fold(workdir, method, seed, fold)
         for method in methods
         for seed in seeds
         for fold in folds
     ]
-    by_fold = {fold: [run for run in found if run.fold == fold] for fold in folds}
-    tested = [_risks(workdir, by_fold[fold], methods) for fold in folds]
-    means = significance.bootstrap_means(tested, resamples)
+    by_fold = {fold: [run for run in runs if run.fold == fold] for fold in folds}
+    risks = [_risks(workdir, by_fold[fold], methods) for fold in folds]
+    means = significance.bootstrap_means(risks, resamples)
     c_index = {
         method: np.array(
             [np.mean([r.c_index for r in by_fold[fold] if r.method == method]) for fold in folds]
@@ -167,7 +167,7 @@ def compare_runs(
         for method in methods
     }
     num_train = [by_fold[fold][0].num_train for fold in folds]
-    num_test = [len(fold.time) for fold in tested]
+    num_test = [len(fold.time) for fold in risks]
 
     def difference(method: str, other: str) -> Difference:
         by_folds = c_index[method] - c_index[other]
@@ -184,7 +184,7 @@ def compare_runs(
         methods=tuple(methods),
         seeds=tuple(seeds),
         folds=tuple(folds),
-        runs=tuple(found),
+        runs=tuple(runs),
         c_index=c_index,
         intervals={
             method: significance.interval_of_mean(
@@ -267,13 +267,15 @@ def table(comparison: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> pd.
         row |= _ends("", comparison.intervals[method])
         if comparison.differences:
             difference = comparison.differences.get(method)
-            nothing = Difference(math.nan, Interval(math.nan, math.nan), math.nan, values)
-            of = nothing if difference is None else difference
-            row |= {"difference": of.mean} | _ends("difference_", of.interval) | {"p": of.p}
-        own = [run.numbers for run in comparison.runs if run.method == method]
+            undefined = Difference(math.nan, Interval(math.nan, math.nan), math.nan, values)
+            shown = undefined if difference is None else difference
+            row |= {"difference": shown.mean, **_ends("difference_", shown.interval), "p": shown.p}
+        method_runs = [run.numbers for run in comparison.runs if run.method == method]
         row |= {
-            "trainable_parameters": own[0]["trainable_parameters"],
-            "train_seconds_per_fold": float(np.mean([of["train_seconds"] for of in own])),
+            "trainable_parameters": method_runs[0]["trainable_parameters"],
+            "train_seconds_per_fold": float(
+                np.mean([numbers["train_seconds"] for numbers in method_runs])
+            ),
             "flops_per_slide": costs[method]["flops_per_slide"],
             "seconds_per_slide": costs[method]["seconds_per_slide"],
         }

@@ -107,8 +107,8 @@ def markdown(
 ) -> str:
     """The report as a page of Markdown."""
     titles = list(columns(result))
-    named = [[markup.markdown(method), *numbers] for method, *numbers in cells(result, table)]
-    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *named]
+    table_rows = [[markup.markdown(method), *numbers] for method, *numbers in cells(result, table)]
+    rows = [titles, ["---", *["---:"] * (len(titles) - 1)], *table_rows]
     title = f"# {markup.markdown(result.dataset)}: methods compared"
     lines = [title, "", f"    {on_one_line(command)}", ""]
     lines += [f"| {' | '.join(row)} |" for row in rows]
@@ -199,19 +199,21 @@ def _starts(result: Comparison) -> list[str]:
     """How single runs were initialized, where a source was chosen or weights collapsed."""
     lines = []
     for method in result.methods:
-        own = [run for run in result.runs if run.method == method]
-        chosen = [
+        runs = [run for run in result.runs if run.method == method]
+        restarted = [
             f"{markup.markdown(run.numbers['source'])} (fold {run.fold})"
-            for run in own
+            for run in runs
             if run.seed == result.seeds[0] and "source" in run.numbers
         ]
-        if chosen:
-            lines.append(f"{markup.markdown(method)} starts from the model of {', '.join(chosen)}.")
-        again = sum(run.numbers.get("restarts", 0) > 0 for run in own)
+        if restarted:
+            lines.append(
+                f"{markup.markdown(method)} starts from the model of {', '.join(restarted)}."
+            )
+        again = sum(run.numbers.get("restarts", 0) > 0 for run in runs)
         if again:
             lines.append(
-                f"{markup.markdown(method)}: in {again} of {len(own)} trainings the weights of all "
-                "sources collapsed to 0 at first, and training started again from other random "
+                f"{markup.markdown(method)}: in {again} of {len(runs)} trainings the weights of "
+                "all sources collapsed to 0 at first, and training started again from other random "
                 "numbers."
             )
     return lines

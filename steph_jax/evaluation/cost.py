@@ -115,11 +115,11 @@ def _in_jaxpr(jaxpr: Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
-            left, product = (
+            operand, product = (
                 cast(jax.core.ShapedArray, variable.aval).shape
                 for variable in (equation.invars[0], equation.outvars[0])
             )
-            total += 2 * math.prod(product) * math.prod(left[axis] for axis in contracted)
+            total += 2 * math.prod(product) * math.prod(operand[axis] for axis in contracted)
         times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
             if _is_jaxpr(value):

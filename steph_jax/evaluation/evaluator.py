@@ -25,7 +25,8 @@ from steph_jax.evaluation.predictions import Predictions, with_curves
 from steph_jax.methods.base import Represent
 from steph_jax.methods.registry import find_method
 from steph_jax.models.abmil import Params
-from steph_jax.survival.objectives import DAYS_PER_UNIT, HAZARD, Labels, Objective
+from steph_jax.survival import metrics
+from steph_jax.survival.objectives import DAYS_PER_UNIT, HAZARD, LOG_RISK, Labels, Objective
 from steph_jax.survival.time_bins import TimeBins
 
 
@@ -185,18 +186,27 @@ def score_outputs(
     predicted = predictions.predictions_of(
         [table.patients[i] for i in rows], outputs, record, objective
     )
-    scores = predictions.score(
+    scores = predictions.c_index_and_nll(
         predicted, table.time[rows], table.event[rows], label_rows(labels, rows), objective
     )
     return SplitScores(rows, predicted, scores)
 
 
-def baseline(train: SplitScores, table: SurvivalTable, objective: Objective) -> dict[str, Any]:
-    """What a stored model needs for survival curves, from its training patients."""
-    rows = train.rows
-    return predictions.fitted_baseline(
-        train.predicted, table.time[rows], table.event[rows], objective
-    )
+def breslow(train: SplitScores, table: SurvivalTable, objective: Objective) -> dict[str, Any]:
+    """Breslow's baseline, from which a stored Cox model gives survival curves.
+
+    Args:
+        train: the training patients.
+        table: of the cohort.
+        objective: the loss.
+
+    Returns:
+        {"baseline": as `metrics.Baseline.to_json`} for a Cox model, else {}.
+    """
+    if objective.output is not LOG_RISK:
+        return {}
+    time, event = table.time[train.rows], table.event[train.rows]
+    return {"baseline": metrics.breslow_baseline(time, event, train.predicted.risk).to_json()}
 
 
 def parts_with_curves(parts: dict[str, SplitScores], model: SavedModel) -> dict[str, SplitScores]:
@@ -225,6 +235,6 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
         return {}
     base = SavedModel("abmil", model.architecture, model.metadata, target)
     predict = evaluate.predict
-    alone = Predictor.load(base, predict.feed, predict.program.method.compute_dtype)
-    alone = dataclasses.replace(alone, labels=evaluate.labels)
-    return dataclasses.replace(evaluate, predict=alone)(rows).scores
+    base_predictor = Predictor.load(base, predict.feed, predict.program.method.compute_dtype)
+    base_predictor = dataclasses.replace(base_predictor, labels=evaluate.labels)
+    return dataclasses.replace(evaluate, predict=base_predictor)(rows).scores

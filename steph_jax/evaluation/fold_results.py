@@ -183,16 +183,16 @@ def write_results(
     """
     test = parts["test"]
     time, event = table.time[test.rows], table.event[test.rows]
-    shown = predictions.predictions_table(test.predicted, time, event)
-    files.write_table(directory / "predictions_test.csv", shown)
+    test_table = predictions.predictions_table(test.predicted, time, event)
+    files.write_table(directory / "predictions_test.csv", test_table)
     # Patients are at high risk above the median of the training patients, who alone were seen.
     cut = float(np.median(parts["train"].predicted.risk))
     title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}"
     on_test = f"{title}, test patients"
-    plots.risk_groups(shown.assign(cut=cut), directory / "risk_groups_test.png", on_test)
+    plots.risk_groups(test_table.assign(cut=cut), directory / "risk_groups_test.png", on_test)
     if test.predicted.survival is not None:
         widths = np.diff(TimeBins.from_json(model.metadata["bins"]).edges).tolist()
-        plots.survival_curves(shown, directory / "survival_curves_test.png", on_test, widths)
+        plots.survival_curves(test_table, directory / "survival_curves_test.png", on_test, widths)
     has_history = (directory / "history.csv").is_file()
     history = read_history(directory) if has_history else None
     if history is not None and len(history):

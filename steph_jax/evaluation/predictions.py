@@ -101,24 +101,6 @@ def predictions_of(
     return Predictions(list(patients), outputs, risk, survival, record)
 
 
-def fitted_baseline(
-    predicted: Predictions, time: np.ndarray, event: np.ndarray, objective: Objective
-) -> dict[str, Any]:
-    """What a stored model needs for survival curves that its outputs do not give.
-
-    Args:
-        predicted: of the training patients.
-        time, event: [n] of these patients.
-        objective: the loss.
-
-    Returns:
-        {"baseline": Breslow's, as `metrics.Baseline.to_json`} for a Cox model, else {}.
-    """
-    if objective.output is not LOG_RISK:
-        return {}
-    return {"baseline": metrics.breslow_baseline(time, event, predicted.risk).to_json()}
-
-
 def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions:
     """The predictions of a stored model with the survival curves of its baseline, if it has one.
 
@@ -131,7 +113,7 @@ def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions
     return predicted._replace(survival=baseline.survival(predicted.risk, ends))
 
 
-def score(
+def c_index_and_nll(
     predicted: Predictions,
     time: np.ndarray,
     event: np.ndarray,

@@ -26,8 +26,8 @@ def write(
         folds: numbers of the finished ones.
     """
     directories = [run_directory.fold_directory(workdir, fold) for fold in folds]
-    found = [fold_results.read_metrics(directory) for directory in directories]
-    values = [_or_nan(of["test"]["c_index"]) for of in found]
+    metrics_of_folds = [fold_results.read_metrics(directory) for directory in directories]
+    values = [_or_nan(record["test"]["c_index"]) for record in metrics_of_folds]
     mean, sd = metrics.mean_sd(values)
     summary = {
         "method": method,
@@ -37,23 +37,23 @@ def write(
         "c_index": {"folds": values, "mean": mean, "sd": sd},
     }
     # What a sweep selected for each fold (`sweep`).
-    selected = [of.get("selected", {}) for of in found]
+    selected = [record.get("selected", {}) for record in metrics_of_folds]
     if any(selected):
         summary["selected"] = selected
     title = f"{dataset}, {method}"
-    shown = {method: values}
-    if all(of.get("target_only") for of in found):
-        alone = [_or_nan(of["target_only"]["c_index"]) for of in found]
-        shown = {"target-only ABMIL": alone} | shown
-    plots.folds(shown, workdir / "c_index.png", title, folds)
+    by_method = {method: values}
+    if all(record.get("target_only") for record in metrics_of_folds):
+        target_only = [_or_nan(record["target_only"]["c_index"]) for record in metrics_of_folds]
+        by_method = {"target-only ABMIL": target_only} | by_method
+    plots.folds(by_method, workdir / "c_index.png", title, folds)
     plot_mean_weights(workdir, folds, title)
     histories = [fold_results.read_history(directory) for directory in directories]
     if all(len(history) for history in histories):
-        curves = [of.assign(fold=k) for k, of in zip(folds, histories, strict=True)]
+        curves = [history.assign(fold=k) for k, history in zip(folds, histories, strict=True)]
         plots.training_curves(pd.concat(curves), workdir / "training_curves.png", title)
     tables = [
-        fold_results.read_predictions(directory).assign(fold=fold, cut=of["risk_cut"])
-        for fold, directory, of in zip(folds, directories, found, strict=True)
+        fold_results.read_predictions(directory).assign(fold=fold, cut=record["risk_cut"])
+        for fold, directory, record in zip(folds, directories, metrics_of_folds, strict=True)
     ]
     plots.risk_groups(pd.concat(tables), workdir / "risk_groups.png", f"{title}, test patients")
     # Last: this file marks the run as complete.

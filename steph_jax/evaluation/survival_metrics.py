@@ -61,8 +61,8 @@ class FoldPredictions:
 
     def at_own_times(self) -> Floats | None:
         """[P] predicted survival of each test patient at the own time."""
-        whole = self.survival_at(self.test.time)
-        return None if whole is None else np.diagonal(whole).copy()
+        curves = self.survival_at(self.test.time)
+        return None if curves is None else np.diagonal(curves).copy()
 
 
 def horizon(cohort: Labels, years: Sequence[float] = YEARS) -> float:
@@ -194,14 +194,14 @@ def hazard_ratios(folds: Sequence[FoldPredictions]) -> dict[str, Any]:
         scaled.append((*fold.test, fold.risk / fold.risk_sd if fold.risk_sd else 0.0 * fold.risk))
     numbers: dict[str, Any] = {"missing": {}}
     for name, parts in (("groups", groups), ("per_sd", scaled)):
-        ratio, why = calibration.hazard_ratio(parts, WIDENING)
+        ratio, reasons = calibration.hazard_ratio(parts, WIDENING)
         numbers[name] = None
         if ratio is not None:
             numbers[name] = {"value": ratio.value, "ci95": list(ratio.interval)}
         if name == "per_sd":
-            why |= dict.fromkeys(
+            reasons |= dict.fromkeys(
                 unknown, "the spread of the training risks is not recorded; run steph_jax.evaluate"
             )
-        if why:
-            numbers["missing"][name] = why
+        if reasons:
+            numbers["missing"][name] = reasons
     return numbers

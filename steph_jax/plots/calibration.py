@@ -43,16 +43,16 @@ def calibration_figure(
     """
     figure = new_figure(title, 3.0 * (len(horizons) + 1), 3.4)
     panels = figure.subplots(1, len(horizons) + 1)
-    for axes, (year, found) in zip(panels, horizons.items(), strict=False):
+    for axes, (year, horizon) in zip(panels, horizons.items(), strict=False):
         axes.set_title(f"{year} year{'' if year == '1' else 's'}")
         _diagonal(axes)
-        if "fifths" not in found:
+        if "fifths" not in horizon:
             axes.text(
-                0.5, 0.5, textwrap.fill(found["missing"], 24), ha="center", va="center", color=INK
+                0.5, 0.5, textwrap.fill(horizon["missing"], 24), ha="center", va="center", color=INK
             )
             continue
-        _fifths(axes, found["fifths"])
-        axes.text(0.97, 0.04, _key(found), ha="right", va="bottom", fontsize=8, color=INK)
+        _fifths(axes, horizon["fifths"])
+        axes.text(0.97, 0.04, _key(horizon), ha="right", va="bottom", fontsize=8, color=INK)
     _shares(panels[-1], shares)
     return figure
 
@@ -76,10 +76,10 @@ def _fifths(axes: Axes, fifths: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(x, y, color=BLUE, marker="o", markersize=4.5, linewidth=1)
 
 
-def _key(found: Mapping[str, Any]) -> str:
-    slope = found["slope"]
+def _key(horizon: Mapping[str, Any]) -> str:
+    slope = horizon["slope"]
     lines = [f"slope {number(slope['value'], 2)}" if slope else "slope n/a"]
-    return "\n".join([*lines, f"in the large {signed(found['in_the_large'], 2)}"])
+    return "\n".join([*lines, f"in the large {signed(horizon['in_the_large'], 2)}"])
 
 
 def _shares(axes: Axes, shares: Sequence[float]) -> None:

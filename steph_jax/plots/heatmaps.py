@@ -60,20 +60,20 @@ def matrix_figure(heatmap: Heatmap, title: str) -> Figure:
 
 
 def matrices(
-    left: Heatmap, right: Heatmap, path: str | os.PathLike[str], title: str
+    first: Heatmap, second: Heatmap, path: str | os.PathLike[str], title: str
 ) -> pathlib.Path:
     """Writes the picture of `matrices_figure`; returns the path."""
-    return save(matrices_figure(left, right, title), path)
+    return save(matrices_figure(first, second, title), path)
 
 
 @styled
-def matrices_figure(left: Heatmap, right: Heatmap, title: str) -> Figure:
+def matrices_figure(first: Heatmap, second: Heatmap, title: str) -> Figure:
     """Two heatmaps side by side, each as in `matrix_figure`.
 
     Raises:
         ValueError: if a matrix is empty.
     """
-    return _heatmaps([left, right], title)
+    return _heatmaps([first, second], title)
 
 
 def _heatmaps(panels: list[Heatmap], title: str) -> Figure:
@@ -82,9 +82,9 @@ def _heatmaps(panels: list[Heatmap], title: str) -> Figure:
             raise ValueError(f"expected a matrix of {panel.label}, found an empty one")
     rows = max(panel.values.shape[0] for panel in panels)
     columns = [panel.values.shape[1] for panel in panels]
-    left = sum(0.4 + _LETTER * _longest(panel.values.index) for panel in panels)
+    margin = sum(0.4 + _LETTER * _longest(panel.values.index) for panel in panels)
     below = max(_LETTER * _longest(panel.values.columns) for panel in panels)
-    width = max(4.5, sum(columns) * _CELL + left + 1.1 * len(panels))
+    width = max(4.5, sum(columns) * _CELL + margin + 1.1 * len(panels))
     figure = new_figure(title, width, max(2.4, rows * _CELL + below + 1.1))
     # Room between the label of one panel's color bar and that of the next one's rows.
     engine = figure.get_layout_engine()

@@ -87,12 +87,12 @@ def _curves(axes: Axes, history: pd.DataFrame, lines: list[tuple[str, str, str]]
                 axes.plot(
                     evaluated["epoch"], evaluated[column], color=color, linewidth=0.8, alpha=0.35
                 )
-        known = mean[column].dropna().astype(float)
-        if known.empty:
+        values = mean[column].dropna().astype(float)
+        if values.empty:
             continue
-        marker = "o" if len(known) <= 12 else ""
-        axes.plot(known.index, known, color=color, marker=marker, markersize=3.5)
-        ends.append((float(known.index[-1]), float(known.iloc[-1])))
+        marker = "o" if len(values) <= 12 else ""
+        axes.plot(values.index, values, color=color, marker=marker, markersize=3.5)
+        ends.append((float(values.index[-1]), float(values.iloc[-1])))
         texts.append(f"{name} {number(ends[-1][1])}")
         colors.append(color)
     _epoch_axis(axes, history["epoch"])
@@ -146,23 +146,23 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
     means = merge_weights.groupby("source")[_COEFFICIENT].mean().sort_values(ascending=False)
     sources = [str(source) for source in means.index]
     prefix = _SOURCE if any(c.startswith(_SOURCE) for c in history.columns) else _WEIGHT
-    recorded = [c.removeprefix(prefix) for c in history.columns if c.startswith(prefix)]
-    if set(recorded) != set(sources):
+    columns = [c.removeprefix(prefix) for c in history.columns if c.startswith(prefix)]
+    if set(columns) != set(sources):
         raise ValueError(
-            f"the training history has weights of {listed(sorted(recorded)) or 'no source'}, "
+            f"the training history has weights of {listed(sorted(columns)) or 'no source'}, "
             f"the merge weights are of {listed(sorted(sources))}; expected the same sources"
         )
-    shown = short_names(sources)
+    labels = short_names(sources)
     colors = {s: CATEGORIES[i] if i < len(CATEGORIES) else FAINT for i, s in enumerate(sources)}
     selects = "selected" in merge_weights
 
-    width = 11.0 + 0.12 * max(0, max(map(len, shown.values())) - 10)
+    width = 11.0 + 0.12 * max(0, max(map(len, labels.values())) - 10)
     figure = new_figure(title, width, max(3.2, 1.6 + 0.24 * len(sources)))
     panels = figure.subplots(1, 3 if selects else 2, width_ratios=[2.2, 2, 1] if selects else None)
-    _coefficient_lines(panels[0], history, prefix, shown, colors, figure.get_figheight())
+    _coefficient_lines(panels[0], history, prefix, labels, colors, figure.get_figheight())
     _coefficient_points(panels[1], merge_weights, sources, colors)
     for axes in panels[1:]:
-        axes.set_yticks(range(len(sources)), [shown[s] for s in sources])
+        axes.set_yticks(range(len(sources)), [labels[s] for s in sources])
         axes.set_ylim(len(sources) - 0.4, -0.6)
         axes.grid(axis="x")
     if selects:
@@ -186,14 +186,14 @@ def _coefficient_lines(
     axes: Axes,
     history: pd.DataFrame,
     prefix: str,
-    shown: dict[str, str],
+    labels: dict[str, str],
     colors: dict[str, str],
     height: float,
 ) -> None:
     """Mean coefficients over the epochs, in a figure of `height` inches."""
     mean = history.groupby("epoch").mean(numeric_only=True)
-    lines = {source: mean[prefix + source] for source in reversed(list(shown))}
-    texts, styles = dict(shown), dict.fromkeys(shown, "-")
+    lines = {source: mean[prefix + source] for source in reversed(list(labels))}
+    texts, styles = dict(labels), dict.fromkeys(labels, "-")
     through = [column for column in mean.columns if column.startswith(_TARGET)]
     if prefix == _SOURCE and through:
         lines[_TARGET] = mean[through].sum(axis=1)
@@ -201,12 +201,14 @@ def _coefficient_lines(
         colors = colors | {_TARGET: INK}
     ends, names = [], []
     for name, line in lines.items():
-        known = line.dropna().astype(float)
-        if known.empty:
+        values = line.dropna().astype(float)
+        if values.empty:
             continue
-        marker = "o" if len(known) <= 12 else ""
-        axes.plot(known.index, known, styles[name], color=colors[name], marker=marker, markersize=3)
-        ends.append((float(known.index[-1]), float(known.iloc[-1])))
+        marker = "o" if len(values) <= 12 else ""
+        axes.plot(
+            values.index, values, styles[name], color=colors[name], marker=marker, markersize=3
+        )
+        ends.append((float(values.index[-1]), float(values.iloc[-1])))
         names.append(name)
     _epoch_axis(axes, history["epoch"])
     axes.set_ylim(min(0.0, axes.get_ylim()[0]), axes.get_ylim()[1])
@@ -224,10 +226,10 @@ def _coefficient_points(
     """Coefficients of the test patients, one row per source."""
     rng = np.random.default_rng(0)
     for row, source in enumerate(sources):
-        own = merge_weights[merge_weights["source"] == source]
-        coefficient = own[_COEFFICIENT].to_numpy(float)
-        filled = own["selected"].to_numpy(bool) if "selected" in own else np.ones(len(own), bool)
-        height = row + rng.uniform(-0.28, 0.28, len(own))
+        rows = merge_weights[merge_weights["source"] == source]
+        coefficient = rows[_COEFFICIENT].to_numpy(float)
+        filled = rows["selected"].to_numpy(bool) if "selected" in rows else np.ones(len(rows), bool)
+        height = row + rng.uniform(-0.28, 0.28, len(rows))
         for member, face in ((~filled, "none"), (filled, colors[source])):
             axes.scatter(
                 coefficient[member],
@@ -236,7 +238,7 @@ def _coefficient_points(
                 facecolor=face,
                 edgecolor=colors[source],
                 linewidth=0.5,
-                alpha=0.45 if len(own) > 30 else 0.8,
+                alpha=0.45 if len(rows) > 30 else 0.8,
             )
         low, median, high = np.quantile(coefficient, [0.25, 0.5, 0.75])
         axes.plot([low, high], [row, row], color=INK, linewidth=2.2, solid_capstyle="butt")

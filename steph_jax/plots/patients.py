@@ -74,9 +74,9 @@ def risk_groups_figure(predictions: pd.DataFrame, title: str) -> Figure:
     curves, table = figure.subplots(2, 1, height_ratios=[1, 0.16], sharex=True)
     groups = []
     for name, color, member in (("Low risk", BLUE, ~high), ("High risk", ORANGE, high)):
-        own = member.to_numpy(bool)
-        if own.any():
-            groups.append((name, color, time[own], event[own]))
+        in_group = member.to_numpy(bool)
+        if in_group.any():
+            groups.append((name, color, time[in_group], event[in_group]))
     for _, color, t, e in groups:
         _kaplan_meier(curves, t, e, color)
     _survival_axis(curves, float(time.max()) / DAYS_PER_YEAR)
@@ -230,7 +230,7 @@ def survival_curves_figure(
         )
     ends = np.cumsum(np.broadcast_to(widths, len(bins))) / DAYS_PER_YEAR
     years = np.concatenate([[0.0], ends])
-    followed = {"t", "e"} <= set(predictions.columns)
+    has_times = {"t", "e"} <= set(predictions.columns)
     ordered = predictions.sort_values("risk", kind="stable").reset_index(drop=True)
     ranks = ordered["risk"].rank(pct=True)
     picks = np.unique(np.linspace(0, len(ordered) - 1, num_patients).round().astype(int))
@@ -238,7 +238,7 @@ def survival_curves_figure(
     figure = new_figure(title, 7.0, 4.2)
     axes = figure.subplots()
     horizon = float(ends[-1])
-    if followed:
+    if has_times:
         time, event = ordered["t"].to_numpy(float), ordered["e"].to_numpy()
         horizon = min(horizon, float(time.max()) / DAYS_PER_YEAR)
         _kaplan_meier(axes, time, event, FAINT)
@@ -247,7 +247,7 @@ def survival_curves_figure(
         color = colors(float(ranks[pick]))
         survival = np.concatenate([[1.0], ordered.loc[pick, bins].to_numpy(float)])
         axes.plot(years, survival, color=color, linewidth=1.8, zorder=3)
-        if followed:
+        if has_times:
             end = float(ordered.loc[pick, "t"]) / DAYS_PER_YEAR
             axes.plot(
                 end,
@@ -260,7 +260,7 @@ def survival_curves_figure(
             )
     _survival_axis(axes, horizon)
     axes.set_title(f"Predicted for {len(picks)} of {_count(len(ordered), 'patient')}", color=INK)
-    if followed:
+    if has_times:
         keys = [
             Line2D([], [], color=FAINT, label="all patients (Kaplan-Meier, 95 %)"),
             Line2D([], [], color=INK, linestyle="", marker="X", label="event"),

@@ -71,6 +71,6 @@ def _bars(axes: Axes, measured: dict[str, Any], key: str, form: str) -> None:
     for i, (mode, name, color) in enumerate(_MODES):
         values = [row[key] for row in measured[mode].values()]
         places = np.arange(len(values)) + (i - 0.5) * height
-        drawn = axes.barh(places, values, 0.9 * height, color=color, label=name, zorder=2)
-        axes.bar_label(drawn, [form.format(v) for v in values], padding=3, fontsize=8, color=INK)
+        bars = axes.barh(places, values, 0.9 * height, color=color, label=name, zorder=2)
+        axes.bar_label(bars, [form.format(v) for v in values], padding=3, fontsize=8, color=INK)
     axes.grid(axis="x", color=GRID)

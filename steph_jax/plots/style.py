@@ -120,10 +120,10 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
         most = min(map(len, words)) - 1
         while shared < most and len({own[shared] for own in words}) == 1:
             shared += 1
-    shown = {
+    labels = {
         name: shortened("_".join(own[shared:])) for name, own in zip(unique, words, strict=True)
     }
-    return shown if len(set(shown.values())) == len(unique) else {name: name for name in unique}
+    return labels if len(set(labels.values())) == len(unique) else {name: name for name in unique}
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:

@@ -93,7 +93,7 @@ def _looks(count: int) -> list[tuple[str, str]]:
 
 
 def _rows(
-    axes: Axes, table: pd.DataFrame, seeds: Sequence[int], written: Callable[[float], str]
+    axes: Axes, table: pd.DataFrame, seeds: Sequence[int], format_value: Callable[[float], str]
 ) -> None:
     """A row of points for each value of the column `row`, by the columns seed and value."""
     names = list(dict.fromkeys(table["row"]))
@@ -116,7 +116,7 @@ def _rows(
         axes.text(
             1.02,
             height,
-            written(mean),
+            format_value(mean),
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=8.5,
