@@ -250,7 +250,15 @@ def check_pool(
     encoder = slides.encoder_name(read) if read is not None else ""
 
     def look(names: Sequence[str]) -> None:
-        results.extend(models.check_pool(pool, tuple(names), dim, feature_encoder=encoder))
+        results.extend(
+            models.check_pool(
+                pool,
+                tuple(names),
+                dim,
+                feature_encoder=encoder,
+                task_vectors_used=method is None or method.uses_task_vectors,
+            )
+        )
 
     if method is None:  # reported by `read_config`
         findings.attempt("pool", results, lambda: look(()))

@@ -149,7 +149,8 @@ def expect_sound_pool(config: Config, cohort: Cohort, pool: Pool) -> None:
     """Raises ValueError for models that the run reads and `check` finds unfit to be merged."""
     folds = (preflight.members(config, cohort, pool, fold) for fold in config.folds)
     names = dict.fromkeys(member_name(*member) for members in folds for member in members)
-    for finding in check_pool(pool, tuple(names), None):
+    used = config.controlled_method.uses_task_vectors
+    for finding in check_pool(pool, tuple(names), None, task_vectors_used=used):
         if finding.status is Status.ERROR:
             raise ValueError(f"{pool.root}: {sentence(finding)}")
 

@@ -53,6 +53,7 @@ def check_pool(
     *,
     feature_encoder: str = "",
     encoder: str = "mil_encoder",
+    task_vectors_used: bool = True,
 ) -> list[Finding]:
     """Looks at theta_0 and at every member.
 
@@ -62,6 +63,8 @@ def check_pool(
         feature_dim: D of the target's features, if known.
         feature_encoder: name of the encoder that made them, if known.
         encoder: the parts that distances are about; see `task_vectors.PARTS`.
+        task_vectors_used: whether the run takes differences to theta_0, so that models that are
+            not descended from it are of no use.
 
     Raises:
         FileNotFoundError: no pool.
@@ -93,7 +96,10 @@ def check_pool(
             results.append(problem if is_used else _as_warning(problem))
         if member:
             members.append(member)
-    return [*results, *_relations(pool.root, members, used)]
+    relations = _relations(pool.root, members, used)
+    if not task_vectors_used:
+        relations = [_unused(finding) for finding in relations]
+    return [*results, *relations]
 
 
 def _described(name: str, architecture: Architecture, feature_dim: int | None) -> Finding:

@@ -94,6 +94,7 @@ class Method:
             0 for good (dying ReLU), which leaves the untrained null encoder.
         raise_weights: (spec, number) -> the spec for a restart after a collapse, whose weights
             start at that number or higher.
+        uses_task_vectors: whether it takes differences of models to theta_0.
         uses_sources: whether it merges or routes models of other cancers, so that it has controls.
         inputs: (a stored model, embeddings by frozen models) -> arrays [n, ...] of all patients,
             which `BagModel.head` finds by name among the labels.
@@ -110,6 +111,7 @@ class Method:
     choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
     weights_can_collapse: Callable[[SavedModel], bool] = lambda model: False
     raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec
+    uses_task_vectors: bool = False
     uses_sources: bool = False
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 

@@ -156,5 +156,6 @@ METHOD = Method(
     members=sources.members,
     weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
+    uses_task_vectors=True,
     uses_sources=True,
 )

@@ -103,6 +103,7 @@ def _method(name: str, equal: bool) -> Method:
         Options,
         trains=False,
         members=members,
+        uses_task_vectors=True,
         uses_sources=True,
     )
 

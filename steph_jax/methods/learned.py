@@ -106,6 +106,7 @@ METHOD = Method(
     with_trainable,
     Options,
     members=sources.members,
+    uses_task_vectors=True,
     uses_sources=True,
 )
 TIES = _after("ties")

@@ -270,5 +270,6 @@ METHOD = Method(
     members=members,
     weights_can_collapse=weights_can_collapse,
     raise_weights=raise_weights,
+    uses_task_vectors=True,
     uses_sources=True,
 )

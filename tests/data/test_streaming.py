@@ -99,7 +99,7 @@ def test_evaluation_is_the_same(home, in_memory, expected, monkeypatch):
 
     monkeypatch.setattr(CachedBags, "read", counted)
     scores = json.loads((directory / "metrics.json").read_text())
-    evaluate.evaluate_fold(directory, config_of(home, TINY_GB))
+    evaluate.evaluate_fold(directory, Config.from_dict(config_of(home, TINY_GB)))
     assert patches, "the bags were not streamed"
     assert json.loads((directory / "metrics.json").read_text())["test"] == scores["test"]
     assert before == {name: (directory / name).read_bytes() for name in names}

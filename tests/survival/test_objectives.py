@@ -14,7 +14,7 @@ import pictures
 import pytest
 import simulated
 
-from steph_jax import evaluate, predict, run_directory, train
+from steph_jax import evaluate, predict, train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
@@ -27,6 +27,7 @@ from steph_jax.survival import metrics
 from steph_jax.survival.objectives import Objective, objective_record
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import epoch, loop, resume
+from steph_jax.training.config import stored_config
 
 FEATURE_DIM, PATCHES, PATIENTS = 8, 4, 48
 #: loss.terms and bins.kind: every loss, sums of two, every kind of bins.
@@ -230,8 +231,8 @@ def test_zero_shot_reads_a_model_by_its_own_loss_and_bins(home, tmp_path, loss, 
             member, SavedModel("abmil", architecture, {} if loss == "imported" else said, params)
         )
     terms = [["incidence_nll", 1.0]] if loss == "imported" else [["nll", 1.0]]
-    of = config(home, method="zero_shot", pool__root=str(pool.root), loss__terms=terms)
-    train.train(of, tmp_path / "w")
+    record = config(home, method="zero_shot", pool__root=str(pool.root), loss__terms=terms)
+    train.train(record, tmp_path / "w")
     fold = tmp_path / "w/fold_0"
     model = saved_model.load_model(fold / "model")
     assert stored_objective(model) == objective
@@ -245,6 +246,6 @@ def test_zero_shot_reads_a_model_by_its_own_loss_and_bins(home, tmp_path, loss, 
     scores = read_json(fold / "metrics.json")
     risk = table["risk"]
     assert scores["test"]["c_index"] == metrics.concordance_index(table["t"], table["e"], risk)
-    evaluate.evaluate_fold(fold, run_directory.load(tmp_path / "w"))
+    evaluate.evaluate_fold(fold, stored_config(tmp_path / "w"))
     assert (fold / "predictions_test.csv").read_bytes() == before
     assert read_json(fold / "metrics.json") == scores
