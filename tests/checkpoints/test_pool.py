@@ -1,7 +1,11 @@
 """A pool: theta_0 and models trained from it."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 import released
@@ -113,3 +117,56 @@ def test_member_of_another_kind(pool):
 def test_impossible_names(tmp_path, name):
     with pytest.raises(ValueError, match="a model cannot be named"):
         Pool(tmp_path).add(name, model())
+
+
+def test_a_pool_that_cannot_be_read(tmp_path, monkeypatch):
+    """It is not one without models."""
+    (tmp_path / "pool").mkdir()
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*pool"):
+        Pool(tmp_path / "pool").null()
+
+
+ADD = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[2])
+import released
+from steph_jax.checkpoints import torch_names
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
+architecture, params = torch_names.abmil_from_torch(released.abmil(int(sys.argv[3])))
+sys.stdin.read(1)
+for name in ("null", "a-fold_0", "b-fold_0", "null", "a-fold_0", "b-fold_0"):
+    Pool(sys.argv[1]).add(name, SavedModel("abmil", architecture, {"seed": sys.argv[3]}, params))
+"""
+
+
+def test_writers_of_equal_number_in_two_containers(tmp_path):
+    """Two conversions into one pool: all models are there, each of one of the writers."""
+    container = ["unshare", "--pid", "--fork", "--mount-proc"]
+    try:
+        subprocess.run([*container, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as problem:
+        pytest.skip(f"no second namespace can be made here: {problem}")
+    helpers = os.path.dirname(released.__file__)
+    command = [*container, sys.executable, "-c", ADD, str(tmp_path / "pool"), helpers]
+    writers = [
+        subprocess.Popen([*command, seed], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        for seed in ("0", "1")
+    ]
+    for writer in writers:
+        writer.stdin.write(b"x")
+        writer.stdin.close()
+    assert [writer.stderr.read() for writer in writers] == [b"", b""]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    pool = Pool(tmp_path / "pool")
+    assert pool.names() == ["a-fold_0", "b-fold_0", "null"]
+    for model in (pool.null(), pool.member("a", 0), pool.member("b", 0)):
+        _, params = torch_names.abmil_from_torch(released.abmil(int(model.settings["seed"])))
+        assert jax.tree.all(jax.tree.map(np.array_equal, model.params, params))
+    hidden = {path.name for path in pool.root.iterdir() if path.name.startswith(".")}
+    assert hidden == {".lock"}

@@ -258,9 +258,9 @@ def test_other_folders_are_not_overwritten(written, tmp_path):
     with pytest.raises(ValueError, match=r"seed 42 there, 7 here, shared 0\.7 there, 0\.5 here"):
         simulate.simulate(written, other, quiet)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match="expected a new or empty folder"):
+    with pytest.raises(ValueError, match=r"expected a (new or empty folder|folder or a new name)"):
         simulate.simulate(tmp_path, SMALL, quiet)
-    with pytest.raises(ValueError, match="expected a new or empty folder"):
+    with pytest.raises(ValueError, match=r"expected a (new or empty folder|folder or a new name)"):
         simulate.simulate(tmp_path / "notes.txt", SMALL, quiet)
     (tmp_path / "simulation.json").write_text("{")
     with pytest.raises(ValueError, match=r"simulation\.json: expected the settings"):
