@@ -161,12 +161,14 @@ def test_writers_of_equal_number_in_two_containers(tmp_path):
     for writer in writers:
         writer.stdin.write(b"x")
         writer.stdin.close()
-    assert [writer.stderr.read() for writer in writers] == [b"", b""]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    for writer in writers:
+        with writer:
+            assert writer.stderr.read() == b""
+        assert writer.returncode == 0
     pool = Pool(tmp_path / "pool")
     assert pool.names() == ["a-fold_0", "b-fold_0", "null"]
     for model in (pool.null(), pool.member("a", 0), pool.member("b", 0)):
-        _, params = torch_names.abmil_from_torch(released.abmil(int(model.settings["seed"])))
+        _, params = torch_names.abmil_from_torch(released.abmil(int(model.metadata["seed"])))
         assert jax.tree.all(jax.tree.map(np.array_equal, model.params, params))
     hidden = {path.name for path in pool.root.iterdir() if path.name.startswith(".")}
     assert hidden == {".lock"}

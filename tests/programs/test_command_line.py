@@ -92,6 +92,18 @@ def test_predict_to_standard_output(own: pathlib.Path) -> None:
     assert again.returncode == 0
 
 
+def test_links_to_nothing_are_named(own: pathlib.Path) -> None:
+    (own / "slides" / "c.npy").symlink_to("/nothing/c.npy")
+    ended = predict(own, "--table", own / "table.csv", "--out", own / "p.csv")
+    assert ended.returncode == 0  # it needs another slide
+    ended = predict(own, "--out", own / "p.csv")
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"error: {own / 'slides' / 'c.npy'}: a link to /nothing/c.npy, which is not there; fetch "
+        "that file, or correct the link\n"
+    )
+
+
 def test_home_in_flags(own: pathlib.Path) -> None:
     given = ("--checkpoint=~/pool/null", "--features=~/slides", "--table=~/table.csv")
     ended = run("predict", *given, "--out=~/p.csv", HOME=str(own))
@@ -172,8 +184,10 @@ def test_a_damaged_cache_of_programs_is_mended(own: pathlib.Path) -> None:
     for entry in entries:
         entry.write_bytes(entry.read_bytes()[:50])
     ended = subprocess.run(
-        [sys.executable, "-m", "steph_jax.predict", *map(str, given)]
-        + ["--checkpoint", str(own / "pool" / "null"), "--features", str(own / "slides")],
+        [
+            *(sys.executable, "-m", "steph_jax.predict", *map(str, given)),
+            *("--checkpoint", str(own / "pool" / "null"), "--features", str(own / "slides")),
+        ],
         capture_output=True,
         text=True,
         cwd=simulated.ROOT,

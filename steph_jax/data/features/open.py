@@ -37,7 +37,9 @@ def open_file(
     Raises:
         BadFeatures: damaged, of another kind than the extension says, without that dataset, of
             another rank, type or D. (ValueError of `torch_format` for a damaged .pt.)
+        FileNotFoundError: a link to nothing.
     """
+    _refuse_broken_link(path)
     extension = path.suffix.lower()
     if extension in HDF5:
         return hdf5.open_hdf5(path, dataset_name, feature_dim)
@@ -66,8 +68,17 @@ def _open_torch(path: pathlib.Path, name: str, feature_dim: int | None) -> Itera
         yield from_object(reader.load(path), str(path), name, feature_dim, size)
 
 
+def _refuse_broken_link(path: pathlib.Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; fetch that file, or "
+            "correct the link"
+        )
+
+
 def require_file(path: pathlib.Path) -> None:
     """Refuses what is not a file with one of `EXTENSIONS`."""
+    _refuse_broken_link(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a file of features")
     if path.suffix.lower() not in EXTENSIONS:
@@ -148,7 +159,9 @@ def _files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for entry in entries:
             extension = os.path.splitext(entry.name)[1].lower()
             hidden = entry.name.startswith(".")
-            if extension in EXTENSIONS and not hidden and entry.is_file():
+            # A link to nothing is a slide too: whoever needs it is answered with its name.
+            is_slide = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+            if extension in EXTENSIONS and not hidden and is_slide:
                 yield folder / entry.name
 
 
