@@ -167,7 +167,7 @@ def test_all_bad_values_are_told_before_the_first_epoch(home, tmp_path, monkeypa
         train.train(config, tmp_path / "w")
     said = str(error.value).split("\n")[1:]
     assert [sum(name in line for line in said) for name in names] == [1, 1]
-    assert [path.name for path in (tmp_path / "w").iterdir()] == [".lock"]
+    assert [path.name for path in (tmp_path / "w").iterdir()] == [".fold_0.lock"]
     with pytest.raises(TypeError, match="not callable"):
         train.train(config | {"data": config["data"] | {"check_values": False}}, tmp_path / "w")
 
