@@ -15,10 +15,10 @@ from workload import Sizes
 
 from steph_jax.data import batches
 from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Groups
+from steph_jax.data.batches import Batch, Groups
 from steph_jax.engine import loader
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import Outputs, device_mesh, gradients, replicate
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import loss_function
 from steph_jax.methods.steph import StephModel, freeze
@@ -62,7 +62,7 @@ class Compilations:
 
 
 class Engine:
-    """A cohort in memory and the compiled STEPH program.
+    """A cohort in memory and a STEPH model.
 
     Args:
         length: as in `workload`.
@@ -71,7 +71,8 @@ class Engine:
         num_devices: devices that share a batch, each with `workload.batch_size` slides of it.
 
     Attributes:
-        program: the compiled phases.
+        method: what is computed.
+        loss: of a batch.
         feed: of the cohort; features are on the devices where half of their memory holds them.
         labels: of the cohort.
         state: parameters and optimizer.
@@ -97,27 +98,25 @@ class Engine:
             size,
             loader.resident_bytes(-1, self._device),
         )
-        method = _method(sizes, dtype)
-        self.program = Program(method, loss_function(Objective()), mesh, self.feed.num_slots)
-        self.frozen = self.program.replicate(freeze(stored_models(sizes), method.options))
+        self.method = _method(sizes, dtype)
+        self.loss = loss_function(Objective())
+        self.frozen = replicate(mesh, freeze(stored_models(sizes), self.method.options))
         self.optimizer = adamw(
             learning_rates(workload.LEARNING_RATE, 10, 10_000), workload.WEIGHT_DECAY
         )
-        self.state = self.program.replicate(
-            initial_state(workload.trainable(sizes), self.optimizer)
-        )
+        self.state = replicate(mesh, initial_state(workload.trainable(sizes), self.optimizer))
         self._step = self._epoch = 0
 
     def warm_predict(self) -> dict[str, Any]:
         """Compiles prediction; call it before anything trains, for its peak of memory."""
         self.predict()
         chunks = self.feed.chunks(range(self.feed.num_bags))
-        return self._report(chunks, self.compilations.of("attend_forward"))
+        return self._report(chunks, self.compilations.of("pool_chunks"))
 
     def warm_train(self) -> dict[str, Any]:
         """Compiles training."""
         self.train()
-        return self._report(self._order(0), self.compilations.of("attend_with_vjp"))
+        return self._report(self._order(0), self.compilations.of("pool_chunks"))
 
     def _report(self, order: Sequence[Sequence[int]], compilations: int) -> dict[str, Any]:
         made = [self.feed.batch(chosen, self.labels) for chosen in order]
@@ -164,7 +163,9 @@ class Engine:
         """One epoch of training over the cohort, dropout on."""
         order = self._order(self._epoch)
         self.state, epoch = train_epoch(
-            self.program,
+            self.method,
+            self.loss,
+            self.feed.mesh,
             self.optimizer,
             self.state,
             self.frozen,
@@ -185,7 +186,7 @@ class Engine:
     def outputs(self) -> np.ndarray:
         """Logits [slides, T]."""
         logits, _ = predictions.run(
-            self.program,
+            self.method,
             self.state.trainable,
             self.frozen,
             self.feed,
@@ -193,6 +194,11 @@ class Engine:
             self.labels,
         )
         return logits
+
+    def gradients(self, batch: Batch) -> tuple[Params, Outputs]:
+        """Gradients and outputs of a batch, dropout off."""
+        trainable, frozen, mesh = self.state.trainable, self.frozen, self.feed.mesh
+        return gradients(self.method, self.loss, mesh, trainable, frozen, batch, None)
 
     def _pass(self, seconds: float, waited: float = 0.0) -> Pass:
         return Pass(seconds, len(self._num_patches), int(self._num_patches.sum()), waited)

@@ -153,7 +153,7 @@ def test_the_pytorch_program_computes_the_same(length):
     size = workload.batch_size(length, TINY)
     np.testing.assert_allclose(theirs.outputs(), ours.outputs()[:size], rtol=1e-4, atol=1e-5)
     batch = ours.feed.batch(range(size), ours.labels)
-    gradient, out = ours.program.gradients(ours.state.trainable, ours.frozen, batch, None)
+    gradient, out = ours.gradients(batch)
     assert theirs.gradients() == pytest.approx(float(out.loss), rel=1e-4)
     weight = theirs.model.embedding.weight.grad.numpy().T
     expected = jax.device_get(gradient["embedding"]["kernel"])

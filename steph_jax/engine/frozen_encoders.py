@@ -1,34 +1,68 @@
 """Slides as many frozen ABMIL models see them: embeddings z [n, S, E], computed once and kept.
 
-All models run in one pass over the patches, in the same groups of pieces as training
-(`data.batches`), so that slides of any length are read piece by piece.
+Every model goes through `step.forward`, on the same batches as the others.
 """
 
-import functools
+import dataclasses
 import hashlib
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from steph_jax.data.batches import Group
 from steph_jax.engine.loader import HELD_BYTES, Feed
-from steph_jax.engine.step import AXIS
+from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.step import evaluate, replicate
 from steph_jax.models import task_vectors
-from steph_jax.models.abmil import Abmil, Architecture, Params
-from steph_jax.models.pooling import Summary, empty_summary, join, pooled, summarize
+from steph_jax.models.abmil import Architecture, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenEncoder:
+    """The encoder of an ABMIL as a `BagModel` without a head: its outputs are z [B, E].
+
+    Its frozen tree holds feat_proj and attention_net; its trainable tree is empty.
+
+    Attributes:
+        architecture: dimensions and variant.
+        compute_dtype: of products over patches; None for float32.
+    """
+
+    architecture: Architecture
+    compute_dtype: Any = None
+
+    @property
+    def encoder_per_bag(self) -> bool:
+        return False
+
+    @property
+    def embed_parts(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def embed_dims(self) -> dict[str, int]:
+        return {}
+
+    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
+        return {}
+
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
+        return MergedModels({}, {}, jnp.zeros(bags.num_bags, jnp.float32), {})
+
+    def encoder(self, frozen: Params, merged: Params) -> Params:
+        return frozen
+
+    def head(self, trainable: Params, frozen: Params, bags: PooledBags) -> HeadOutputs:
+        return HeadOutputs(bags.z, jnp.zeros(len(bags.z), jnp.float32), {})
 
 
 class Representations:
     """Embeddings of the bags of a store by models that are not trained.
 
     What a model made of the bags is kept, by the model's parameters, so that the folds of a run
-    share what their sources say.
+    share it.
 
     Args:
         feed: of the bags.
@@ -38,7 +72,7 @@ class Representations:
     def __init__(self, feed: Feed, compute_dtype: Any = None) -> None:
         self._feed = feed
         self._compute_dtype = compute_dtype
-        self._kept: dict[str, np.ndarray] = {}
+        self._computed: dict[str, np.ndarray] = {}
 
     def __call__(self, architecture: Architecture, models: Sequence[Params]) -> np.ndarray:
         """z [n, S, E] of all bags of the store, in its order; zeros for bags without patches.
@@ -49,76 +83,24 @@ class Representations:
         """
         encoders = [task_vectors.parts_of(model, "mil_encoder") for model in models]
         names = [_digest(architecture, encoder) for encoder in encoders]
-        missing = {n: e for n, e in zip(names, encoders, strict=True) if n not in self._kept}
+        missing = {n: e for n, e in zip(names, encoders, strict=True) if n not in self._computed}
         if missing:
-            new = self._encode(architecture, task_vectors.stack(list(missing.values())))
-            self._kept |= {name: new[:, i] for i, name in enumerate(missing)}
-        return np.stack([self._kept[name] for name in names], axis=1)
+            new = self._encode(architecture, list(missing.values()))
+            self._computed |= {name: new[i] for i, name in enumerate(missing)}
+        return np.stack([self._computed[name] for name in names], axis=1)
 
-    def _encode(self, architecture: Architecture, encoders: Params) -> np.ndarray:
-        """z of all bags by encoders with leaves [S, ...], in one pass."""
-        num_models = len(jax.tree.leaves(encoders)[0])
+    def _encode(self, architecture: Architecture, encoders: Sequence[Params]) -> np.ndarray:
+        """z [S, n, E] of all bags; patches are read once, but for bags longer than `HELD_BYTES`."""
         feed, mesh = self._feed, self._feed.mesh
-        split = NamedSharding(mesh, P(AXIS))
-        attend, finish = _compiled(architecture, self._compute_dtype, mesh)
+        model = FrozenEncoder(architecture, self._compute_dtype)
+        encoders = replicate(mesh, list(encoders))
         filled = np.flatnonzero(feed.bags.num_patches).tolist()
-        z = np.zeros((feed.num_bags, num_models, architecture.embed_dim), np.float32)
-        for batch in feed.ahead(feed.chunks(filled), {}, HELD_BYTES):
-            bags = jax.device_put(
-                _empty(architecture, num_models, feed.num_slots * mesh.size), split
-            )
-            for group in batch.groups:
-                bags = attend(encoders, bags, group)
+        z = np.zeros((len(encoders), feed.num_bags, architecture.embed_dim), np.float32)
+        for batch in feed.ahead(feed.chunks(filled, HELD_BYTES), {}, HELD_BYTES):
             index = np.asarray(batch.slots.index)
-            z[index[index >= 0]] = np.asarray(finish(bags))[index >= 0]
+            outputs = [evaluate(model, mesh, {}, encoder, batch).logits for encoder in encoders]
+            z[:, index[index >= 0]] = np.stack(outputs)[:, index >= 0]
         return z
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(architecture: Architecture, compute_dtype: Any, mesh: Mesh) -> tuple[Any, Any]:
-    """`_attend` on every device's share of a group, and what makes z of summaries [B, S, ...]."""
-    attend = jax.jit(
-        jax.shard_map(
-            partial(_attend, Abmil(architecture, compute_dtype)),
-            mesh=mesh,
-            in_specs=(P(), P(AXIS), P(AXIS)),
-            out_specs=P(AXIS),
-            check_vma=False,
-        ),
-        donate_argnums=1,
-    )
-    return attend, jax.jit(jax.vmap(partial(pooled, architecture.pooling)))
-
-
-def _empty(architecture: Architecture, num_models: int, num_bags: int) -> Summary:
-    """Summaries [B, S, ...] of bags of which nothing was seen yet."""
-    empty = empty_summary(
-        architecture.pooling, num_bags * num_models, architecture.embed_dim, jnp.float32
-    )
-    return jax.tree.map(lambda x: x.reshape(num_bags, num_models, *x.shape[1:]), empty)
-
-
-def _attend(model: Abmil, encoders: Params, bags: Summary, group: Group) -> Summary:
-    """Joins what each encoder sees in the pieces of a group to the summaries [B, S, ...]."""
-    pooling = model.architecture.pooling
-
-    def piece(encoder: Params, features: jax.Array, length: jax.Array) -> Summary:
-        mask = jnp.arange(features.shape[0], dtype=jnp.int32) < length
-        h, scores = cast(
-            tuple[jax.Array, jax.Array | None],
-            model.apply({"params": encoder}, features, None, mask, method="instances"),
-        )
-        return summarize(pooling, h, scores, mask)
-
-    def of_model(one: tuple[Params, Summary]) -> Summary:
-        encoder, bags = one
-        pieces = jax.vmap(partial(piece, encoder))(group.features, group.length)
-        return join(pooling, bags, pieces, group.owner)
-
-    # One model after the other, for the patches of a group times all models would fill the memory.
-    by_model = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), bags)
-    joined = jax.lax.map(of_model, (encoders, by_model))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), joined)
 
 
 def _digest(architecture: Architecture, encoder: Params) -> str:

@@ -125,10 +125,25 @@ class Feed:
         size = self.mesh.size
         return make_batch(self.bags, self.layout, chosen, labels, self.num_slots, size, take)
 
-    def chunks(self, chosen: Sequence[int]) -> list[list[int]]:
-        """Any bags in batches as large as the devices' slots allow, in their order."""
-        size = bags_for(self.num_slots, self.mesh.size)
-        return [list(chosen[i : i + size]) for i in range(0, len(chosen), size)]
+    def chunks(self, chosen: Sequence[int], held_bytes: float = float("inf")) -> list[list[int]]:
+        """Any bags in batches as large as the devices' slots allow, in their order.
+
+        Args:
+            chosen: numbers of the bags.
+            held_bytes: what the patches of a batch may take, but for one of a single bag.
+        """
+        most = bags_for(self.num_slots, self.mesh.size)
+        width = self.bags.feature_dim * self.bags.dtype.itemsize
+        batches: list[list[int]] = []
+        held = 0
+        for bag in chosen:
+            size = int(self.bags.num_patches[bag]) * width
+            if not batches or len(batches[-1]) == most or held + size > held_bytes:
+                batches.append([])
+                held = 0
+            batches[-1].append(bag)
+            held += size
+        return batches
 
     def ahead(
         self,

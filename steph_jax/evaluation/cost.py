@@ -1,7 +1,7 @@
 """What a stored model costs per slide: floating-point operations and seconds.
 
 Operations are those of matrix products, two for a multiplication and an addition, counted from the
-shapes of the arrays that a method's own functions multiply. For a slide of N patches that comes to
+shapes of the arrays that `engine.step.forward` multiplies. For a slide of N patches that comes to
 
     ABMIL    N (2 D E + 2 * 2 E A + 2 A + 2 E) + 2 E T          (one 2 E A without the gate)
     STEPH    ABMIL + 2 N D H + (2 H H + 2 H S) * 2 + 2 (S + 2) P
@@ -19,6 +19,7 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -28,13 +29,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import JoinedBags, MemoryBags
-from steph_jax.engine.frozen_encoders import Representations
+from steph_jax.data.batches import Batch, Group, Slots
+from steph_jax.engine.frozen_encoders import FrozenEncoder, Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.method import Embedded, Pooled
+from steph_jax.engine.method import BagMeans, BagModel
+from steph_jax.engine.step import device_mesh, forward
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.methods.registry import find_method
-from steph_jax.models import pooling
-from steph_jax.models.abmil import Abmil, Architecture, Params
+from steph_jax.models.abmil import Architecture, Params
 
 #: Times that a measurement is repeated, after once to compile.
 REPEATS = 3
@@ -47,66 +49,44 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
         model: of any kind.
         num_patches: N.
     """
-    of_sources = 0
+    for_sources = 0
 
     def represent(architecture: Architecture, models: Sequence[Params]) -> np.ndarray:
-        nonlocal of_sources
-        features = _patches(architecture, num_patches)
-        encoders = [{k: v for k, v in model.items() if k != "pred_head"} for model in models]
-        of_sources += sum(_flops(_encode(architecture), e, features)[0] for e in encoders)
+        nonlocal for_sources
+        for source in models:
+            for_sources += _flops_of_slide(FrozenEncoder(architecture), {}, source, num_patches, {})
         return np.zeros((1, len(models), architecture.embed_dim), np.float32)
 
     method = find_method(model.kind)
     labels = method.patient_inputs(model, represent)
     bag_model, trainable, frozen = method.restore(model, None)
-    features = _patches(bag_model.architecture, num_patches)
-
-    embedded, embeddings = _flops(bag_model.embed, trainable, features)
-    means = {name: jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype) for name, x in embeddings.items()}
-
-    def merge(trainable: Params, frozen: Params, means: Params) -> tuple[Params, Params]:
-        merged = bag_model.merge(trainable, frozen, Embedded(means, 1, None))
-        return merged.encoder, merged.head
-
-    def encoder_of(frozen: Params, merged: Params) -> Params:
-        theta = bag_model.encoder(frozen, merged)
-        return jax.tree.map(lambda x: x[0], theta) if bag_model.encoder_per_bag else theta
-
-    def head(trainable: Params, frozen: Params, merged: Params, z: Any, labels: Params) -> Any:
-        return bag_model.head(trainable, frozen, Pooled(z, merged, labels)).logits
-
-    merging, (merged_encoder, merged_head) = _flops(merge, trainable, frozen, means)
-    making, theta = _flops(encoder_of, frozen, merged_encoder)
-    encoding, z = _flops(_encode(bag_model.architecture), theta, features)
-    heading, _ = _flops(head, trainable, frozen, merged_head, z, labels)
-    # What does not look at the slide is merged once for all of them.
-    per_slide = merging + making if bag_model.embed_parts else 0
-    return of_sources + embedded + per_slide + encoding + heading
+    flops = _flops_of_slide(bag_model, trainable, frozen, num_patches, labels)
+    if not bag_model.embed_parts:
+        # What does not look at the slide is merged once for all of them.
+        merge = partial(bag_model.merge, bags=BagMeans({}, 1, None))
+        flops -= _flops(merge, trainable, frozen)
+    return for_sources + flops
 
 
-def _patches(architecture: Architecture, num_patches: int) -> Any:
-    """The shape of a slide's features."""
-    return jax.ShapeDtypeStruct((num_patches, architecture.feature_dim), jnp.float32)
+def _flops_of_slide(
+    model: BagModel, trainable: Params, frozen: Params, num_patches: int, labels: Params
+) -> int:
+    """Operations of `step.forward` for one slide, in one chunk."""
+
+    def logits(trainable: Params, frozen: Params, features: jax.Array, labels: Params) -> jax.Array:
+        one, zero = np.full(1, num_patches, np.int32), np.zeros(1, np.int32)
+        batch = Batch(Slots(zero, zero, one, labels), [Group(features, one, zero, zero)])
+        return forward(model, mesh, trainable, frozen, batch).logits
+
+    mesh = device_mesh(jax.local_devices()[:1])
+    shape = (1, num_patches, model.architecture.feature_dim)
+    features = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _flops(logits, trainable, frozen, features, labels)
 
 
-def _encode(architecture: Architecture) -> Any:
-    """(feat_proj and attention_net, features [N, D]) -> z [1, E]."""
-
-    def encode(theta: Params, features: jax.Array) -> jax.Array:
-        h, scores = cast(
-            tuple[jax.Array, jax.Array | None],
-            Abmil(architecture).apply({"params": theta}, features, method="instances"),
-        )
-        whole = pooling.summarize(architecture.pooling, h, scores, jnp.ones(len(features), bool))
-        return pooling.pooled(architecture.pooling, jax.tree.map(lambda x: x[None], whole))
-
-    return encode
-
-
-def _flops(function: Any, *arguments: Any) -> tuple[int, Any]:
-    """Operations of the matrix products of a function, and the shapes it returns."""
-    traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    return _in_jaxpr(traced.jaxpr), shapes
+def _flops(function: Any, *arguments: Any) -> int:
+    """Operations of the matrix products of a function."""
+    return _in_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _in_jaxpr(jaxpr: Jaxpr) -> int:

@@ -18,8 +18,8 @@ from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.method import LossFunction
-from steph_jax.engine.step import Program, program_of
+from steph_jax.engine.method import BagModel, LossFunction
+from steph_jax.engine.step import replicate
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions, with_curves
 from steph_jax.methods.base import Represent
@@ -45,7 +45,7 @@ def batch_labels(labels: dict[str, Any]) -> Labels:
 
 @functools.lru_cache(maxsize=8)
 def loss_function(objective: Objective) -> LossFunction:
-    """The loss of a batch as `program.Program` calls it."""
+    """The loss of a batch as `engine.step.gradients` calls it."""
 
     def loss(logits: jax.Array, labels: dict[str, jax.Array], mask: jax.Array) -> jax.Array:
         return objective(logits, batch_labels(labels), mask)
@@ -72,13 +72,13 @@ class Predictor:
     """A stored model on the devices, dropout off: numbers of bags -> outputs [n, T] and record.
 
     Attributes:
-        program: the compiled method.
+        model: what is computed of every bag.
         trainable, frozen: its parameters, on every device.
         feed: of the bags.
         labels: arrays [all bags, ...] that the method's head reads.
     """
 
-    program: Program
+    model: BagModel
     trainable: Params
     frozen: Params
     feed: Feed
@@ -91,7 +91,6 @@ class Predictor:
         feed: Feed,
         compute_dtype: Any = None,
         represent: Represent | None = None,
-        loss: LossFunction | None = None,
     ) -> "Predictor":
         """Brings a model to the devices, and computes what it reads of the bags beside patches.
 
@@ -100,14 +99,12 @@ class Predictor:
             feed: of the bags.
             compute_dtype: of products over patches; None for float32.
             represent: the bags as frozen models see them, where several models share it.
-            loss: of a batch, for a model that is trained.
         """
         method = find_method(model.kind)
         loaded = method.restore(model, compute_dtype)
-        program = program_of(loaded.model, loss, feed.mesh, feed.num_slots)
         inputs = method.patient_inputs(model, represent or Representations(feed, compute_dtype))
-        trainable, frozen = program.replicate((loaded.trainable, loaded.frozen))
-        return cls(program, trainable, frozen, feed, inputs)
+        trainable, frozen = replicate(feed.mesh, (loaded.trainable, loaded.frozen))
+        return cls(loaded.model, trainable, frozen, feed, inputs)
 
     def __call__(
         self,
@@ -124,7 +121,7 @@ class Predictor:
         """
         parameters = self.trainable if trainable is None else trainable
         return predictions.run(
-            self.program, parameters, self.frozen, self.feed, bags, self.labels, progress
+            self.model, parameters, self.frozen, self.feed, bags, self.labels, progress
         )
 
 
@@ -157,11 +154,10 @@ class Evaluator:
             model, feed, compute_dtype, represent: as in `Predictor.load`.
             table: of the patients whose bags they are, in the same order.
         """
-        objective = stored_objective(model)
-        predict = Predictor.load(model, feed, compute_dtype, represent, loss_function(objective))
+        predict = Predictor.load(model, feed, compute_dtype, represent)
         labels = cohort_labels(table, TimeBins.from_json(model.metadata["bins"]))
         predict = dataclasses.replace(predict, labels=labels | predict.labels)
-        return cls(predict, table, objective)
+        return cls(predict, table, stored_objective(model))
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -235,6 +231,6 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
         return {}
     base = SavedModel("abmil", model.architecture, model.metadata, target)
     predict = evaluate.predict
-    base_predictor = Predictor.load(base, predict.feed, predict.program.method.compute_dtype)
+    base_predictor = Predictor.load(base, predict.feed, predict.model.compute_dtype)
     base_predictor = dataclasses.replace(base_predictor, labels=evaluate.labels)
     return dataclasses.replace(evaluate, predict=base_predictor)(rows).scores

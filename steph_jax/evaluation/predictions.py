@@ -10,7 +10,8 @@ import pandas as pd
 
 from steph_jax.data.batches import Batch
 from steph_jax.engine.loader import HELD_BYTES, Feed
-from steph_jax.engine.step import Outputs, Program
+from steph_jax.engine.method import BagModel
+from steph_jax.engine.step import Outputs, evaluate
 from steph_jax.models.abmil import Params
 from steph_jax.survival import cox, metrics
 from steph_jax.survival.objectives import LOG_RISK, Labels, Objective
@@ -58,7 +59,7 @@ def no_progress(batches: Iterator[Batch], total: int) -> Iterator[Batch]:
 
 
 def run(
-    program: Program,
+    model: BagModel,
     trainable: Params,
     frozen: Params,
     feed: Feed,
@@ -69,7 +70,7 @@ def run(
     """Outputs [n, T] and record of some bags, in the order given; dropout off.
 
     Args:
-        program: the compiled method.
+        model: what is computed.
         trainable, frozen: its parameters.
         feed: of the bags.
         bags: their numbers.
@@ -79,7 +80,7 @@ def run(
     chunks = feed.chunks(bags)
     batches, outputs = [], []
     for batch in progress(iter(feed.ahead(chunks, labels, HELD_BYTES)), len(chunks)):
-        outputs.append(program.evaluate(trainable, frozen, batch))
+        outputs.append(evaluate(model, feed.mesh, trainable, frozen, batch))
         batches.append(batch._replace(groups=()))
     seen, logits, record = collect(batches, outputs, feed.num_bags)
     order = np.searchsorted(seen, bags)

@@ -11,7 +11,7 @@ from absl import logging
 from steph_jax import locks
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
@@ -48,14 +48,16 @@ class AbmilModel:
     def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
         return {}
 
-    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         head = trainable["pred_head"]
-        return Merged(without_head(trainable), {}, jnp.zeros(bags.num_bags, head["bias"].dtype), {})
+        return MergedModels(
+            without_head(trainable), {}, jnp.zeros(bags.num_bags, head["bias"].dtype), {}
+        )
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         return merged_encoder
 
-    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+    def head(self, trainable: Params, frozen: Params, bags: PooledBags) -> HeadOutputs:
         return unpenalized(apply_head(trainable["pred_head"], bags.z))
 
 
@@ -69,9 +71,9 @@ def apply_head(head: Params, z: jax.Array) -> jax.Array:
     return cast(jax.Array, Linear(head["bias"].shape[-1]).apply({"params": head}, z))
 
 
-def unpenalized(logits: jax.Array) -> Headed:
+def unpenalized(logits: jax.Array) -> HeadOutputs:
     """Outputs [B, T] with nothing to be added to the loss."""
-    return Headed(logits, jnp.zeros(len(logits), logits.dtype), {})
+    return HeadOutputs(logits, jnp.zeros(len(logits), logits.dtype), {})
 
 
 def new_head(seed: int, architecture: Architecture, num_outputs: int) -> Params:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy, with_trainable
@@ -82,7 +82,7 @@ class DynamicModel:
         embedded = self._hypernetwork.apply({"params": trainable}, features, method="embed")
         return cast(dict[str, jax.Array], embedded)
 
-    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         both = self._hypernetwork.apply({"params": trainable}, bags.means, bags.keys)
         weights, _ = cast(tuple[jax.Array, None], both)
         regularizer = merge_regularizer(weights, selected=None)
@@ -93,12 +93,12 @@ class DynamicModel:
             "merge": regularizer,
         }
         encoder = {"coefficients": sources.coefficients(weights)}
-        return Merged(encoder, {}, self.merge_weight * regularizer, record)
+        return MergedModels(encoder, {}, self.merge_weight * regularizer, record)
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         return task_vectors.weighted_sum(frozen["stack"], merged_encoder["coefficients"])
 
-    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+    def head(self, trainable: Params, frozen: Params, bags: PooledBags) -> HeadOutputs:
         return unpenalized(apply_head(trainable["pred_head"], bags.z))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Embedded, Merged
+from steph_jax.engine.method import BagMeans, MergedModels
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import AbmilModel, new_head
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, with_trainable
@@ -43,7 +43,7 @@ class LearnedModel(AbmilModel):
 
     merge_weight: float = 0.005
 
-    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         w = trainable["weights"]
         encoder = task_vectors.weighted_sum(frozen["stack"], sources.coefficients(w))
         weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
@@ -54,7 +54,7 @@ class LearnedModel(AbmilModel):
             "source": weights,
             "merge": regularizer,
         }
-        return Merged(encoder, {}, self.merge_weight * regularizer, record)
+        return MergedModels(encoder, {}, self.merge_weight * regularizer, record)
 
 
 def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:

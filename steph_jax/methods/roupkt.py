@@ -13,7 +13,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.abmil import AbmilModel, apply_head
 from steph_jax.methods.base import (
     FoldSpec,
@@ -52,11 +52,11 @@ class RoupktModel(AbmilModel):
 
     options: roupkt.Options = dataclasses.field(default_factory=roupkt.Options)
 
-    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         dtype = trainable["gate"]["kernel"].dtype
-        return Merged(trainable["router"], {}, jnp.zeros(bags.num_bags, dtype), {})
+        return MergedModels(trainable["router"], {}, jnp.zeros(bags.num_bags, dtype), {})
 
-    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+    def head(self, trainable: Params, frozen: Params, bags: PooledBags) -> HeadOutputs:
         routing = roupkt.route(matmul(bags.z, trainable["gate"]["kernel"]), self.options.top_k)
         mixed = roupkt.mixture(trainable.get("experts", {}), bags.labels[REPRESENTATIONS], routing)
         penalty = self.options.balance_weight * routing.balance + self.options.z_weight * routing.z
@@ -67,7 +67,7 @@ class RoupktModel(AbmilModel):
             "balance": routing.balance,
             "z": routing.z,
         }
-        return Headed(apply_head(trainable["pred_head"], mixed), penalty, record)
+        return HeadOutputs(apply_head(trainable["pred_head"], mixed), penalty, record)
 
 
 def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:

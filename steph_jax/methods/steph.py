@@ -7,7 +7,7 @@ import jax
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import Embedded, Headed, Merged, Pooled
+from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy, with_trainable
 from steph_jax.methods.sources import Merging, Regularizers, gather, members, output_of
@@ -98,7 +98,7 @@ class StephModel:
         weights, ratios = cast(tuple[jax.Array, jax.Array], both)
         return steph.select(weights, ratios, self.options)
 
-    def merge(self, trainable: Params, frozen: Params, bags: Embedded) -> Merged:
+    def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         sources = self.source_weights(trainable, bags.means, bags.keys)
         coefficients = steph.coefficients(sources, self.options)
         encoder = {"coefficients": coefficients} if self.encoder_per_bag else {}
@@ -118,7 +118,7 @@ class StephModel:
             "mix": mix,
         }
         penalty = self.merge_weight * merge + self.mix_weight * mix
-        return Merged(encoder, head, penalty, record)
+        return MergedModels(encoder, head, penalty, record)
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         if not self.encoder_per_bag:
@@ -126,7 +126,7 @@ class StephModel:
         stacked = without_head(frozen["stack"])
         return task_vectors.weighted_sum(stacked, merged_encoder["coefficients"])
 
-    def head(self, trainable: Params, frozen: Params, bags: Pooled) -> Headed:
+    def head(self, trainable: Params, frozen: Params, bags: PooledBags) -> HeadOutputs:
         if "pred_head" in trainable:
             logits = apply_head(trainable["pred_head"], bags.z)
         elif "pred_head" in bags.merged:

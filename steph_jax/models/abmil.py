@@ -11,13 +11,14 @@ Variants: plain attention `a_n = w_c . drop(tanh(W_a h_n + b_a)) + b_c`; `mean` 
 h; a projection of several linear layers, each followed by relu, with dropout after all but the
 last.
 
-The patches of a bag may arrive in pieces (`steph_jax.engine.step`), so the model is split where a
-sum over patches stands: `Abmil.instances` works patch by patch, `pooling.summarize` turns the
-patches of one piece into a `Summary`, `join` adds the summaries of pieces to those of their bags,
-`pooled` ends in z, and `Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one bag.
+The patches of a bag may arrive in chunks (`steph_jax.engine.step`), so the model is split where a
+sum over patches stands: `Abmil.encode` makes the state of an online softmax (`models.pooling`) of
+every chunk, `pooling.add_chunks` combines those of a bag, `pooling.finalize` ends in z, and
+`Abmil.head` maps z to logits. `Abmil.__call__` does all of it for one bag.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from steph_jax.models.layers import Linear, dropout
-from steph_jax.models.pooling import POOLINGS, pooled, summarize
+from steph_jax.models.pooling import POOLINGS, SoftmaxState, chunk_state, finalize
 
 Params = dict[str, Any]
 
@@ -84,13 +85,10 @@ class FeatureProjection(nn.Module):
     def setup(self) -> None:
         self.layers = [Linear(self.embed_dim, self.compute_dtype) for _ in range(self.num_layers)]
 
-    def __call__(
-        self, x: jax.Array, keys: jax.Array | None, mask: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array, keys: jax.Array | None) -> jax.Array:
         for i, layer in enumerate(self.layers):
             x = nn.relu(layer(x))
-            if mask is not None:
-                x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+            x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
             if i + 1 < self.num_layers:  # sites 0 and 1 are those of the attention
                 x = dropout(x, keys, self.dropout, site=2 + i)
         return x
@@ -138,25 +136,32 @@ class Abmil(nn.Module):
             )
         self.pred_head = Linear(a.num_bins)
 
-    def instances(
-        self,
-        features: jax.Array,
-        keys: jax.Array | None = None,
-        mask: jax.Array | None = None,
+    def patches(
+        self, features: jax.Array, mask: jax.Array, keys: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """What the model computes patch by patch.
+        """What the model computes patch by patch, of one chunk or of several.
 
         Args:
             features: [..., N, D].
-            keys: of dropout, as in `dropout`: one, or one for each of the leading entries.
-            mask: [..., N] True where there is a patch, False on padding; None for patches alone.
+            mask: [..., N] True where there is a patch, False on padding.
+            keys: of dropout, as in `layers.dropout`: one, or one for each chunk; None for none.
 
         Returns:
-            embeddings [..., N, E], 0 on padding, and attention scores [..., N] (None without
+            embeddings h [..., N, E], 0 on padding, and attention scores a [..., N] (None without
             attention).
         """
-        h = self.feat_proj(features, keys, mask)
+        h = self.feat_proj(features, mask, keys)
         return h, self.attention_net(h, keys) if self.architecture.has_attention else None
+
+    def encode(
+        self, features: jax.Array, mask: jax.Array, keys: jax.Array | None = None
+    ) -> SoftmaxState:
+        """The states of chunks [...], from their patches; arguments as in `patches`."""
+        h, scores = self.patches(features, mask, keys)
+        state = partial(chunk_state, self.architecture.pooling)
+        for _ in features.shape[:-2]:
+            state = jax.vmap(state, (0, None if scores is None else 0, 0))
+        return state(h, scores, mask)
 
     def head(self, z: jax.Array) -> jax.Array:
         """Logits [..., T] of pooled embeddings [..., E]."""
@@ -177,9 +182,8 @@ class Abmil(nn.Module):
             pooling, and for max pooling, where no weight is defined).
         """
         pooling = self.architecture.pooling
-        h, scores = self.instances(features, key, mask)
-        piece = jax.tree.map(lambda x: x[None], summarize(pooling, h, scores, mask))
-        z = pooled(pooling, piece)[0]
+        h, scores = self.patches(features, mask, key)
+        z = finalize(pooling, chunk_state(pooling, h, scores, mask))
         flat = jnp.zeros(h.shape[0], h.dtype) if scores is None else scores
         return self.head(z), jax.nn.softmax(flat, where=mask)
 

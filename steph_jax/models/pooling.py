@@ -1,4 +1,11 @@
-"""Attention pooling as an online softmax: summaries of parts of a bag that can be combined."""
+"""Pooling of the patches of a bag as an online softmax: chunk by chunk, in any order.
+
+    z = sum_n softmax(a)_n h_n = (sum_n exp(a_n - m) h_n) / (sum_n exp(a_n - m)),   m = max_n a_n
+
+Numerator, denominator and m of parts of a bag (`SoftmaxState`) are combined by scaling each part to
+the common m (Milakov and Gimelshein 2018, arXiv 1805.02867). Mean and max pooling of h fit the same
+three numbers.
+"""
 
 from typing import Any, NamedTuple
 
@@ -11,23 +18,25 @@ from steph_jax.models.layers import matmul
 POOLINGS = ("gated", "plain", "mean", "max")
 
 
-class Summary(NamedTuple):
-    """What pooling needs to know of some patches of a bag; summaries of pieces can be combined.
+class SoftmaxState(NamedTuple):
+    """What pooling needs to know of some patches of a bag.
 
     Attributes:
-        peak: [...] the largest attention score (0 without attention; no gradient flows here).
-        mass: [...] sum of exp(score - peak), or the number of patches without attention.
-        embedding: [..., E] sum of exp(score - peak) h; the plain sum, or the maximum, of h
-            without attention.
+        max: [...] m, the largest attention score (0 without attention; no gradient flows here).
+        denominator: [...] sum of exp(score - m), or the number of patches without attention.
+        numerator: [..., E] sum of exp(score - m) h; the plain sum, or the maximum, of h without
+            attention.
     """
 
-    peak: jax.Array
-    mass: jax.Array
-    embedding: jax.Array
+    max: jax.Array
+    denominator: jax.Array
+    numerator: jax.Array
 
 
-def summarize(pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Array) -> Summary:
-    """Summary of one piece of a bag.
+def chunk_state(
+    pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Array
+) -> SoftmaxState:
+    """The state of one chunk of a bag.
 
     Args:
         pooling: one of `POOLINGS`.
@@ -38,66 +47,70 @@ def summarize(pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Ar
     zero = jnp.zeros((), h.dtype)
     if pooling == "max":
         lowest = jnp.asarray(-jnp.inf, h.dtype)
-        embedding = jnp.max(h, axis=0, where=mask[:, None], initial=lowest)
-        return Summary(zero, jnp.sum(mask, dtype=h.dtype), embedding)
+        numerator = jnp.max(h, axis=0, where=mask[:, None], initial=lowest)
+        return SoftmaxState(zero, jnp.sum(mask, dtype=h.dtype), numerator)
     if scores is None:
         weights = mask.astype(h.dtype)
-        peak = zero
+        largest = zero
     else:
-        # An all-padding piece keeps a finite peak, so that no inf - inf appears below.
+        # An all-padding chunk keeps a finite maximum, so that no inf - inf appears below.
         lowest = jnp.asarray(jnp.finfo(h.dtype).min, h.dtype)
-        peak = lax.stop_gradient(jnp.max(scores, where=mask, initial=lowest))
-        weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - peak, zero)), zero)
-    return Summary(peak, jnp.sum(weights), matmul(weights, h))
+        largest = lax.stop_gradient(jnp.max(scores, where=mask, initial=lowest))
+        weights = jnp.where(mask, jnp.exp(jnp.where(mask, scores - largest, zero)), zero)
+    return SoftmaxState(largest, jnp.sum(weights), matmul(weights, h))
 
 
-def empty_summary(pooling: str, num_bags: int, embed_dim: int, dtype: Any) -> Summary:
-    """Summaries of bags of which no piece was seen yet: shapes [B], [B], [B, E]."""
+def empty_state(pooling: str, shape: tuple[int, ...], embed_dim: int, dtype: Any) -> SoftmaxState:
+    """States of bags without any patch so far: shapes `shape`, `shape` and [*shape, E]."""
     lowest = -jnp.inf if pooling == "max" else 0.0
-    peak = jnp.finfo(dtype).min if pooling in ("gated", "plain") else 0.0
-    return Summary(
-        jnp.full(num_bags, peak, dtype),
-        jnp.zeros(num_bags, dtype),
-        jnp.full((num_bags, embed_dim), lowest, dtype),
+    largest = jnp.finfo(dtype).min if pooling in ("gated", "plain") else 0.0
+    return SoftmaxState(
+        jnp.full(shape, largest, dtype),
+        jnp.zeros(shape, dtype),
+        jnp.full((*shape, embed_dim), lowest, dtype),
     )
 
 
-def join(pooling: str, bags: Summary, pieces: Summary, owner: jax.Array) -> Summary:
-    """Adds the summaries of pieces to those of the bags that own them.
+def add_chunks(
+    pooling: str, bags: SoftmaxState, chunks: SoftmaxState, bag_slot: jax.Array
+) -> SoftmaxState:
+    """The states of bags with those of some of their chunks added.
 
     Args:
         pooling: one of `POOLINGS`.
-        bags: summaries of B bags so far.
-        pieces: summaries of P pieces, with shapes [P], [P] and [P, E].
-        owner: [P] index of the bag of each piece, in [0, B).
+        bags: states of B bags so far: [B], [B] and [B, E].
+        chunks: states of G chunks: [G], [G] and [G, E].
+        bag_slot: [G] index of the bag of each chunk, in [0, B).
     """
-    num_bags = bags.peak.shape[0]
-    mass, embedding = pieces.mass, pieces.embedding
+    num_bags = bags.max.shape[0]
+    denominator, numerator = chunks.denominator, chunks.numerator
     if pooling == "max":
-        return Summary(
-            bags.peak,
-            bags.mass + jax.ops.segment_sum(mass, owner, num_bags),
-            jnp.maximum(bags.embedding, jax.ops.segment_max(embedding, owner, num_bags)),
+        return SoftmaxState(
+            bags.max,
+            bags.denominator + jax.ops.segment_sum(denominator, bag_slot, num_bags),
+            jnp.maximum(bags.numerator, jax.ops.segment_max(numerator, bag_slot, num_bags)),
         )
-    old_mass, old_embedding, peak = bags.mass, bags.embedding, bags.peak
+    old_denominator, old_numerator, largest = bags.denominator, bags.numerator, bags.max
     if pooling in ("gated", "plain"):
-        # The peak only keeps exp in range; it cancels in z, so no gradient flows through it.
-        peak = jnp.maximum(bags.peak, jax.ops.segment_max(pieces.peak, owner, num_bags))
-        peak = lax.stop_gradient(peak)
-        shrink = jnp.exp(lax.stop_gradient(bags.peak) - peak)
-        scale = jnp.exp(lax.stop_gradient(pieces.peak) - peak[owner])
-        old_mass, old_embedding = shrink * old_mass, shrink[:, None] * old_embedding
-        mass, embedding = scale * mass, scale[:, None] * embedding
-    return Summary(
-        peak,
-        old_mass + jax.ops.segment_sum(mass, owner, num_bags),
-        old_embedding + jax.ops.segment_sum(embedding, owner, num_bags),
+        # The maximum only keeps exp in range; it cancels in z, so no gradient flows through it.
+        largest = jnp.maximum(bags.max, jax.ops.segment_max(chunks.max, bag_slot, num_bags))
+        largest = lax.stop_gradient(largest)
+        shrink = jnp.exp(lax.stop_gradient(bags.max) - largest)
+        scale = jnp.exp(lax.stop_gradient(chunks.max) - largest[bag_slot])
+        old_denominator, old_numerator = shrink * old_denominator, shrink[:, None] * old_numerator
+        denominator, numerator = scale * denominator, scale[:, None] * numerator
+    return SoftmaxState(
+        largest,
+        old_denominator + jax.ops.segment_sum(denominator, bag_slot, num_bags),
+        old_numerator + jax.ops.segment_sum(numerator, bag_slot, num_bags),
     )
 
 
-def pooled(pooling: str, bags: Summary) -> jax.Array:
-    """z [B, E] of bags of which all pieces were joined; zeros for a bag without patches."""
-    seen = bags.mass > 0
+def finalize(pooling: str, bags: SoftmaxState) -> jax.Array:
+    """z [..., E] of bags [...] to whose states all chunks were added; 0 for one without patches."""
+    has_patches = bags.denominator > 0
     if pooling == "max":
-        return jnp.where(seen[:, None], bags.embedding, jnp.zeros((), bags.embedding.dtype))
-    return bags.embedding / jnp.where(seen, bags.mass, jnp.ones((), bags.mass.dtype))[:, None]
+        zero = jnp.zeros((), bags.numerator.dtype)
+        return jnp.where(has_patches[..., None], bags.numerator, zero)
+    one = jnp.ones((), bags.denominator.dtype)
+    return bags.numerator / jnp.where(has_patches, bags.denominator, one)[..., None]

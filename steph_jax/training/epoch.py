@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from steph_jax.data.batches import Batch
 from steph_jax.engine.loader import ReadAhead
-from steph_jax.engine.step import Outputs, Program
+from steph_jax.engine.method import BagModel, LossFunction
+from steph_jax.engine.step import Outputs, gradients
 from steph_jax.models.abmil import Params
 
 
@@ -97,7 +99,9 @@ def update(optimizer: optax.GradientTransformation, state: State, gradient: Para
 
 
 def train_epoch(
-    program: Program,
+    model: BagModel,
+    loss: LossFunction,
+    mesh: Mesh,
     optimizer: optax.GradientTransformation,
     state: State,
     frozen: Params,
@@ -109,7 +113,9 @@ def train_epoch(
     """One epoch.
 
     Args:
-        program: the compiled method.
+        model: what is computed of every bag.
+        loss: of a batch.
+        mesh: devices that share every batch.
         optimizer: made by `adamw`.
         state: before the epoch; its buffers are reused.
         frozen: parameters that are not trained.
@@ -126,9 +132,8 @@ def train_epoch(
     seen: list[Batch] = []
     outputs: list[Outputs] = []
     for batch in progress(iter(batches)):
-        gradient, out = program.gradients(
-            state.trainable, frozen, batch, jax.random.fold_in(key, step + len(seen))
-        )
+        dropout = jax.random.fold_in(key, step + len(seen))
+        gradient, out = gradients(model, loss, mesh, state.trainable, frozen, batch, dropout)
         state = update(optimizer, state, gradient)
         seen.append(batch._replace(groups=()))
         outputs.append(out)

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import batches
 from steph_jax.data.cohort import Fold
-from steph_jax.evaluation.evaluator import Evaluator
+from steph_jax.engine.step import replicate
+from steph_jax.evaluation.evaluator import Evaluator, loss_function
 from steph_jax.methods.base import Method
 from steph_jax.models.abmil import Params
 from steph_jax.training import resume
@@ -131,12 +132,12 @@ def fit(
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
-    config, program, feed = run.config, evaluate.predict.program, run.feed
+    config, feed = run.config, run.feed
     steps, last = len(job.patients) // config.batch_size, config.epochs
     schedule = learning_rates(config.learning_rate, config.warmup_epochs * steps, last * steps)
     optimizer = adamw(schedule, config.weight_decay)
     early_stopping = config.validation
-    state = program.replicate(initial_state(trainable, optimizer))
+    state = replicate(feed.mesh, initial_state(trainable, optimizer))
     initial = TrainCheckpoint(state, copy_of(trainable) if early_stopping.is_on else ())
     start = _fingerprint(job, evaluate)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
@@ -160,7 +161,9 @@ def fit(
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
             state, passed = train_epoch(
-                program,
+                evaluate.predict.model,
+                loss_function(evaluate.objective),
+                feed.mesh,
                 optimizer,
                 state,
                 evaluate.predict.frozen,

@@ -17,7 +17,7 @@ from reference_bags import NUM_PATHWAYS, difference
 from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import Layout, make_batch
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import device_mesh, evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel, freeze
 from steph_jax.models import hypernetworks
@@ -51,27 +51,22 @@ def the_loss(logits, labels, mask):
     return losses.mean(losses.nll(logits, labels["time_bin"], labels["event"], mask=mask), mask)
 
 
-def on_one_device(method, loss, num_slots):
-    return Program(method, loss, device_mesh(jax.devices()[:1]), num_slots)
+def one_device():
+    return device_mesh(jax.devices()[:1])
 
 
-def evaluated(program, trainable, frozen, store, layout):
+def evaluated(method, trainable, frozen, store, layout):
     """Outputs of a store's bags, all in one batch."""
-    everyone = range(len(store.num_patches))
-    batch = make_batch(store, layout, everyone, {}, program.num_slots, 1)
-    return program.evaluate(trainable, frozen, batch)
+    size = len(store.num_patches)
+    batch = make_batch(store, layout, range(size), {}, size)
+    return evaluate(method, one_device(), trainable, frozen, batch)
 
 
 # --- ABMIL -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def abmil_program(dtype):
-    return on_one_device(AbmilModel(Architecture()), None, 6)
-
-
 @pytest.mark.parametrize("cohort", [f"tcga_{name}" for name in COHORTS])
-def test_abmil(shared, parity, dtype, tolerance, abmil_program, cohort):
+def test_abmil(shared, parity, dtype, tolerance, cohort):
     recorded = np.load(parity / "abmil.npz")
     store = reference_bags.bags(shared, cohort, recorded[f"{cohort}/patient_id"], dtype)
     state = reference_bags.abmil_state(parity, cohort)
@@ -79,7 +74,7 @@ def test_abmil(shared, parity, dtype, tolerance, abmil_program, cohort):
     assert architecture == Architecture()
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
 
-    out = evaluated(abmil_program, theta, {}, store, PIECES)
+    out = evaluated(AbmilModel(architecture), theta, {}, store, PIECES)
     assert out.logits.dtype == dtype
     assert difference(out.logits, recorded[f"{cohort}/logits"]) < tolerance
 
@@ -114,8 +109,7 @@ def test_abmil_variant(parity, dtype, tolerance, variant, pooling):
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
     features = recorded["features"].astype(dtype)
     store = MemoryBags.of([features], features.shape[1], np.dtype(dtype))
-    program = on_one_device(AbmilModel(architecture), None, 1)
-    out = evaluated(program, theta, {}, store, Layout(((2, 5), (1, 3))))
+    out = evaluated(AbmilModel(architecture), theta, {}, store, Layout(((2, 5), (1, 3))))
     assert difference(out.logits[0], recorded[f"{variant}/logits"]) < tolerance
 
 
@@ -143,24 +137,22 @@ def batch_of(shared, recorded, dtype):
 
 
 @pytest.fixture(scope="module")
-def program(model):
-    options = Options(top_k=5)
-    return on_one_device(
-        StephModel(model.architecture, model.num_sources, options, 0.005, 0.05), the_loss, 16
-    )
+def method(model):
+    return StephModel(model.architecture, model.num_sources, Options(top_k=5), 0.005, 0.05)
 
 
 @pytest.fixture(scope="module")
-def frozen(model, program):
-    return jax.tree.map(jnp.asarray, freeze(model.frozen, program.method.options))
+def frozen(model, method):
+    return jax.tree.map(jnp.asarray, freeze(model.frozen, method.options))
 
 
 @pytest.mark.parametrize("layout", [WHOLE, PIECES], ids=["whole", "pieces"])
 def test_steph_outputs_losses_and_gradients(
-    recorded, model, program, frozen, batch_of, tolerance, layout
+    recorded, model, method, frozen, batch_of, tolerance, layout
 ):
     trainable = jax.tree.map(jnp.asarray, model.trainable)
-    gradient, out = program.gradients(trainable, frozen, batch_of(layout), None)
+    batch = batch_of(layout)
+    gradient, out = gradients(method, the_loss, one_device(), trainable, frozen, batch, None)
     assert difference(out.logits, recorded["logits"]) < tolerance
     assert difference(out.record["weight"], recorded["w"]) < tolerance
     assert difference(out.record["lambda"], recorded["lambda"]) < tolerance
@@ -188,7 +180,7 @@ def allowed(after, gradient, rates, tolerance):
     return tolerance * np.abs(after).max() + np.sum(rates) * np.minimum(uncertain, 2.0)
 
 
-def test_five_steps_of_training(recorded, model, program, frozen, batch_of, dtype, tolerance):
+def test_five_steps_of_training(recorded, model, method, frozen, batch_of, dtype, tolerance):
     # Five epochs of two steps, one of them warm-up: the schedule ends after ten.
     schedule = epoch.learning_rates(1e-4, warmup_steps=2, total_steps=10)
     optimizer = epoch.adamw(schedule, weight_decay=1e-5)
@@ -196,7 +188,8 @@ def test_five_steps_of_training(recorded, model, program, frozen, batch_of, dtyp
     batch = batch_of(WHOLE)
     seen_losses, rates = [], []
     for _ in range(5):
-        gradient, out = program.gradients(state.trainable, frozen, batch, None)
+        trainable = state.trainable
+        gradient, out = gradients(method, the_loss, one_device(), trainable, frozen, batch, None)
         seen_losses.append(float(out.loss))
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats and counts
             rates.append(float(schedule(state.step)))
@@ -215,7 +208,7 @@ def test_five_steps_of_training(recorded, model, program, frozen, batch_of, dtyp
         units = np.mean(np.any(beyond.reshape(len(beyond), -1), axis=1))
         assert units <= (0 if dtype == "float64" else 0.01), name
         assert np.mean(error > tolerance * np.abs(after).max()) < 1e-3, name
-    out = program.evaluate(state.trainable, frozen, batch)
+    out = evaluate(method, one_device(), state.trainable, frozen, batch)
     assert difference(out.logits, recorded["after_logits"]) < tolerance
 
 
@@ -273,8 +266,7 @@ def test_option(
         )
     trainable = _trainable_for(options, model.trainable, dtype)
     method = StephModel(model.architecture, model.num_sources, options)
-    program = on_one_device(method, None, 4)
-    out = evaluated(program, trainable, frozen_for(options), four_bags, WHOLE_OF_FOUR)
+    out = evaluated(method, trainable, frozen_for(options), four_bags, WHOLE_OF_FOUR)
     assert difference(out.record["weight"], of_options[f"{case}/w"]) < tolerance
     assert difference(out.logits, of_options[f"{case}/logits"]) < tolerance
     penalty = merge_penalty(of_options[f"{case}/w"], options.top_k)

@@ -11,7 +11,7 @@ import slow_twin
 from slow_twin import DIMS, EVENT, NUM_SOURCES, SIZES, TIME_BIN
 
 from steph_jax.data.batches import Layout, make_batch
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import device_mesh, evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel
 from steph_jax.models import abmil
@@ -45,9 +45,13 @@ def the_loss(logits, labels, mask):
     return losses.mean(losses.nll(logits, labels["time_bin"], labels["event"], mask=mask), mask)
 
 
-@functools.cache
-def program_of(method, num_devices=1):
-    return Program(method, the_loss, device_mesh(jax.devices()[:num_devices]), 4)
+def mesh_of(num_devices=1):
+    return device_mesh(jax.devices()[:num_devices])
+
+
+def trained(method, trainable, frozen, batch, key=None, num_devices=1):
+    """Gradient and outputs."""
+    return gradients(method, the_loss, mesh_of(num_devices), trainable, frozen, batch, key)
 
 
 @functools.cache
@@ -72,11 +76,10 @@ def cases(*names):
     return pytest.mark.parametrize("case", of, ids=names)
 
 
-def a_batch(program, layout=LAYOUT, chosen=range(4)):
+def a_batch(layout=LAYOUT, chosen=range(4), num_devices=1, num_slots=4):
     store = slow_twin.bags()[1]
     labels = {"time_bin": TIME_BIN, "event": EVENT}
-    size = program.mesh.size
-    return make_batch(store, layout, list(chosen), labels, program.num_slots, size)
+    return make_batch(store, layout, list(chosen), labels, num_slots, num_devices)
 
 
 def in_order(batch, values):
@@ -100,14 +103,14 @@ def assert_close(found, expected, tolerance=1e-5):
 
 def check_against_twin(case, layout=LAYOUT, num_devices=1):
     method, trainable, frozen, ((loss, logits), gradient) = case
-    program = program_of(method, num_devices)
-    batch = a_batch(program, layout)
-    found, out = program.gradients(trainable, frozen, batch, None)
+    batch = a_batch(layout, num_devices=num_devices)
+    found, out = trained(method, trainable, frozen, batch, num_devices=num_devices)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found))
     assert_close(out.loss, loss)
     assert_close(in_order(batch, out.logits), logits)
     # attention_c's bias shifts all scores alike: its gradient is zero, and rounding on both sides.
     assert_close(_without_bias_c(found), _without_bias_c(gradient))
-    evaluated = program.evaluate(trainable, frozen, batch)
+    evaluated = evaluate(method, mesh_of(num_devices), trainable, frozen, batch)
     assert_close(in_order(batch, evaluated.logits), logits)
 
 
@@ -146,13 +149,12 @@ def test_two_devices_equal_one(case):
 
 def test_dropout_is_the_same_on_two_devices_and_in_other_groups():
     method, trainable, frozen, _ = steph_case("default")
-    one, two = program_of(method), program_of(method, 2)
     key = jax.random.key(8)
-    gradient, out = one.gradients(trainable, frozen, a_batch(one), key)
+    gradient, out = trained(method, trainable, frozen, a_batch(), key)
     same_pieces = Layout(((1, 16), (4, 5)))
-    for program, layout in ((one, same_pieces), (two, LAYOUT)):
-        batch = a_batch(program, layout)
-        found, again = program.gradients(trainable, frozen, batch, key)
+    for num_devices, layout in ((1, same_pieces), (2, LAYOUT)):
+        batch = a_batch(layout, num_devices=num_devices)
+        found, again = trained(method, trainable, frozen, batch, key, num_devices)
         assert_close(again.loss, out.loss)
         assert_close(in_order(batch, again.logits), np.asarray(out.logits))
         assert_close(found, gradient)
@@ -160,10 +162,9 @@ def test_dropout_is_the_same_on_two_devices_and_in_other_groups():
 
 def test_dropout_follows_the_key():
     method, theta, frozen, ((_, plain), _) = abmil_case("gated")
-    program = program_of(method)
 
     def run(key):
-        gradient, out = program.gradients(theta, frozen, a_batch(program), key)
+        gradient, out = trained(method, theta, frozen, a_batch(), key)
         return np.asarray(out.logits), gradient
 
     logits, gradient = run(jax.random.key(1))
@@ -182,20 +183,17 @@ def test_dropout_follows_the_key():
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_a_bag_does_not_depend_on_its_batch(num_devices):
     method, trainable, frozen, ((_, logits), _) = steph_case("default")
-    program = program_of(method, num_devices)
     for chosen in ([2], [3, 0], [1, 3, 2]):
-        batch = a_batch(program, chosen=chosen)
-        out = program.evaluate(trainable, frozen, batch)
+        batch = a_batch(chosen=chosen, num_devices=num_devices)
+        out = evaluate(method, mesh_of(num_devices), trainable, frozen, batch)
         assert_close(in_order(batch, out.logits), np.asarray(logits)[chosen])
         assert np.isfinite(np.asarray(out.logits)).all()
 
 
 def test_slots_without_a_bag_change_neither_loss_nor_gradient():
     method, theta, frozen, _ = abmil_case("gated")
-    narrow = Program(method, the_loss, device_mesh(jax.devices()[:1]), 2)
-    wide = program_of(method)
-    expected, out = narrow.gradients(theta, frozen, a_batch(narrow, chosen=[2, 0]), None)
-    found, wide_out = wide.gradients(theta, frozen, a_batch(wide, chosen=[2, 0]), None)
+    expected, out = trained(method, theta, frozen, a_batch(chosen=[2, 0], num_slots=2))
+    found, wide_out = trained(method, theta, frozen, a_batch(chosen=[2, 0]))
     assert_close(wide_out.loss, out.loss)
     assert_close(_without_bias_c(found), _without_bias_c(expected))
 
@@ -203,7 +201,6 @@ def test_slots_without_a_bag_change_neither_loss_nor_gradient():
 @cases("gated", "max", "two_layers", "default")
 def test_what_lies_behind_a_lent_piece_has_no_say(case):
     method, trainable, frozen, _ = case()
-    program = program_of(method)
     (bag, *_), _ = slow_twin.bags()
     results = []
     for value in (0.0, 3e38):
@@ -211,10 +208,10 @@ def test_what_lies_behind_a_lent_piece_has_no_say(case):
         behind[:, ::2] *= -1
         store = slow_twin.MemoryBags.of([bag, behind], DIMS.feature_dim, behind.dtype)
         labels = {"time_bin": TIME_BIN[:2], "event": EVENT[:2]}
-        batch = make_batch(store, Layout(((1, 40),)), [0], labels, program.num_slots)
+        batch = make_batch(store, Layout(((1, 40),)), [0], labels, 4)
         assert np.abs(batch.groups[0].features[0, len(bag) :]).max() == np.float32(value)
-        evaluated = program.evaluate(trainable, frozen, batch).logits
-        results.append((*program.gradients(trainable, frozen, batch, None), evaluated))
+        evaluated = evaluate(method, mesh_of(), trainable, frozen, batch).logits
+        results.append((*trained(method, trainable, frozen, batch), evaluated))
     jax.tree.map(np.testing.assert_array_equal, results[1], results[0])
 
 
@@ -225,16 +222,16 @@ def test_the_order_of_patches_changes_nothing():
     shuffled = slow_twin.MemoryBags.of(
         [rng.permutation(bag) for bag in made], DIMS.feature_dim, np.dtype(np.float32)
     )
-    program = program_of(method)
     batch = make_batch(shuffled, LAYOUT, range(4), {}, 4, 1)
-    assert_close(np.asarray(program.evaluate(trainable, frozen, batch).logits), logits)
+    out = evaluate(method, mesh_of(), trainable, frozen, batch)
+    assert_close(np.asarray(out.logits), logits)
 
 
 @cases("gated", "default")
 def test_products_in_bfloat16_are_accumulated_in_float32(case):
     method, trainable, frozen, ((loss, logits), gradient) = case()
-    program = program_of(dataclasses.replace(method, compute_dtype=jnp.bfloat16))
-    found, out = program.gradients(trainable, frozen, a_batch(program), None)
+    rounded = dataclasses.replace(method, compute_dtype=jnp.bfloat16)
+    found, out = trained(rounded, trainable, frozen, a_batch())
     assert {x.dtype for x in jax.tree.leaves((found, out))} <= {
         np.dtype(np.float32),
         np.dtype(bool),

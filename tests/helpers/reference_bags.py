@@ -12,7 +12,7 @@ from steph_jax.checkpoints.torch_layers import Linear
 from steph_jax.data.bags import MemoryBags
 from steph_jax.data.batches import Layout, make_batch
 from steph_jax.data.torch_format import reader
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import device_mesh, evaluate
 from steph_jax.models.abmil import Architecture
 
 #: Instances of a patient's bag (pathways), and D.
@@ -108,11 +108,10 @@ def outputs(ready, store):
         store: as `bags` gives it.
     """
     num_bags = len(store.num_patches)
-    program = Program(ready[0], None, device_mesh(jax.devices()[:1]), num_bags)
     layout = Layout(((num_bags, NUM_PATHWAYS),))
     batch = make_batch(store, layout, range(num_bags), {}, num_bags)
     trees = jax.tree.map(lambda x: jnp.asarray(x, store.dtype), (ready[1], ready[2]))
-    return program.evaluate(*trees, batch)
+    return evaluate(ready[0], device_mesh(jax.devices()[:1]), *trees, batch)
 
 
 def difference(ours, reference):

@@ -7,7 +7,7 @@ import numpy as np
 from steph_jax.data.bags import MemoryBags
 from steph_jax.methods.steph import freeze
 from steph_jax.models import abmil, hypernetworks, task_vectors
-from steph_jax.models.abmil import Abmil, Architecture
+from steph_jax.models.abmil import Architecture
 from steph_jax.survival import losses
 
 NUM_SOURCES = 4
@@ -149,8 +149,21 @@ def base_model(theta, all_bags, architecture):
 
 
 def _whole(architecture, theta, bag):
-    mask = jnp.ones(len(bag), bool)
-    return Abmil(architecture).apply({"params": theta}, jnp.asarray(bag), mask)[0]
+    """Logits of one bag by the equations of ABMIL."""
+    h, net = bag, theta.get("attention_net")
+    for i in range(architecture.num_layers):
+        h = jax.nn.relu(linear(theta["feat_proj"][f"layers_{i}"], h))
+    if architecture.pooling == "max":
+        z = jnp.max(h, axis=0)
+    elif architecture.pooling == "mean":
+        z = jnp.mean(h, axis=0)
+    else:
+        a = jnp.tanh(linear(net["attention_a"], h))
+        if architecture.pooling == "gated":
+            a = a * jax.nn.sigmoid(linear(net["attention_b"], h))
+        weights = jax.nn.softmax(linear(net["attention_c"], a)[:, 0])
+        z = jnp.matmul(weights, h, precision="highest")
+    return linear(theta["pred_head"], z)
 
 
 def _nll(logits):

@@ -12,7 +12,7 @@ import pytest
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Abmil, Architecture
 from steph_jax.models.layers import TRANSPOSED_ROWS, dropout, matmul, random_words
-from steph_jax.models.pooling import POOLINGS, empty_summary, join, pooled, summarize
+from steph_jax.models.pooling import POOLINGS, add_chunks, chunk_state, empty_state, finalize
 
 DIMS = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
 VARIANTS = {
@@ -101,16 +101,15 @@ def test_pieces_join_to_the_whole_whatever_the_scores(pooling):
     scores = np.array([900, -900, 0, 890, 899, 3, 901, -5, 880], np.float32)
     scores = jnp.asarray(scores) if pooling in ("gated", "plain") else None
     mask = jnp.arange(9) < 8
-    whole = summarize(pooling, jnp.asarray(h), scores, mask)
-    expected = pooled(pooling, jax.tree.map(lambda x: x[None], whole))[0]
-    bags = empty_summary(pooling, 2, 4, jnp.float32)
-    for piece in (slice(6, 9), slice(0, 3), slice(8, 9), slice(3, 6)):
-        s = summarize(
-            pooling, jnp.asarray(h[piece]), None if scores is None else scores[piece], mask[piece]
-        )
-        one = jax.tree.map(lambda x: x[None], s)
-        bags = join(pooling, bags, one, jnp.array([1]))
-    z = pooled(pooling, bags)
+    whole = chunk_state(pooling, jnp.asarray(h), scores, mask)
+    expected = finalize(pooling, whole)
+    bags = empty_state(pooling, (2,), 4, jnp.float32)
+    for chunk in (slice(6, 9), slice(0, 3), slice(8, 9), slice(3, 6)):
+        part = None if scores is None else scores[chunk]
+        state = chunk_state(pooling, jnp.asarray(h[chunk]), part, mask[chunk])
+        one = jax.tree.map(lambda x: x[None], state)
+        bags = add_chunks(pooling, bags, one, jnp.array([1]))
+    z = finalize(pooling, bags)
     np.testing.assert_allclose(z[1], expected, rtol=1e-5)
     np.testing.assert_array_equal(z[0], 0)  # a slot without patches
 
@@ -180,11 +179,12 @@ def test_dropout_falls_on_both_branches_of_attention_apart():
     theta = theta | {"attention_net": net}
     x = jnp.asarray(features(4000))
 
-    def instances(key):
-        return Abmil(architecture).apply({"params": theta}, x, key, method="instances")
+    def patches(key):
+        mask = jnp.ones(len(x), bool)
+        return Abmil(architecture).apply({"params": theta}, x, mask, key, method="patches")
 
-    h, scores = instances(jax.random.key(5))
-    without, constant = instances(None)
+    h, scores = patches(jax.random.key(5))
+    without, constant = patches(None)
     np.testing.assert_array_equal(h, without)  # one layer of projection has no dropout
     scores, both = np.asarray(scores), 0.75**2
     np.testing.assert_allclose(scores[scores != 0], np.asarray(constant)[0] / both, rtol=1e-5)
@@ -199,8 +199,9 @@ def test_dropout_follows_every_layer_of_the_projection_but_the_last():
     h, _ = Abmil(architecture).apply(
         {"params": theta | {"feat_proj": ones}},
         x,
+        jnp.ones(len(x), bool),
         jax.random.key(5),
-        method="instances",
+        method="patches",
     )
     # 13 from each of the 8 units that are kept, scaled; nothing is lost after the sum.
     kept = (np.asarray(h)[:, 0] - 1) * 0.75 / 13

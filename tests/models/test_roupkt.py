@@ -12,7 +12,7 @@ from steph_jax.data.batches import Layout, make_batch
 from steph_jax.data.tables import read_table
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import Feed
-from steph_jax.engine.step import Program, device_mesh
+from steph_jax.engine.step import device_mesh, evaluate
 from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktModel
 from steph_jax.models import roupkt
 from steph_jax.models.abmil import Architecture
@@ -110,9 +110,8 @@ def test_parity(shared, parity, dtype, tolerance):
         store = reference_bags.bags(shared, COHORT, patients, dtype)
         labels = {REPRESENTATIONS: z.astype(dtype)}
         batch = make_batch(store, PIECES, range(6), labels, 6, 1)
-        program = Program(RoupktModel(architecture), None, mesh, 6)
         trainable = jax.tree.map(lambda x: jnp.asarray(x, dtype), trainable)
-        out = program.evaluate(trainable, {}, batch)
+        out = evaluate(RoupktModel(architecture), mesh, trainable, {}, batch)
         nll = losses.mean(losses.nll(out.logits, jnp.asarray(time_bin), jnp.asarray(event)))
     assert out.logits.dtype == dtype
     assert difference(out.logits, recorded["logits"]) < tolerance
