@@ -114,9 +114,11 @@ class Engine:
         return self._report(chunks, self.compilations.of("pool_chunks"))
 
     def warm_train(self) -> dict[str, Any]:
-        """Compiles training."""
+        """Compiles training: forwards and backwards, or whole steps of a single group."""
+        before = self.compilations.of("pool_chunks")
         self.train()
-        return self._report(self._order(0), self.compilations.of("pool_chunks"))
+        both_ways = self.compilations.of("pool_chunks") - before
+        return self._report(self._order(0), both_ways // 2 + self.compilations.of("_gradients"))
 
     def _report(self, order: Sequence[Sequence[int]], compilations: int) -> dict[str, Any]:
         made = [self.feed.batch(chosen, self.labels) for chosen in order]

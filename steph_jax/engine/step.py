@@ -55,6 +55,10 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
+#: What is summed over the chunks of B bags: totals [B, embed_dims] by name, and the online softmax.
+Sums = tuple[dict[str, jax.Array], SoftmaxState]
+
+
 class Outputs(NamedTuple):
     """What a pass over a batch gives, per slot.
 
@@ -76,6 +80,7 @@ def forward(
     frozen: Params,
     batch: Batch,
     key: jax.Array | None = None,
+    start: Sums | None = None,
 ) -> HeadOutputs:
     """Outputs of the bags of a batch, by slot.
 
@@ -85,10 +90,10 @@ def forward(
         trainable, frozen: parameters, as the model names them.
         batch: bags; its groups are gone through once or, with an embedding, twice.
         key: random key of dropout; None for none.
+        start: `empty_sums`, made here by default.
     """
     bags: Slots = jax.device_put(batch.slots, NamedSharding(mesh, P(AXIS)))
-    dtype = jax.tree.leaves((trainable, frozen))[0].dtype
-    totals, state = _empty(model, mesh, len(batch.slots.index), dtype)
+    totals, state = start or _start(model, mesh, trainable, frozen, batch)
     if model.embed_parts:
         parts = _copies(mesh, {name: trainable[name] for name in model.embed_parts})
         for group in batch.groups:
@@ -142,11 +147,16 @@ def _gradients(
     batch: Batch,
     key: jax.Array | None,
 ) -> tuple[Params, Outputs]:
-    def batch_loss(trainable: Params) -> tuple[jax.Array, HeadOutputs]:
-        out = forward(model, mesh, trainable, frozen, batch, key)
+    def batch_loss(trainable: Params, start: Sums) -> tuple[jax.Array, HeadOutputs]:
+        totals, state = start
+        state = state._replace(max=jax.lax.stop_gradient(state.max))  # as of all later states
+        out = forward(model, mesh, trainable, frozen, batch, key, (totals, state))
         return _loss(loss, out.logits, out.penalty, batch.slots), out
 
-    (value, out), gradient = jax.value_and_grad(batch_loss, has_aux=True)(trainable)
+    # By the empty sums too, which nobody needs: the first group is then compiled like the others.
+    both = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
+    start = _start(model, mesh, trainable, frozen, batch)
+    (value, out), (gradient, _) = both(trainable, start)
     return gradient, Outputs(out.logits, out.record, value)
 
 
@@ -292,15 +302,18 @@ def _loss(loss: LossFunction, logits: jax.Array, penalty: jax.Array, bags: Slots
     return loss(logits, bags.labels, filled) + jnp.mean(penalty, where=filled)
 
 
+def _start(model: BagModel, mesh: Mesh, trainable: Params, frozen: Params, batch: Batch) -> Sums:
+    dtype = jax.tree.leaves((trainable, frozen))[0].dtype
+    return empty_sums(model, mesh, len(batch.slots.index), dtype)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _empty(
-    model: BagModel, mesh: Mesh, num_bags: int, dtype: Any
-) -> tuple[dict[str, jax.Array], SoftmaxState]:
-    """Totals and states of bags without any chunk so far."""
+def empty_sums(model: BagModel, mesh: Mesh, num_bags: int, dtype: Any) -> Sums:
+    """Totals of embeddings, and states of pooling, of bags without any chunk so far."""
     a = model.architecture
     totals = {name: jnp.zeros((num_bags, d), dtype) for name, d in model.embed_dims.items()}
     state = empty_state(a.pooling, (num_bags,), a.embed_dim, dtype)
-    return cast(tuple[dict[str, jax.Array], SoftmaxState], _split(mesh, (totals, state)))
+    return cast(Sums, _split(mesh, (totals, state)))
 
 
 @partial(jax.jit, static_argnums=0)
