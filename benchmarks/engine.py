@@ -84,15 +84,18 @@ class Engine:
         self.compilations = Compilations()
         self._num_patches = np.tile(workload.cohort(length, sizes), num_devices)
         size = num_devices * workload.batch_size(length, sizes)
-        kept = Precision(dtype).features
-        bags = [x.astype(kept, copy=False) for x in workload.features(self._num_patches, sizes)]
+        features_dtype = Precision(dtype).features
+        bags = [
+            x.astype(features_dtype, copy=False)
+            for x in workload.features(self._num_patches, sizes)
+        ]
         self.labels = workload.labels(len(bags), sizes)
         self._size = size
         mesh = device_mesh(jax.local_devices()[:num_devices])
         self._device = mesh.devices.flat[0]
         budget = loader.patches_per_group(self._device.platform)
         self.feed = Feed(
-            MemoryBags.of(bags, sizes.feature_dim, kept),
+            MemoryBags.of(bags, sizes.feature_dim, features_dtype),
             batches.choose_layout(self._num_patches, size, budget),
             mesh,
             size,
@@ -121,9 +124,9 @@ class Engine:
         return self._report(self._order(0), both_ways // 2 + self.compilations.of("_gradients"))
 
     def _report(self, order: Sequence[Sequence[int]], compilations: int) -> dict[str, Any]:
-        made = [self.feed.batch(chosen, self.labels) for chosen in order]
-        real = sum(int(np.sum(batch.slots.num_patches)) for batch in made)
-        padded = sum(cast(Groups, batch.groups).padded_patches for batch in made)
+        batches = [self.feed.batch(chosen, self.labels) for chosen in order]
+        real = sum(int(np.sum(batch.slots.num_patches)) for batch in batches)
+        padded = sum(cast(Groups, batch.groups).padded_patches for batch in batches)
         return {
             "padding_waste": (padded - real) / padded,
             "compilations": compilations,

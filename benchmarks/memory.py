@@ -127,11 +127,11 @@ def prediction(sizes: Sizes, patches: int, folder: pathlib.Path) -> dict[str, An
     rows.flush()
     del rows
     store_writer.pack(open_features(folder / "npy"), [SLIDE], folder / "packed.store")
-    found = {}
+    results = {}
     for name, place in (("npy", folder / "npy"), ("packed store", folder / "packed.store")):
         with Worker(Prediction, place, sizes) as watched:
-            found[name] = watched.call("run")
-    return found
+            results[name] = watched.call("run")
+    return results
 
 
 def main() -> None:
@@ -141,18 +141,20 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=1_000_000, help="of the predicted slide")
     parser.add_argument("--folder", type=pathlib.Path, help="on a disk that holds the slide twice")
     parser.add_argument("--repeats", type=int, default=4, help="of the cost per patch")
-    given = parser.parse_args()
-    found: dict[str, Any] = {"training": training(Sizes(), given.repeats)}
-    _print("training", found["training"])
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        found["prediction"] = prediction(Sizes(), given.patches, pathlib.Path(folder))
-    for name, row in found["prediction"].items():
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {"training": training(Sizes(), arguments.repeats)}
+    _print("training", results["training"])
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        results["prediction"] = prediction(Sizes(), arguments.patches, pathlib.Path(folder))
+    for name, row in results["prediction"].items():
         _print(f"prediction from {name}", row)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    rows = [found["training"], *found["prediction"].values()]
-    kept = all(row["peak_bytes"] <= row["limit_bytes"] for row in rows)
-    sys.exit(0 if kept and found["training"]["cost_per_patch_ratio"] <= COST_RATIO else 1)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    rows = [results["training"], *results["prediction"].values()]
+    within_limits = all(row["peak_bytes"] <= row["limit_bytes"] for row in rows)
+    sys.exit(
+        0 if within_limits and results["training"]["cost_per_patch_ratio"] <= COST_RATIO else 1
+    )
 
 
 def _print(title: str, row: dict[str, Any]) -> None:

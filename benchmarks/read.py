@@ -151,9 +151,9 @@ def readers_of(folder: pathlib.Path, patches: int, dim: int) -> dict[str, Reader
 
     def copy_by_kernel() -> None:
         with flat.open("rb", buffering=0) as file:
-            held, view = 0, memoryview(out).cast("B")
-            while held < len(view):
-                held += file.readinto(view[held:]) or 0
+            position, view = 0, memoryview(out).cast("B")
+            while position < len(view):
+                position += file.readinto(view[position:]) or 0
 
     readers = {FLOOR: Reader(lambda: np.copyto(out, mapped), "memory")}
     readers["flat file, read()"] = Reader(copy_by_kernel, "the kernel's copy")
@@ -185,12 +185,12 @@ def paired(
     seconds, ratios = [], []
     for turn in range(repeats + 1):
         if turn % 2:
-            theirs, ours = seconds_of(other), seconds_of(read)
+            other_seconds, own_seconds = seconds_of(other), seconds_of(read)
         else:
-            ours, theirs = seconds_of(read), seconds_of(other)
+            own_seconds, other_seconds = seconds_of(read), seconds_of(other)
         if turn:
-            seconds.append(ours)
-            ratios.append(ours / theirs)
+            seconds.append(own_seconds)
+            ratios.append(own_seconds / other_seconds)
     return statistics.median(seconds), statistics.median(ratios)
 
 
@@ -217,10 +217,10 @@ def time_layouts(
     return {"patches": patches, "dim": dim, "layouts": layouts, "targets": targets}
 
 
-def verdict(found: float, at_most: float, judged: bool) -> str:
+def verdict(ratio: float, at_most: float, judged: bool) -> str:
     if not judged:
         return ""
-    return "  met" if found <= at_most else "  MISSED"
+    return "  met" if ratio <= at_most else "  MISSED"
 
 
 def time_training(
@@ -232,25 +232,25 @@ def time_training(
         f"\n2. training STEPH on {cohort.patients} patients, {cohort.nbytes / 1e9:.2f} GB, "
         f"with a cache of half as much; the same in memory\n"
     )
-    found = streaming.train_both(cohort, sizes)
+    results = streaming.train_both(cohort, sizes)
     print(f"{'':<12}{'s an epoch':>12}{'waiting':>10}{'first epoch':>13}{'GB/s used':>11}")
     for name in ("streamed", "in memory"):
-        run = found[name]
+        run = results[name]
         print(
             f"{name:<12}{run['seconds']:12.2f}{run['waiting']:10.1%}"
             f"{run['waiting_first']:13.1%}{run['used'] / 1e9:11.2f}"
         )
-    waiting = found["streamed"]["waiting"]
+    waiting = results["streamed"]["waiting"]
     judgment = verdict(waiting, 0.05, judged)
     print(f"waiting of a streamed epoch {waiting:.3f}, at most 0.050{judgment}")
-    print(f"the same parameters: {found['same_parameters']}")
+    print(f"the same parameters: {results['same_parameters']}")
     print(f"\n3. bags handed out, by {streaming.THREADS} threads or processes that read ahead\n")
     print(f"{'':<48}{'GB/s':>7}")
-    handed = streaming.hand_out(cohort, repeats)
-    for name, rate in handed.items():
+    rates = streaming.hand_out(cohort, repeats)
+    for name, rate in rates.items():
         print(f"{name:<48}{rate / 1e9:7.2f}", flush=True)
     print("A step that uses more bytes a second than are handed out waits for the difference.")
-    return {"cohort_bytes": cohort.nbytes, "training": found, "handed_out": handed}
+    return {"cohort_bytes": cohort.nbytes, "training": results, "handed_out": rates}
 
 
 def main() -> None:
@@ -265,20 +265,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--skip", choices=("layouts", "training"), help="leave a part out")
     parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
-    given = parser.parse_args()
-    if given.quick:
-        given.patches, given.dim, given.repeats = 1000, 256, 3
-        given.patients, given.slide_patches, given.epochs = 20, 100, 2
-    found: dict[str, Any] = {}
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.patches, arguments.dim, arguments.repeats = 1000, 256, 3
+        arguments.patients, arguments.slide_patches, arguments.epochs = 20, 100, 2
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        if given.skip != "layouts":
-            found |= time_layouts(root, given.patches, given.dim, given.repeats, not given.quick)
-        if given.skip != "training":
-            sizes = streaming.Sizes(given.patients, given.slide_patches, given.dim, given.epochs)
-            found |= time_training(root, sizes, min(3, given.repeats), not given.quick)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        if arguments.skip != "layouts":
+            results |= time_layouts(
+                root, arguments.patches, arguments.dim, arguments.repeats, not arguments.quick
+            )
+        if arguments.skip != "training":
+            sizes = streaming.Sizes(
+                arguments.patients, arguments.slide_patches, arguments.dim, arguments.epochs
+            )
+            results |= time_training(root, sizes, min(3, arguments.repeats), not arguments.quick)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

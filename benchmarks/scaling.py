@@ -25,7 +25,7 @@ from workload import TCGA, Sizes
 
 def measure(lengths: list[str], dtype: str, repeats: int, sizes: Sizes) -> dict[str, Any]:
     """Numbers by length and number of devices; see the head of this module."""
-    found: dict[str, Any] = {"train": {}}
+    results: dict[str, Any] = {"train": {}}
     for name in lengths:
         rows: dict[str, Any] = {}
         number = most = 1
@@ -36,10 +36,10 @@ def measure(lengths: list[str], dtype: str, repeats: int, sizes: Sizes) -> dict[
                 engine.call("warm_train")
                 passes = [engine.call("train") for _ in range(repeats)]
                 speed = statistics.median(p.slides / p.seconds for p in passes)
-                alone = rows["1"]["slides_per_second"] if rows else speed
+                one_device = rows["1"]["slides_per_second"] if rows else speed
                 rows[str(number)] = {
                     "slides_per_second": speed,
-                    "efficiency": speed / alone / number,
+                    "efficiency": speed / one_device / number,
                     "imbalance": engine.call("imbalance"),
                 }
             row = rows[str(number)]
@@ -49,9 +49,9 @@ def measure(lengths: list[str], dtype: str, repeats: int, sizes: Sizes) -> dict[
                 flush=True,
             )
             number = 2 * number if 2 * number <= most or number == most else most
-        found["train"][name] = rows
-    found["about"] = about | {"dtype": dtype, "repeats": repeats}
-    return found
+        results["train"][name] = rows
+    results["about"] = about | {"dtype": dtype, "repeats": repeats}
+    return results
 
 
 def main() -> None:
@@ -61,13 +61,13 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=length, default=["4000", TCGA])
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--repeats", type=int, default=4, help="passes; medians are written")
-    given = parser.parse_args()
-    if given.repeats < 1:
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
         parser.error("--repeats is 1 or more")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    found = measure(given.lengths, given.dtype, given.repeats, Sizes())
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    results = measure(arguments.lengths, arguments.dtype, arguments.repeats, Sizes())
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def measure(
         sizes: of the models and the run.
         with_torch: whether the PyTorch program runs beside ours.
     """
-    found: dict[str, Any] = {mode: {} for mode in MODES}
+    results: dict[str, Any] = {mode: {} for mode in MODES}
     ceilings: list[float] = []
     with Worker(Ceiling, dtype, sizes) as ceiling:
         for length in lengths:
@@ -67,12 +67,12 @@ def measure(
             rows, about = measure_length(length, dtype, repeats, sizes, with_torch, ceiling)
             for mode, row in rows.items():
                 ceilings += row.pop("ceilings")
-                found[mode][length] = row
+                results[mode][length] = row
                 _say(f"{length:>6} {mode:<8}{_line(row)}")
             _say(f"{length:>6} took {time.perf_counter() - began:.0f} s")
-    found["ceiling_gflops"] = statistics.median(ceilings)
-    found["about"] = about | {"dtype": dtype, "repeats": repeats, "torch": _torch_version()}
-    return found
+    results["ceiling_gflops"] = statistics.median(ceilings)
+    results["about"] = about | {"dtype": dtype, "repeats": repeats, "torch": _torch_version()}
+    return results
 
 
 def measure_length(
@@ -80,32 +80,36 @@ def measure_length(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """A row of numbers for each mode, and what is known of the device."""
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Worker(Engine, length, dtype, sizes))
+        jax_worker = stack.enter_context(Worker(Engine, length, dtype, sizes))
         # Prediction first: the high water of a process never falls, and training's is higher.
-        warm = {mode: ours.call(f"warm_{mode}") for mode in reversed(MODES)}
-        theirs = stack.enter_context(_torch_worker(length, dtype, sizes)) if with_torch else None
-        compiled = ours.call("compiled")
+        warm = {mode: jax_worker.call(f"warm_{mode}") for mode in reversed(MODES)}
+        torch_worker = (
+            stack.enter_context(_torch_worker(length, dtype, sizes)) if with_torch else None
+        )
+        compiled = jax_worker.call("compiled")
         passes: dict[str, list[Pass]] = {mode: [] for mode in MODES}
         ceilings: dict[str, list[float]] = {mode: [] for mode in MODES}
         ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
         for turn in range(repeats):
             for mode in MODES:
-                if theirs and not turn:
-                    theirs.call(mode)
+                if torch_worker and not turn:
+                    torch_worker.call(mode)
                 ceilings[mode].append(ceiling.call("measure"))
-                passes[mode].append(ours.call(mode))
-                if theirs:
-                    mine = passes[mode][-1]
-                    ratios[mode].append(theirs.call(mode) * mine.patches / mine.seconds)
+                passes[mode].append(jax_worker.call(mode))
+                if torch_worker:
+                    jax_pass = passes[mode][-1]
+                    ratios[mode].append(
+                        torch_worker.call(mode) * jax_pass.patches / jax_pass.seconds
+                    )
             _say(f"{length:>6} round {turn + 1} of {repeats}")
-        compiled = ours.call("compiled") - compiled
+        compiled = jax_worker.call("compiled") - compiled
         rows = {
             mode: _row(passes[mode], ceilings[mode], ratios[mode], sizes, mode)
             | warm[mode]
             | {"compiled_while_timed": compiled, "ceilings": ceilings[mode]}
             for mode in MODES
         }
-        return rows, ours.call("about")
+        return rows, jax_worker.call("about")
 
 
 def _row(
@@ -166,17 +170,17 @@ def main() -> None:
     parser.add_argument("--lengths", nargs="+", type=length, default=list(LENGTHS))
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--repeats", type=int, default=4, help="rounds; medians are written")
-    given = parser.parse_args()
-    if given.repeats < 1:
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
         parser.error("--repeats is 1 or more")
     # Several processes share the card.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    found = measure(given.lengths, given.dtype, given.repeats, Sizes(), has_torch())
-    found["about"]["date"] = datetime.date.today().isoformat()
-    found["about"]["command"] = " ".join(["python", *sys.argv])
-    given.json.write_text(json.dumps(found, indent=1) + "\n")
-    picture = speed(found, given.json.with_suffix(".png"))
-    _say(f"ceiling {found['ceiling_gflops']:.0f} GFLOP/s; wrote {given.json} and {picture}")
+    results = measure(arguments.lengths, arguments.dtype, arguments.repeats, Sizes(), has_torch())
+    results["about"]["date"] = datetime.date.today().isoformat()
+    results["about"]["command"] = " ".join(["python", *sys.argv])
+    arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    picture = speed(results, arguments.json.with_suffix(".png"))
+    _say(f"ceiling {results['ceiling_gflops']:.0f} GFLOP/s; wrote {arguments.json} and {picture}")
 
 
 if __name__ == "__main__":

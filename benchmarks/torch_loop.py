@@ -38,11 +38,11 @@ def _mlp(tree: dict[str, Any]) -> nn.Sequential:
 def _encoder(tree: dict[str, Any], device: torch.device) -> dict[str, Tensor]:
     """The eight tensors that are merged, by name."""
     layers = {"projection": tree["feat_proj"]["layers_0"]} | tree["attention_net"]
-    found = {}
+    tensors = {}
     for name, layer in layers.items():
-        found[f"{name}.weight"] = torch.from_numpy(layer["kernel"].T.copy()).to(device)
-        found[f"{name}.bias"] = torch.from_numpy(layer["bias"]).to(device)
-    return found
+        tensors[f"{name}.weight"] = torch.from_numpy(layer["kernel"].T.copy()).to(device)
+        tensors[f"{name}.bias"] = torch.from_numpy(layer["bias"]).to(device)
+    return tensors
 
 
 class Steph(nn.Module):
@@ -66,11 +66,11 @@ class Steph(nn.Module):
         g = F.relu(self.embedding(x)).mean(dim=0)
         w = F.relu(self.weights(g)).float()
         ratios = 1 / (1 + F.relu(self.mixing(g))).float()
-        kept = torch.topk(w, self.top_k).indices.tolist()
+        selection = torch.topk(w, self.top_k).indices.tolist()
         merged = {}
         for name, base in self.null.items():
             tensor = base
-            for s in kept:
+            for s in selection:
                 mixed = ratios[s] * self.target_vector[name]
                 mixed = mixed + (1 - ratios[s]) * self.vectors[s][name]
                 tensor = tensor + w[s] * mixed
@@ -88,8 +88,8 @@ class Steph(nn.Module):
         attention = torch.softmax(linear("attention_c", gate).float(), dim=0)
         z = attention.T.to(h.dtype) @ h
         merge_weight, mix_weight = workload.PENALTIES
-        penalty = merge_weight * (torch.logsumexp(w, 0) ** 2 + w[kept].mean())
-        penalty = penalty + mix_weight * (ratios[kept] ** 2).mean()
+        penalty = merge_weight * (torch.logsumexp(w, 0) ** 2 + w[selection].mean())
+        penalty = penalty + mix_weight * (ratios[selection] ** 2).mean()
         return self.pred_head(z)[0].float(), penalty
 
 
@@ -122,13 +122,13 @@ class TorchLoop:
             self._device.type, torch.bfloat16, enabled=dtype == "bfloat16"
         )
         self.model = Steph(sizes, self._device).to(self._device)
-        named = list(self.model.named_parameters())
-        decayed = [p for _, p in named if p.ndim >= 2]
-        others = [p for _, p in named if p.ndim < 2]
+        parameters = list(self.model.named_parameters())
+        decayed = [p for _, p in parameters if p.ndim >= 2]
+        vectors = [p for _, p in parameters if p.ndim < 2]
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": workload.WEIGHT_DECAY},
-                {"params": others, "weight_decay": 0.0},
+                {"params": vectors, "weight_decay": 0.0},
             ],
             lr=workload.LEARNING_RATE,
         )
@@ -158,11 +158,11 @@ class TorchLoop:
     def outputs(self) -> np.ndarray:
         """Logits [slides, T], dropout off."""
         self.model.eval()
-        found = []
+        outputs = []
         for slide in self._slides:
             with self._autocast:
-                found.append(self.model(slide.to(self._device, non_blocking=True))[0].cpu())
-        return torch.stack(found).numpy()
+                outputs.append(self.model(slide.to(self._device, non_blocking=True))[0].cpu())
+        return torch.stack(outputs).numpy()
 
     def predict(self) -> float:
         """Seconds a patch of prediction."""

@@ -20,10 +20,10 @@ def serve(connection: Connection, factory: Callable[..., Any], arguments: tuple[
     """
     cli.keep_freed_memory()
     cli.keep_threads_for_virtual_devices()
-    made = factory(*arguments)
+    instance = factory(*arguments)
     connection.send("ready")
-    while (asked := connection.recv()) is not None:
-        connection.send(getattr(made, asked)())
+    while (request := connection.recv()) is not None:
+        connection.send(getattr(instance, request)())
 
 
 class Worker:
@@ -36,11 +36,13 @@ class Worker:
 
     def __init__(self, factory: Callable[..., Any], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        self._connection, there = context.Pipe()
-        self._process = context.Process(target=serve, args=(there, factory, arguments), daemon=True)
+        self._connection, child_end = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(child_end, factory, arguments), daemon=True
+        )
         self._name = factory.__name__
         self._process.start()
-        there.close()
+        child_end.close()
 
     def __enter__(self) -> "Worker":
         self._answer()
@@ -80,9 +82,9 @@ def memory() -> dict[str, int]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {"peak": peak if sys.platform == "darwin" else 1024 * peak}
     lines = (line.split() for line in STATUS.read_text().splitlines())
-    found = {words[0]: 1024 * int(words[1]) for words in lines if words[-1:] == ["kB"]}
+    fields = {words[0]: 1024 * int(words[1]) for words in lines if words[-1:] == ["kB"]}
     return {
-        "peak": found["VmHWM:"],
-        "anonymous": found["RssAnon:"],
-        "file": found["RssFile:"] + found["RssShmem:"],
+        "peak": fields["VmHWM:"],
+        "anonymous": fields["RssAnon:"],
+        "file": fields["RssFile:"] + fields["RssShmem:"],
     }

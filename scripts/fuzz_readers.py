@@ -37,29 +37,31 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=None, help="file for the table")
     parser.add_argument("--failures", type=pathlib.Path, default=None, help="folder for inputs")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     from readers import READERS
 
-    failures = given.failures or pathlib.Path(tempfile.gettempdir()) / "fuzz_failures"
-    each = -(-given.inputs // len(READERS))
-    rows, others = [HEAD, "| --- |" + " ---: |" * 6], []
+    failures = arguments.failures or pathlib.Path(tempfile.gettempdir()) / "fuzz_failures"
+    each = -(-arguments.inputs // len(READERS))
+    rows, unexpected = [HEAD, "| --- |" + " ---: |" * 6], []
     print("\n".join(rows), flush=True)
     for name in READERS:
-        result = run(name, each, given.seed, failures)
+        result = run(name, each, arguments.seed, failures)
         counts = list(result["counts"].values())
         cells = [name, *(f"{n:,}" for n in (each, *counts)), f"{result['peak'] / 1e6:.0f}"]
         rows.append(f"| {' | '.join(cells)} |")
         print(rows[-1], flush=True)
-        others += [f"{name}, {text}" for text in result["others"]]
-    if given.out is not None:
-        findings = given.out.read_text().partition(FINDINGS)[1:] if given.out.exists() else ()
-        text = document(rows, each * len(READERS), given.seed, others)
-        given.out.write_text("".join([text, *findings]))
-    print("\n".join(others))
-    if others:
-        print(f"{len(others)} inputs came to something else; they are in {failures}")
-    return 1 if others else 0
+        unexpected += [f"{name}, {text}" for text in result["others"]]
+    if arguments.out is not None:
+        findings = (
+            arguments.out.read_text().partition(FINDINGS)[1:] if arguments.out.exists() else ()
+        )
+        text = document(rows, each * len(READERS), arguments.seed, unexpected)
+        arguments.out.write_text("".join([text, *findings]))
+    print("\n".join(unexpected))
+    if unexpected:
+        print(f"{len(unexpected)} inputs came to something else; they are in {failures}")
+    return 1 if unexpected else 0
 
 
 def run(name: str, inputs: int, seed: int, failures: pathlib.Path) -> dict:

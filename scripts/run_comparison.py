@@ -41,21 +41,21 @@ SEVERAL_SEEDS = {
 
 def main() -> int:
     """The entry point."""
-    given = flags.FLAGS
-    shared, out = pathlib.Path(given.shared), pathlib.Path(given.out)
+    arguments = flags.FLAGS
+    shared, out = pathlib.Path(arguments.shared), pathlib.Path(arguments.out)
     tcga_rna.prepare(shared, out, tcga_rna.all_cohorts(shared))
-    if given.only_prepare:
+    if arguments.only_prepare:
         return 0
-    seeds = [int(seed) for seed in given.seeds]
-    for cohort in given.cohorts:
+    seeds = [int(seed) for seed in arguments.seeds]
+    for cohort in arguments.cohorts:
         began = time.perf_counter()
-        run_cohort(cohort, given.methods, seeds, shared, out)
+        run_cohort(cohort, arguments.methods, seeds, shared, out)
         minutes = (time.perf_counter() - began) / 60
         print(f"{cohort}: {minutes:.1f} minutes, less what was done before", flush=True)
-    if given.transfer:
-        config = tcga_rna.config_of(given.cohorts[0], "zero_shot", seeds[0], shared, out)
+    if arguments.transfer:
+        config = tcga_rna.config_of(arguments.cohorts[0], "zero_shot", seeds[0], shared, out)
         transfer(config, out / "transfer")
-    write_published(shared, out, given.cohorts)
+    write_published(shared, out, arguments.cohorts)
     return 0
 
 

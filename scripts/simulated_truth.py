@@ -165,13 +165,13 @@ def scores_of(study: Study, home: pathlib.Path, target: str, method: str) -> lis
     rows = []
     for fold in range(study.folds):
         directory = run_directory.fold_directory(workdir_of(home, target, method), fold)
-        tested = pd.read_csv(directory / "predictions_test.csv")
+        predictions = pd.read_csv(directory / "predictions_test.csv")
         risks = {
-            "c_index": tested["risk"],
-            "oracle_c_index": hazard[tested["patient_id"]].to_numpy(),
+            "c_index": predictions["risk"],
+            "oracle_c_index": hazard[predictions["patient_id"]].to_numpy(),
         }
         c_index = {
-            name: metrics.concordance_index(tested["t"], tested["e"], risk)
+            name: metrics.concordance_index(predictions["t"], predictions["e"], risk)
             for name, risk in risks.items()
         }
         rows.append({"method": method, "fold": fold} | c_index)
@@ -268,10 +268,10 @@ def markdown(scores: pd.DataFrame, weights: pd.DataFrame) -> str:
             "| method | simulation | sources | weight w | selected for | used, w (1 - lambda) |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        for of in kinds.sort_values(["method", "seed", "kind"]).itertuples():
+        for row in kinds.sort_values(["method", "seed", "kind"]).itertuples():
             lines.append(
-                f"| {of.method} | {of.seed} | {of.kind} | {of.weight:.4f} | {of.selected:.1%} | "
-                f"{of.used:.4f} |"
+                f"| {row.method} | {row.seed} | {row.kind} | {row.weight:.4f} | "
+                f"{row.selected:.1%} | {row.used:.4f} |"
             )
     if len(weights):
         keys = ["scenario", "seed", "method", "fold"]
@@ -282,9 +282,9 @@ def markdown(scores: pd.DataFrame, weights: pd.DataFrame) -> str:
 
 def main() -> int:
     """The entry point."""
-    given = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Study)}
-    given |= {name: tuple(given[name]) for name in ("scenarios", "methods")}
-    study = Study(**given | {"seeds": tuple(int(seed) for seed in given["seeds"])})
+    options = {field.name: getattr(flags.FLAGS, field.name) for field in dataclasses.fields(Study)}
+    options |= {name: tuple(options[name]) for name in ("scenarios", "methods")}
+    study = Study(**options | {"seeds": tuple(int(seed) for seed in options["seeds"])})
     out = pathlib.Path(flags.FLAGS.out)
     run(study, out)
     print((out / "results.md").read_text(encoding="utf-8"))

@@ -46,19 +46,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> int:
     """The entry point."""
-    given = flags.FLAGS
-    shared, out = pathlib.Path(given.shared), pathlib.Path(given.out)
-    unknown = [name for name in given.variants if name not in VARIANTS]
-    if unknown or REFERENCE not in given.variants:
+    arguments = flags.FLAGS
+    shared, out = pathlib.Path(arguments.shared), pathlib.Path(arguments.out)
+    unknown = [name for name in arguments.variants if name not in VARIANTS]
+    if unknown or REFERENCE not in arguments.variants:
         raise ValueError(
             f"--variants are {REFERENCE} and others of {', '.join(VARIANTS)}; found "
-            f"{', '.join(given.variants)}"
+            f"{', '.join(arguments.variants)}"
         )
-    tcga_rna.prepare(shared, out, given.cohorts)
-    variants = {name: VARIANTS[name] for name in given.variants}
-    for cohort in given.cohorts:
+    tcga_rna.prepare(shared, out, arguments.cohorts)
+    variants = {name: VARIANTS[name] for name in arguments.variants}
+    for cohort in arguments.cohorts:
         record = tcga_rna.config_of(cohort, REFERENCE, 42, shared, out)
-        record["folds"] = [int(fold) for fold in given.folds]
+        record["folds"] = [int(fold) for fold in arguments.folds]
         config = Config.from_dict(record)
         with run_directory.locked(out / cohort / "variants"):
             table = try_variants(config, variants, out / cohort / "variants")

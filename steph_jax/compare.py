@@ -194,13 +194,13 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
     num_patches = median_patches(config, fold)
     dtype = config.precision.operands
     logging.info("%s: measuring inference", method)
-    found = conditions | {
+    measurement = conditions | {
         "num_patches": num_patches,
         "flops_per_slide": cost.flops_per_slide(model, num_patches),
         "seconds_per_slide": cost.seconds_per_slide(model, num_patches, config.batch_size, dtype),
     }
-    files.write_json(file, found)
-    return found
+    files.write_json(file, measurement)
+    return measurement
 
 
 def median_patches(config: Config, fold: pathlib.Path) -> int:

@@ -97,13 +97,13 @@ def with_model(pool: Pool, names: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: none has; says how to make one.
     """
-    found = [name for name in names if name in pool.datasets()]
+    sources_of_pool = [name for name in names if name in pool.datasets()]
     for name in names:
-        if name not in found:
+        if name not in sources_of_pool:
             logging.warning("%s is no source: no fold-0 model of it in %s", name, pool.root)
-    if not found:
+    if not sources_of_pool:
         pool.member(names[0], 0)
-    return found
+    return sources_of_pool
 
 
 def with_data(config: Config, names: Sequence[str]) -> list[str]:

@@ -74,11 +74,11 @@ def test_tcga_like_lengths():
 
 
 def test_fields_of_the_json_of_step(tmp_path):
-    found = step.measure(["5"], "float32", 1, TINY, with_torch=False)
-    assert found["ceiling_gflops"] > 0
+    result = step.measure(["5"], "float32", 1, TINY, with_torch=False)
+    assert result["ceiling_gflops"] > 0
     for mode in ("train", "predict"):
-        assert list(found[mode]) == ["5"]
-        for row in found[mode].values():
+        assert list(result[mode]) == ["5"]
+        for row in result[mode].values():
             assert row.keys() >= KEYS
             assert row["slides_per_second"] > 0
             assert row["fraction_of_ceiling"] > 0
@@ -87,7 +87,7 @@ def test_fields_of_the_json_of_step(tmp_path):
             assert 1 <= row["compilations"] <= 4
             assert row["compiled_while_timed"] == 0
             assert row["peak_bytes"] > 1e7
-    assert speed(found, tmp_path / "speed.png").stat().st_size > 1000
+    assert speed(result, tmp_path / "speed.png").stat().st_size > 1000
 
 
 def test_lengths_on_the_command_line():
@@ -107,16 +107,16 @@ def test_picture_shows_both_comparisons():
     assert len(with_torch.axes) == 2
     texts = {text.get_text() for axes in with_torch.axes for text in axes.texts}
     assert texts == {"80%", "3.5", "2.0"}
-    alone = speed_figure(measured | {"train": rows(None), "predict": rows(None)})
-    assert len(alone.axes) == 1
+    pytorch_less = speed_figure(measured | {"train": rows(None), "predict": rows(None)})
+    assert len(pytorch_less.axes) == 1
     with pytest.raises(ValueError, match="at least one length"):
         speed_figure(measured | {"train": {}})
 
 
 def test_scaling_over_two_devices(monkeypatch):
     monkeypatch.setattr(scaling, "Worker", InProcess)
-    found = scaling.measure(["5"], "float32", 1, TINY)
-    rows = found["train"]["5"]
+    result = scaling.measure(["5"], "float32", 1, TINY)
+    rows = result["train"]["5"]
     assert list(rows) == ["1", "2"]
     assert rows["1"]["efficiency"] == 1
     assert rows["1"]["imbalance"] == 0
@@ -129,9 +129,9 @@ def test_memory_of_training_and_prediction(tmp_path, monkeypatch):
     assert trained["features_bytes"] == 90 * 12 * 4
     assert trained["peak_bytes"] > trained["features_bytes"]
     assert trained["cost_per_patch_ratio"] > 0
-    found = memory.prediction(TINY, 100, tmp_path)
-    assert list(found) == ["npy", "packed store"]
-    for row in found.values():
+    result = memory.prediction(TINY, 100, tmp_path)
+    assert list(result) == ["npy", "packed store"]
+    for row in result.values():
         assert row["patches"] == 100
         assert row["peak_bytes"] >= row["peak_anonymous_bytes"] > 0
 
@@ -149,14 +149,16 @@ def test_a_worker_that_fails_is_an_error():
 def test_the_pytorch_program_computes_the_same(length):
     from torch_loop import TorchLoop
 
-    ours, theirs = Engine(length, "float32", TINY), TorchLoop(length, "float32", TINY)
+    jax_engine, torch_loop = Engine(length, "float32", TINY), TorchLoop(length, "float32", TINY)
     size = workload.batch_size(length, TINY)
-    np.testing.assert_allclose(theirs.outputs(), ours.outputs()[:size], rtol=1e-4, atol=1e-5)
-    batch = ours.feed.batch(range(size), ours.labels)
-    gradient, out = ours.gradients(batch)
-    assert theirs.gradients() == pytest.approx(float(out.loss), rel=1e-4)
-    weight = theirs.model.embedding.weight.grad.numpy().T
+    np.testing.assert_allclose(
+        torch_loop.outputs(), jax_engine.outputs()[:size], rtol=1e-4, atol=1e-5
+    )
+    batch = jax_engine.feed.batch(range(size), jax_engine.labels)
+    gradient, out = jax_engine.gradients(batch)
+    assert torch_loop.gradients() == pytest.approx(float(out.loss), rel=1e-4)
+    weight = torch_loop.model.embedding.weight.grad.numpy().T
     expected = jax.device_get(gradient["embedding"]["kernel"])
     np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
-    assert theirs.train() > 0
-    assert theirs.predict() > 0
+    assert torch_loop.train() > 0
+    assert torch_loop.predict() > 0

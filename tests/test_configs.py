@@ -14,11 +14,11 @@ NAMES = sorted(path.stem for path in HERE.glob("*.py") if path.stem != "__init__
 OWN = {"steph_target": {"method", "learning_rate"}}
 
 
-def changed(found: dict, expected: dict, within: str = "") -> set[str]:
+def changed(actual: dict, expected: dict, within: str = "") -> set[str]:
     """Names of the settings that differ, nested ones with dots."""
     names = set()
-    for name in found.keys() | expected.keys():
-        a, b = found.get(name), expected.get(name)
+    for name in actual.keys() | expected.keys():
+        a, b = actual.get(name), expected.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             names |= changed(a, b, f"{within}{name}.")
         elif a != b:
@@ -27,7 +27,7 @@ def changed(found: dict, expected: dict, within: str = "") -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_valid_and_differs_in_what_its_name_says(name):
+def test_config_differs_by_its_name_only(name):
     config = as_dict(importlib.import_module(f"configs.{name}").get_config())
     assert Config.from_dict(config).record == config
     if name not in ("demo", "testing"):

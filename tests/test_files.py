@@ -24,7 +24,7 @@ def test_home_is_expanded_in_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "message"),
     [(os.fsdecode(b"runs/\xe4"), r"runs/\\xe4: expected a name in UTF-8"), ("a\0b", "no file can")],
 )
-def test_names_that_no_path_has(name: str, message: str) -> None:
+def test_impossible_names(name: str, message: str) -> None:
     for read in (files.path_of, files.expanded):
         with pytest.raises(ValueError, match=message):
             read(name)
@@ -55,7 +55,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
         ("table.csv/a.csv", "no folder .*table.csv; make it first"),
     ],
 )
-def test_outputs_that_would_replace_something(folder, name: str, message: str) -> None:
+def test_outputs_over_inputs_are_refused(folder, name: str, message: str) -> None:
     before = sorted(path.name for path in folder.rglob("*"))
     inputs = [folder / "table.csv", folder / "slides", folder / "absent.csv"]
     with pytest.raises((ValueError, OSError), match=message):
@@ -64,7 +64,7 @@ def test_outputs_that_would_replace_something(folder, name: str, message: str) -
 
 
 @pytest.mark.parametrize("name", ["new.csv", "slides/new.csv", "old.csv"])
-def test_outputs_that_may_be_written(folder: pathlib.Path, name: str) -> None:
+def test_allowed_outputs(folder: pathlib.Path, name: str) -> None:
     (folder / "old.csv").write_text("old")
     before = sorted(path.name for path in folder.rglob("*"))
     files.check_output(folder / name, [folder / "table.csv", folder / "slides"])

@@ -55,11 +55,11 @@ HOMES = {
 
 def modules():
     """Name below steph_jax -> file, of every module."""
-    found = {}
+    imports_by_module = {}
     for file in sorted(ROOT.rglob("*.py")):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        found[name.removesuffix("__init__").removesuffix(".")] = file
-    return found
+        imports_by_module[name.removesuffix("__init__").removesuffix(".")] = file
+    return imports_by_module
 
 
 def imports():
@@ -115,11 +115,13 @@ def test_imports_run_one_way(module):
 
 
 def test_modules_form_no_cycle():
-    known = set(IMPORTS)
+    modules = set(IMPORTS)
     graph = {}
     for module, names in IMPORTS.items():
-        ours = {name.removeprefix("steph_jax.") for name in names if name.startswith("steph_jax.")}
-        graph[module] = (ours & known) - {module}
+        imported = {
+            name.removeprefix("steph_jax.") for name in names if name.startswith("steph_jax.")
+        }
+        graph[module] = (imported & modules) - {module}
     done, open_ = set(), []
 
     def visit(module):

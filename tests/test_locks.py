@@ -58,7 +58,7 @@ def test_a_lock_names_its_holder(held) -> None:
     assert path.read_text().startswith("process ")  # trying does not erase the name
 
 
-def test_removing_the_file_of_a_lock_lets_nobody_in(held) -> None:
+def test_removed_lock_file_keeps_others_out(held) -> None:
     path, _ = held
     path.unlink()
     with (

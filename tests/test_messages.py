@@ -28,7 +28,7 @@ def test_names_in_lists_stay_on_one_line():
 
 
 @pytest.mark.parametrize("stream", ["out", "err"])
-def test_what_programs_print_is_escaped(stream, capsys):
+def test_printed_names_are_escaped(stream, capsys):
     def main() -> None:
         file = getattr(sys, f"std{stream}")
         print(NAME, file=file)

@@ -101,8 +101,8 @@ def test_the_oracle_is_the_truth_of_the_tested_patients(finished):
     pairs = [(a, b) for a in patients for b in patients if a.e and a.t < b.t]
     expected = np.mean([truth[a.patient_id] > truth[b.patient_id] for a, b in pairs])
     scores = pd.read_csv(finished / "results.csv")
-    found = scores.loc[scores["scenario"] == "shared", "oracle_c_index"]
-    assert found.to_numpy() == pytest.approx(expected)
+    oracle = scores.loc[scores["scenario"] == "shared", "oracle_c_index"]
+    assert oracle.to_numpy() == pytest.approx(expected)
 
 
 def test_weights_are_grouped_by_the_true_relation(finished):

@@ -13,8 +13,10 @@ from steph_jax import train
 
 def test_the_package_itself_imports_nothing_heavy():
     code = "import sys, steph_jax; print(sorted({'jax', 'flax', 'pandas'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"
 
 
 def grown(tmp_path, name, *more):

@@ -44,8 +44,8 @@ def assert_same(one, other):
 def test_any_path(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    written = arrays.write(folder / "p", TREE)
-    assert_same(arrays.read(folder / "p", like(TREE), written), TREE)
+    digests = arrays.write(folder / "p", TREE)
+    assert_same(arrays.read(folder / "p", like(TREE), digests), TREE)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
     assert [path.name for path in folder.iterdir()] == ["p"]
 
@@ -60,32 +60,32 @@ def test_temporary_folder_with_such_a_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["/gs/bucket/p", "/s3/x", "/az/x", "/hf/x", "/x[1]/p", "/x\\y/p"])
-def test_paths_that_orbax_reads_as_something_else(path):
+def test_paths_that_orbax_misreads(path):
     assert not arrays._PLAIN.fullmatch(path)
 
 
-def test_few_bytes_that_claim_many_are_refused_before_they_are_read(tmp_path):
+def test_oversized_claims_are_refused_unread(tmp_path):
     tree = {"a": np.zeros((1 << 14, 1 << 12), np.float32)}
-    written = arrays.write(tmp_path / "p", tree)
+    digests = arrays.write(tmp_path / "p", tree)
     with pytest.raises(
         ValueError, match=r"p: damaged arrays \(arrays of 268,435,456 bytes in files"
     ):
-        arrays.read(tmp_path / "p", like(tree), written)
+        arrays.read(tmp_path / "p", like(tree), digests)
     small = {"a": np.zeros((2, 2), np.float32)}
     with pytest.raises(ValueError, match=r"p: damaged arrays \(arrays of"):
-        arrays.read(tmp_path / "p", like(small), written)
+        arrays.read(tmp_path / "p", like(small), digests)
 
 
 def test_other_shapes_and_types_are_refused(tmp_path):
-    written = arrays.write(tmp_path / "p", TREE)
+    digests = arrays.write(tmp_path / "p", TREE)
     for other in (np.zeros((4, 3), np.float32), np.zeros((3, 4), np.int32)):
         with pytest.raises(ValueError, match=r"p: a: expected an array \["):
-            arrays.read(tmp_path / "p", like(TREE | {"a": other}), written)
+            arrays.read(tmp_path / "p", like(TREE | {"a": other}), digests)
     with pytest.raises(ValueError, match="p: damaged arrays"):
-        arrays.read(tmp_path / "p", like(TREE | {"more": TREE["a"]}), written)
+        arrays.read(tmp_path / "p", like(TREE | {"more": TREE["a"]}), digests)
 
 
-def test_what_orbax_alone_wrote_is_read(tmp_path):
+def test_plain_orbax_checkpoint_is_read(tmp_path):
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(
             tmp_path / "p", args=ocp.args.StandardSave(jax.tree.map(jax.numpy.array, TREE))
@@ -94,12 +94,12 @@ def test_what_orbax_alone_wrote_is_read(tmp_path):
 
 
 def test_checksums_are_of_every_file(tmp_path):
-    written = arrays.write(tmp_path / "p", TREE)
+    digests = arrays.write(tmp_path / "p", TREE)
     files = {
         p.relative_to(tmp_path / "p").as_posix() for p in (tmp_path / "p").rglob("*") if p.is_file()
     }
-    assert set(written) == files
-    json.dumps(written)
+    assert set(digests) == files
+    json.dumps(digests)
     (tmp_path / "p" / "_METADATA").unlink()
     with pytest.raises(FileNotFoundError, match="p/_METADATA: not there"):
-        arrays.verify(tmp_path / "p", written)
+        arrays.verify(tmp_path / "p", digests)

@@ -97,7 +97,7 @@ def test_members_share_the_dimensions_of_null(pool):
     assert "tcga_c-fold_0" not in pool.names()
 
 
-def test_members_that_came_before_another_null(tmp_path):
+def test_members_of_an_earlier_null_model(tmp_path):
     pool = Pool(tmp_path)
     pool.add("tcga_a-fold_0", model(1, feature_dim=20))
     (tmp_path / "tcga_a-fold_0").rename(tmp_path / "aside")

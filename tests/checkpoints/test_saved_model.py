@@ -39,7 +39,7 @@ def assert_same(one, other):
         np.testing.assert_array_equal(left, right)
 
 
-def test_there_and_back(tmp_path, model):
+def test_round_trip(tmp_path, model):
     path = tmp_path / "pool" / "tcga_x-fold_3"
     saved_model.save_model(path, model)
     assert_same(saved_model.load_model(path), model)
@@ -83,7 +83,7 @@ def test_nothing_remains_of_a_failed_save(tmp_path, model):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_leftovers_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path, model):
+def test_leftovers_of_dead_writers_are_removed(tmp_path, model):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     me = locks.this_process()
@@ -134,7 +134,7 @@ def test_writer_killed_between_the_two_renames(tmp_path, model):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_what_is_no_model(tmp_path, model):
+def test_folder_without_model_is_refused(tmp_path, model):
     with pytest.raises(FileNotFoundError, match=r"none: no such model; expected a directory with"):
         saved_model.load_model(tmp_path / "none")
     (tmp_path / "other").mkdir()
@@ -196,11 +196,11 @@ def test_flipped_bit_is_refused_or_changes_nothing(tmp_path, model):
     messages = []
     for file in damage.flipped(path):
         try:
-            found = saved_model.load_model(path)
+            loaded = saved_model.load_model(path)
         except ValueError as error:
             messages.append((str(error), str(file)))
         else:
-            assert_same(found, model)
+            assert_same(loaded, model)
     assert len(messages) > 100
     assert all(text.startswith(f"{file}: ") and "\n" not in text for text, file in messages)
     assert_same(saved_model.load_model(path), model)
@@ -236,7 +236,7 @@ def test_edited_record_is_refused(tmp_path, model):
     ],
 )
 @pytest.mark.parametrize("older", [False, True])
-def test_records_that_do_not_fit(tmp_path, model, change, message, older):
+def test_inconsistent_records(tmp_path, model, change, message, older):
     path = tmp_path / "m"
     saved_model.save_model(path, model)
     if older:
@@ -246,7 +246,7 @@ def test_records_that_do_not_fit(tmp_path, model, change, message, older):
         saved_model.load_model(path)
 
 
-def test_record_that_is_no_json(tmp_path, model):
+def test_record_is_not_json(tmp_path, model):
     saved_model.save_model(tmp_path / "m", model)
     (tmp_path / "m" / "model.json").write_text("<html>")
     with pytest.raises(ValueError, match=r"m/model.json: expected the record of a model"):

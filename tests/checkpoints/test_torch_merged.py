@@ -9,7 +9,7 @@ from steph_jax.checkpoints import torch_merged
 from steph_jax.models.abmil import Architecture
 
 
-def written(model):
+def exported(model):
     """The state dict of a model that was read."""
     return torch_merged.merged_to_torch(
         model.trainable,
@@ -44,7 +44,7 @@ def test_steph(mixing, retrained, merged):
     assert kernels.shape == (3, E, A)
     name = "task_vectors.2.attention_net.attention_b.0.weight"
     np.testing.assert_array_equal(kernels[2], state[name].T)
-    assert_same_state(written(model), state)
+    assert_same_state(exported(model), state)
 
 
 def test_a_given_lambda_is_stored_as_its_odds():
@@ -74,7 +74,7 @@ def test_rules_without_mixup(kind):
         np.testing.assert_array_equal(np.float32(model.weights), state["merge_weight"])
     if kind == "learned":
         np.testing.assert_array_equal(model.trainable["weights"], state["merge_weight"])
-    assert_same_state(written(model), state)
+    assert_same_state(exported(model), state)
 
 
 @pytest.mark.parametrize("mixing", ["nn", "fnn", "param", "fix"])
@@ -90,7 +90,7 @@ def test_exports_of_our_first_versions(mixing, with_heads):
         np.testing.assert_array_equal(np.float32(model.fixed_mixing), state["vecmix_layer"])
     if with_heads and mixing != "fix":
         # The same model in the published layout.
-        assert_same_state(written(model), released.steph(3, mixing))
+        assert_same_state(exported(model), released.steph(3, mixing))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

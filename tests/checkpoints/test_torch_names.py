@@ -48,7 +48,7 @@ def test_variants(pooling, num_layers):
 
 
 @pytest.mark.parametrize("pooling", ["gated", "plain", "mean"])
-def test_there_and_back_is_exact(pooling):
+def test_round_trip_is_exact(pooling):
     state = released.abmil(pooling=pooling, num_layers=2)
     state["pred_head.bias"] = state["pred_head.bias"].astype(ml_dtypes.bfloat16)
     _, tree = torch_names.abmil_from_torch(state)
@@ -77,7 +77,7 @@ def test_variants_of_the_published_classes(parity):
         assert (architecture.pooling, architecture.num_layers) == (pooling, num_layers)
 
 
-def test_table_of_what_does_not_fit():
+def test_table_of_differences():
     state = released.abmil()
     del state["attention_net.attention_b.0.bias"]
     state["pred_head.bias"] = np.zeros(T + 1, np.float32)

@@ -127,7 +127,7 @@ def test_samples_of_a_person_in_train_and_test_are_refused(tmp_path, caplog, sep
         lambda patient: patient.lower().replace("-", "_"),
     ],
 )
-def test_ids_of_another_form_are_named_and_folds_kept(tmp_path, caplog, change):
+def test_ids_of_another_form(tmp_path, caplog, change):
     study = cohort()
     study.column("patient_id", change)
     root = study.write(tmp_path)
@@ -140,7 +140,7 @@ def test_ids_of_another_form_are_named_and_folds_kept(tmp_path, caplog, change):
     accepted(study.write(tmp_path), caplog)
 
 
-def test_numbers_that_lost_their_zeros(tmp_path, caplog):
+def test_ids_without_leading_zeros(tmp_path, caplog):
     study = cohort()
     number = {row[0]: f"{i + 7:04d}" for i, row in enumerate(study.rows)}
     for row in study.rows:
@@ -168,7 +168,7 @@ def test_separators(tmp_path, caplog, separator):
 
 
 @pytest.mark.parametrize(
-    ("seen", "other", "coding"),
+    ("word", "other", "coding"),
     [
         ("DECEASED", "LIVING", "event"),
         ("1:DECEASED", "0:LIVING", "event"),
@@ -179,9 +179,9 @@ def test_separators(tmp_path, caplog, separator):
         ("1.0", "0.0", "event"),
     ],
 )
-def test_words_for_events(tmp_path, caplog, seen, other, coding):
+def test_words_for_events(tmp_path, caplog, word, other, coding):
     study = cohort()
-    study.column("e", lambda cell: seen if cell == "1" else other)
+    study.column("e", lambda cell: word if cell == "1" else other)
     root = study.write(tmp_path)
     accepted(root, caplog, **{"data.event_coding": coding})
     run = Config.from_dict(config(root, **{"data.event_coding": coding}))
@@ -207,7 +207,7 @@ def test_other_codes_follow_the_coding(tmp_path, caplog, coding, advice):
     assert not accepted_or_warned[1]
 
 
-def test_competing_events_that_the_advice_makes_missing(tmp_path, caplog):
+def test_competing_events_set_to_missing(tmp_path, caplog):
     study = cohort()
     study.rows[-1][3] = "-1"
     assert (
@@ -257,7 +257,7 @@ def test_inverted_events(tmp_path, caplog):
     warned(study.write(tmp_path), caplog, "--config.data.event_coding=censorship", **names)
 
 
-def test_tables_that_are_none(tmp_path, caplog):
+def test_files_that_are_not_tables(tmp_path, caplog):
     root = cohort().write(tmp_path)
     path = root / "data" / "mine" / "mine_survival.csv"
     text = path.read_text()
@@ -297,7 +297,7 @@ def test_splits_with_a_part_named_val(tmp_path, caplog):
     accepted(root, caplog)
 
 
-def test_a_dataset_that_is_not_there_is_one_finding(tmp_path, caplog):
+def test_missing_dataset_is_one_finding(tmp_path, caplog):
     refused(tmp_path, caplog, "mine_survival.csv: no such file", folds=(0, 1, 2))
 
 
@@ -345,7 +345,7 @@ def test_transposed_arrays(tmp_path, caplog, num_patches):
         ("features", (24,), np.float32, "one vector for the whole slide"),
     ],
 )
-def test_arrays_that_are_no_features(tmp_path, caplog, array, shape, dtype, text):
+def test_coordinates_in_place_of_features(tmp_path, caplog, array, shape, dtype, text):
     study = cohort()
     study.array = array
     study.features = {slide: np.ones(shape, dtype) for slide in study.features}

@@ -38,7 +38,7 @@ def test_codes_of_events(cell, under_event, under_censorship):
     assert cells.event_code(cell, "censorship") == under_censorship
 
 
-def test_cells_that_are_no_codes():
+def test_invalid_event_codes():
     for cell in ("sick", "2:DEAD", "1_0", "", "deadline"):
         assert math.isnan(cells.event_code(cell, "event")), cell
 

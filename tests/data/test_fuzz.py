@@ -60,7 +60,7 @@ def test_tensors_beyond_their_storage_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("at_end", [True, False])
 @pytest.mark.parametrize("size", [1, 1023, 1024, 5000])
-def test_guarded_memory_holds_what_was_put_there(size, at_end):
+def test_guarded_memory_holds_its_values(size, at_end):
     data = np.arange(size, dtype=np.float32)
     np.testing.assert_array_equal(guarded(data, at_end), data)
 

@@ -43,7 +43,7 @@ def test_ids_of_several_persons():
         assert normalized_patient_id(one) != normalized_patient_id(other), (one, other)
 
 
-def test_persons_are_told_by_slides_too():
+def test_persons_are_compared_by_slides_too():
     assert person_keys("A", ["x/TCGA-BH-A0B1-01Z-00-DX1.svs"]) == {"A", "TCGA-BH-A0B1"}
     assert person_keys("a", ["S 1.svs"]) == person_keys("A", ["batch/s-1.h5"])
     slides_of = {
@@ -60,7 +60,7 @@ def test_persons_are_told_by_slides_too():
     assert labels["E1"] == "E1"
 
 
-def test_what_is_no_barcode():
+def test_ids_without_barcode():
     for text in ("TCGA-BH", "XTCGA-BH-A0B1", "C3L-16", ""):
         assert barcode_patient(text) == ""
     assert tissue_source_site("tcga.bh.a0b1") == "BH"

@@ -71,11 +71,13 @@ def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
     """Two runs whose parameters, histories, predictions and weights agree exactly."""
     assert digest(one) == digest(other)
     first, second = one / "fold_0", other / "fold_0"
-    histories = (pd.read_csv(of / "history.csv").drop(columns=TIMES) for of in (first, second))
+    histories = (
+        pd.read_csv(directory / "history.csv").drop(columns=TIMES) for directory in (first, second)
+    )
     pd.testing.assert_frame_equal(*histories, check_exact=True)
     for name in ("predictions_test.csv", "merge_weights_test.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    scores = (json.loads((of / "metrics.json").read_text()) for of in (first, second))
+    scores = (json.loads((directory / "metrics.json").read_text()) for directory in (first, second))
     assert next(scores)["test"] == next(scores)["test"]
 
 
@@ -160,13 +162,13 @@ def spoiled(home: pathlib.Path, tmp_path: pathlib.Path) -> tuple[dict[str, Any],
     return config, [str(nan), str(damaged)]
 
 
-def test_all_bad_values_are_told_before_the_first_epoch(home, tmp_path, monkeypatch):
+def test_all_bad_values_are_reported_before_training(home, tmp_path, monkeypatch):
     config, names = spoiled(home, tmp_path)
     monkeypatch.setattr(loop, "train_epoch", None)  # not callable: no epoch begins
     with pytest.raises(ValueError, match="values of 2 slides cannot be used") as error:
         train.train(config, tmp_path / "w")
-    said = str(error.value).split("\n")[1:]
-    assert [sum(name in line for line in said) for name in names] == [1, 1]
+    lines = str(error.value).split("\n")[1:]
+    assert [sum(name in line for line in lines) for name in names] == [1, 1]
     assert [path.name for path in (tmp_path / "w").iterdir()] == [".fold_0.lock"]
     with pytest.raises(TypeError, match="not callable"):
         train.train(config | {"data": config["data"] | {"check_values": False}}, tmp_path / "w")
@@ -180,11 +182,11 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
     cohort = experiment.read_cohort(typed)
     real = finite_check.bad_slides
 
-    def looked(bags, progress):
+    def count_reads(bags, progress):
         read.append(len(bags.num_patches))
         return real(bags, progress)
 
-    monkeypatch.setattr(finite_check, "bad_slides", looked)
+    monkeypatch.setattr(finite_check, "bad_slides", count_reads)
 
     def check(**data: Any) -> int:
         changed = typed.with_values({f"data.{name}": value for name, value in data.items()})

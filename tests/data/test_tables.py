@@ -111,7 +111,7 @@ def test_an_unknown_patient_is_named(csv_file):
         (HEADER + "P1," + "a" * 200_000 + ",X,3,1\n", "expected a CSV file in UTF-8"),
     ],
 )
-def test_tables_that_make_no_sense_are_refused(csv_file, text, message):
+def test_contradictory_tables_are_refused(csv_file, text, message):
     with pytest.raises(ValueError, match=message) as error:
         read_table(csv_file(text))
     assert "cohort_survival.csv" in str(error.value)
@@ -123,7 +123,7 @@ def test_at_most_ten_patients_are_listed(csv_file):
         read_table(csv_file(HEADER + rows))
 
 
-def test_a_missing_file_says_where_data_are(tmp_path):
+def test_missing_file_message_names_the_data_folder(tmp_path):
     path = tables.table_path(tmp_path, "any_name")
     with pytest.raises(FileNotFoundError, match=r"any_name_survival\.csv.*UNI2-h-DSS.*make demo"):
         read_table(path)
@@ -153,7 +153,7 @@ def test_unknown_units_and_codings_are_refused():
         Columns(time="e")
 
 
-def test_patients_without_labels_are_dropped_where_that_is_asked_for(csv_file):
+def test_unlabeled_patients_are_dropped_on_request(csv_file):
     rows = "P1,P1-a,X,10,1\nP2,P2-b,X,,0\nP2,P2-a,X,,0\nP3,P3-a,X,5,NaN\nP4,P4-a,X,NA,na\n"
     drop = Columns(unlabeled="drop")
     table = read_table(csv_file(HEADER + rows + "P5,P5-a,X,7,0\n"), drop)
@@ -179,9 +179,9 @@ def test_a_cohort_without_the_unlabeled(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"P13, \.\.\. \(12 in all\); .*data\.unlabeled=drop"):
         load_cohort(tmp_path, "x", [0], Columns())
     caplog.set_level("INFO")
-    found = load_cohort(tmp_path, "x", [0], Columns(unlabeled="drop"))
-    assert found.table.patients == ("P00", "P01", "P02", "P03")
-    assert found.folds[0].test.tolist() == [2, 3]
+    cohort = load_cohort(tmp_path, "x", [0], Columns(unlabeled="drop"))
+    assert cohort.table.patients == ("P00", "P01", "P02", "P03")
+    assert cohort.folds[0].test.tolist() == [2, 3]
     (line,) = caplog.messages
     assert "12 patients without time or event are left out" in line
     assert line.endswith("P13, ... (12 in all)")
@@ -207,7 +207,7 @@ def test_a_split_is_read_in_the_order_of_the_file(csv_file):
 
 @pytest.mark.parametrize("name", ["validation", "val"])
 @pytest.mark.parametrize("index", ["", "Unnamed: 0"])
-def test_a_validation_part_and_a_row_number_may_be_there(csv_file, name, index):
+def test_optional_validation_and_index_columns(csv_file, name, index):
     split = read_split(csv_file(f"{index},train,{name},test\n0,P1,P2,P3\n1,P4,,P5\n"))
     assert split.train == ("P1", "P4")
     assert split.validation == ("P2",)
@@ -249,7 +249,7 @@ def test_unfit_splits_are_refused(tmp_path, table, train, test, validation, mess
         check_split(make_split(tmp_path, train, test, validation), table)
 
 
-def test_ids_that_a_padded_column_turned_into_numbers_are_recognized(csv_file, tmp_path):
+def test_ids_read_as_floats_are_recognized(csv_file, tmp_path):
     table = read_table(csv_file(HEADER + "101,a,X,1,1\n102,b,X,2,0\n"))
     split = make_split(tmp_path, ["101"], ["102.0"])
     with pytest.raises(

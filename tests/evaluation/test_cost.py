@@ -79,7 +79,7 @@ def test_operations_are_those_of_the_equations(pool, method, expected):
         ),
     ],
 )
-def test_options_of_steph_cost_what_they_say(pool, options, expected):
+def test_cost_of_steph_options(pool, options, expected):
     spec = with_options(SPEC, steph=steph.Options(top_k=2, **options))
     assert cost.flops_per_slide(find_method("steph").start(spec, pool), N) == expected
 
@@ -88,7 +88,7 @@ def test_options_of_steph_cost_what_they_say(pool, options, expected):
     ("pooling", "per_patch"),
     [("plain", 2 * D * E + 2 * E * A + 2 * A + 2 * E), ("mean", 2 * D * E + 2 * E)],
 )
-def test_variants_of_abmil_cost_what_they_say(pooling, per_patch):
+def test_cost_of_abmil_variants(pooling, per_patch):
     architecture = dataclasses.replace(ARCHITECTURE, pooling=pooling)
     model = SavedModel(
         "abmil", architecture, {}, as_numpy(abmil.init(jax.random.key(0), architecture))

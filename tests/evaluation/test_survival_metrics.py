@@ -76,21 +76,21 @@ def test_numbers_of_real_cohorts(shared, cohort):
     c_index, uno, auc = REFERENCE[cohort]
     tau = survival_metrics.horizon(whole)
     assert tau == 1825.0
-    found = [survival_metrics.fold_metrics(fold, tau) for fold in folds]
+    actual = [survival_metrics.fold_metrics(fold, tau) for fold in folds]
     harrell = [metrics.concordance_index(*fold.test, fold.risk) for fold in folds]
     assert np.mean(harrell) == pytest.approx(c_index, abs=2e-4)
-    assert np.mean([f["uno"] for f in found]) == pytest.approx(uno, abs=4e-3)
+    assert np.mean([f["uno"] for f in actual]) == pytest.approx(uno, abs=4e-3)
     for year, expected in zip(("3", "5"), auc[1:], strict=True):
-        assert np.mean([f["auc"][year] for f in found]) == pytest.approx(expected, abs=2e-2)
+        assert np.mean([f["auc"][year] for f in actual]) == pytest.approx(expected, abs=2e-2)
     four_deaths = {"auc 1": "4 patients died by then, 5 are needed"}
-    assert [f["missing"] for f in found] == [
+    assert [f["missing"] for f in actual] == [
         four_deaths if cohort == "tcga_kirc" else {},
         *[{}] * 4,
     ]
-    for fold, numbers in zip(folds, found, strict=True):
+    for fold, numbers in zip(folds, actual, strict=True):
         y_train, y = (Surv.from_arrays(part.event, part.time) for part in (fold.train, fold.test))
-        theirs = concordance_index_ipcw(y_train, y, fold.risk, tau=tau, tied_tol=1e-8)[0]
-        assert numbers["uno"] == pytest.approx(theirs, abs=3e-3)
+        reference = concordance_index_ipcw(y_train, y, fold.risk, tau=tau, tied_tol=1e-8)[0]
+        assert numbers["uno"] == pytest.approx(reference, abs=3e-3)
 
 
 def test_integrated_brier_scores_of_a_real_cohort(shared):
@@ -106,19 +106,19 @@ def test_integrated_brier_scores_of_a_real_cohort(shared):
             scores.append(censoring.integrated(brier, grid))
     assert np.mean(model) == pytest.approx(0.1418, abs=1e-4)
     assert np.mean(null) == pytest.approx(0.1433, abs=1e-4)
-    found = [survival_metrics.fold_metrics(fold, 1825.0) for fold in folds]
-    assert np.mean([f["ipa"] for f in found]) == pytest.approx(0.011, abs=0.02)
+    actual = [survival_metrics.fold_metrics(fold, 1825.0) for fold in folds]
+    assert np.mean([f["ipa"] for f in actual]) == pytest.approx(0.011, abs=0.02)
 
 
 def test_calibration_of_a_real_cohort(shared):
     """Slope 0.52 [0.26, 0.79] at 3 years, mean S(5 y) 0.603 against 0.671, by the same program."""
     _, folds = predictions_of(shared, "tcga_kirc")
-    found = survival_metrics.pooled_calibration(folds, 3)
-    assert isinstance(found, Calibration)
-    assert found.slope.value == pytest.approx(0.52, abs=6e-3)
-    np.testing.assert_allclose(found.slope.interval, [0.26, 0.79], atol=6e-3)
-    found = survival_metrics.pooled_calibration(folds, 5)
-    assert found.in_the_large == pytest.approx(0.603 - 0.671, abs=5e-3)
+    actual = survival_metrics.pooled_calibration(folds, 3)
+    assert isinstance(actual, Calibration)
+    assert actual.slope.value == pytest.approx(0.52, abs=6e-3)
+    np.testing.assert_allclose(actual.slope.interval, [0.26, 0.79], atol=6e-3)
+    actual = survival_metrics.pooled_calibration(folds, 5)
+    assert actual.in_the_large == pytest.approx(0.603 - 0.671, abs=5e-3)
     ratios = survival_metrics.hazard_ratios(folds)
     low, high = ratios["groups"]["ci95"]
     assert low < ratios["groups"]["value"] < high
@@ -146,10 +146,10 @@ def fold_of(num_patients=60, seed=0, curves=True, follow_up=4000.0):
 
 
 def test_a_loss_without_curves_has_no_probabilities():
-    found = survival_metrics.fold_metrics(fold_of(curves=False), 1825.0)
-    assert found["uno"] is not None
-    assert found["ibs"] is None
-    assert found["missing"]["ibs"] == "this loss gives no survival curves"
+    actual = survival_metrics.fold_metrics(fold_of(curves=False), 1825.0)
+    assert actual["uno"] is not None
+    assert actual["ibs"] is None
+    assert actual["missing"]["ibs"] == "this loss gives no survival curves"
     pooled = survival_metrics.pooled_calibration([fold_of(curves=False)], 1)
     assert pooled.reason == "this loss gives no survival curves"
 
@@ -158,11 +158,11 @@ def test_a_horizon_beyond_follow_up_is_missing():
     fold = fold_of(follow_up=900.0)
     tau = survival_metrics.horizon(fold.train)
     assert tau < 900.0
-    found = survival_metrics.fold_metrics(fold, tau)
-    assert found["auc"]["1"] is not None
-    assert found["auc"]["3"] is None
-    assert found["missing"]["auc 5"].startswith("beyond ")
-    assert list(found["brier"]) == ["1"]
+    actual = survival_metrics.fold_metrics(fold, tau)
+    assert actual["auc"]["1"] is not None
+    assert actual["auc"]["3"] is None
+    assert actual["missing"]["auc 5"].startswith("beyond ")
+    assert list(actual["brier"]) == ["1"]
 
 
 def test_a_fold_without_events_has_numbers_or_reasons():
@@ -176,10 +176,10 @@ def test_a_fold_without_events_has_numbers_or_reasons():
         fold.survival,
         fold.edges,
     )
-    found = survival_metrics.fold_metrics(nobody, 1825.0)
-    assert found["uno"] is None
-    assert "no pair" in found["missing"]["uno"]
-    assert found["ibs"]["model"] > 0
+    actual = survival_metrics.fold_metrics(nobody, 1825.0)
+    assert actual["uno"] is None
+    assert "no pair" in actual["missing"]["uno"]
+    assert actual["ibs"]["model"] > 0
     ratios = survival_metrics.hazard_ratios([nobody])
     assert ratios["groups"] is None
     assert ratios["missing"]["groups"] == {0: "no event was seen"}

@@ -82,10 +82,15 @@ def cohort(num_patients: int = 36) -> Cohort:
 
 def config(root: pathlib.Path, **settings: object) -> dict[str, object]:
     """The config of a run on the cohort `mine`, with other values of some settings."""
-    made = testing.get_config()
-    made.dataset, made.method, made.folds, made.epochs = "mine", "abmil", (0,), 1
-    made.data.root = str(root / "data")
-    made.data.features = str(root / "data" / "features" / "{dataset}")
-    made.pool.root = str(root / "pool")
-    made.update_from_flattened_dict(settings)
-    return as_dict(made)
+    config_dict = testing.get_config()
+    config_dict.dataset, config_dict.method, config_dict.folds, config_dict.epochs = (
+        "mine",
+        "abmil",
+        (0,),
+        1,
+    )
+    config_dict.data.root = str(root / "data")
+    config_dict.data.features = str(root / "data" / "features" / "{dataset}")
+    config_dict.pool.root = str(root / "pool")
+    config_dict.update_from_flattened_dict(settings)
+    return as_dict(config_dict)

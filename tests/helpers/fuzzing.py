@@ -54,7 +54,7 @@ class Result:
     others: list[str]
 
 
-def made(reader: Reader, seeds: list[bytes], chance: random.Random) -> bytes:
+def fuzz_input(reader: Reader, seeds: list[bytes], chance: random.Random) -> bytes:
     """An input of a reader: made by it, or one of its sound files with changes."""
     return reader.make(chance) if reader.make else mutated(seeds, chance)
 
@@ -95,11 +95,11 @@ def mutated(seeds: list[bytes], chance: random.Random) -> bytes:
 
 def _change_text(data: bytearray, chance: random.Random) -> None:
     """Replaces a number that stands as text, or a word."""
-    found = list(re.finditer(rb"\d+|[A-Za-z_]{2,}", bytes(data[:100_000])))
-    if found:
+    matches = list(re.finditer(rb"\d+|[A-Za-z_]{2,}", bytes(data[:100_000])))
+    if matches:
         numbers = (b"0", b"-1", b"1e999", b"nan", b"1000000000000", b"9" * 400, b"1_0", b"0x10")
         words = (b"", b"os.system", b"../../x", b"O8", b"null", b"\xff\xfe", b"\0", b'"', b",\n,")
-        match = chance.choice(found)
+        match = chance.choice(matches)
         data[match.start() : match.end()] = chance.choice(numbers + words)
 
 
@@ -136,7 +136,7 @@ def fuzz(name: str, inputs: int, seed: int, failures: pathlib.Path) -> Result:
                 result.size = max(result.size, outcome["size"])
                 if outcome["text"]:
                     result.others.append(f"input {first}: {outcome['text']}")
-                    data = made(reader, seeds, _chance(name, seed, first))
+                    data = fuzz_input(reader, seeds, _chance(name, seed, first))
                     reader.place(_new(failures / f"{name.replace(' ', '_')}-{first}"), data)
                 first += 1
     return result
@@ -165,7 +165,7 @@ def _in_a_process(
                 resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
                 warnings.simplefilter("error")
                 for number in range(first, last):
-                    data = made(READERS[name], seeds, _chance(name, seed, number))
+                    data = fuzz_input(READERS[name], seeds, _chance(name, seed, number))
                     signal.alarm(SECONDS)
                     out.write(json.dumps(_outcome(name, data, folder / "input")) + "\n")
                     out.flush()

@@ -49,10 +49,10 @@ def released_files(folder: pathlib.Path) -> None:
 
 def conversion(folder: pathlib.Path) -> None:
     """Checkpoints into a pool, over the models that are there."""
-    given = [(name, folder / f"{name}.pth") for name in NAMES]
+    files_by_name = [(name, folder / f"{name}.pth") for name in NAMES]
     pool = torch_import.Pool(folder / "pool")
     outcomes = torch_import.convert_all(
-        given, pool, torch_import.ImportOptions(), lambda outcome: None
+        files_by_name, pool, torch_import.ImportOptions(), lambda outcome: None
     )
     assert {outcome.status for outcome in outcomes} <= {"written", "replaced", "unchanged"}
 
@@ -62,8 +62,8 @@ def check_conversion(folder: pathlib.Path) -> None:
     for seed, name in enumerate(NAMES):
         path = folder / "pool" / name
         if path.exists() or path.with_name(f".{name}.replaced").exists():
-            found = resume.fingerprint(saved_model.load_model(path))
-            assert found in [resume.fingerprint(model(s)) for s in (seed, seed + 10)]
+            fingerprint = resume.fingerprint(saved_model.load_model(path))
+            assert fingerprint in [resume.fingerprint(model(s)) for s in (seed, seed + 10)]
 
 
 def state(epoch: int) -> dict[str, np.ndarray]:
@@ -73,8 +73,8 @@ def state(epoch: int) -> dict[str, np.ndarray]:
 def training(folder: pathlib.Path) -> None:
     """All that a fold writes: the state after each epoch, the model, tables and metrics."""
     store = resume.EpochStore(folder / "epochs")
-    done, found, history = store.restore(state(0), "start")
-    assert all((np.asarray(leaf) == done).all() for leaf in found.values())
+    done, restored, history = store.restore(state(0), "start")
+    assert all((np.asarray(leaf) == done).all() for leaf in restored.values())
     for epoch in range(done + 1, 4):
         history = [*history, {"epoch": epoch}]
         store.save(epoch, state(epoch), history, "start")
@@ -89,12 +89,12 @@ def check_training(folder: pathlib.Path) -> None:
     """The last state is whole, and so is each file that has its name."""
     if (folder / "epochs").is_dir():
         store = resume.EpochStore(folder / "epochs")
-        done, found, history = store.restore(state(0), "start")
-        assert all((np.asarray(leaf) == done).all() for leaf in found.values())
+        done, restored, history = store.restore(state(0), "start")
+        assert all((np.asarray(leaf) == done).all() for leaf in restored.values())
         assert [row["epoch"] for row in history] == list(range(1, done + 1))
     if (folder / "model").exists():
-        found_model = saved_model.load_model(folder / "model")
-        assert resume.fingerprint(found_model) == resume.fingerprint(model(0))
+        model_digest = saved_model.load_model(folder / "model")
+        assert resume.fingerprint(model_digest) == resume.fingerprint(model(0))
     for name in ("model.safetensors", "model.pth"):
         if (folder / name).exists():
             assert (folder / name).stat().st_size > 1000
@@ -114,8 +114,8 @@ def emptied(folder: pathlib.Path) -> None:
 def splits_of(folder: pathlib.Path, seed: int) -> dict[str, str]:
     """The text of each split of a seed, by the name of its file."""
     table = tables.read_table(folder / "table.csv")
-    made = split.make_splits(table, folder, split.Request(seed=seed))
-    return {of.path.name: split.split_text(of) for of in made}
+    splits = split.make_splits(table, folder, split.Request(seed=seed))
+    return {split_.path.name: split.split_text(split_) for split_ in splits}
 
 
 def other_seed(folder: pathlib.Path) -> None:
@@ -135,8 +135,8 @@ def splitting(folder: pathlib.Path) -> None:
 
 def check_splitting(folder: pathlib.Path) -> None:
     """Every split that is there is whole, and all are of one seed."""
-    found = {path.name: path.read_text() for path in folder.glob("splits_*.csv")}
-    assert any(found.items() <= splits_of(folder, seed).items() for seed in (1, 2)), sorted(found)
+    texts = {path.name: path.read_text() for path in folder.glob("splits_*.csv")}
+    assert any(texts.items() <= splits_of(folder, seed).items() for seed in (1, 2)), sorted(texts)
 
 
 WORK = {
@@ -163,13 +163,13 @@ def killed_at(work: Callable[[], None], moment: int) -> Callable[[], None]:
     """The work, killed at a moment, counted from 1."""
 
     def until_killed() -> None:
-        left = [moment]
+        steps_left = [moment]
 
         def note(event: str, arguments: tuple) -> None:
             writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & 3
             if event in EVENTS or writes:
-                left[0] -= 1
-                if left[0] == 0:
+                steps_left[0] -= 1
+                if steps_left[0] == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(note)
@@ -180,10 +180,10 @@ def killed_at(work: Callable[[], None], moment: int) -> Callable[[], None]:
 
 def main() -> None:
     """Kills, checks, and at last lets the work be done."""
-    name, folder, wanted = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
+    name, folder, number = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
     prepare, work, check = WORK[name]
     chance, kills, most = random.Random(0), 0, 60
-    while kills < wanted:
+    while kills < number:
         prepare(folder)
         moment = chance.randint(1, most)
         status = in_a_process(killed_at(lambda: work(folder), moment))

@@ -38,9 +38,9 @@ def make(root: pathlib.Path) -> pathlib.Path:
 
 def config(root: pathlib.Path) -> dict[str, Any]:
     """What `settings.as_dict` gives for both folds of sim_a, one epoch."""
-    made = testing.get_config()
-    made.epochs = 1
-    made.data.root = str(root / "data")
-    made.data.features = str(root / "data/features/{dataset}")
-    made.pool.root = str(root / "pool")
-    return as_dict(made)
+    config_dict = testing.get_config()
+    config_dict.epochs = 1
+    config_dict.data.root = str(root / "data")
+    config_dict.data.features = str(root / "data/features/{dataset}")
+    config_dict.pool.root = str(root / "pool")
+    return as_dict(config_dict)

@@ -105,8 +105,8 @@ def checked_table(path: pathlib.Path) -> None:
     """A survival table as `check` reads it: whatever it holds, there are findings."""
     from steph_jax.checks import findings, tables
 
-    _, found = tables.check_table(path, Columns())
-    assert findings.report(found)
+    _, results = tables.check_table(path, Columns())
+    assert findings.report(results)
 
 
 def split(path: pathlib.Path) -> None:
@@ -130,15 +130,15 @@ def in_file(suffix: str) -> Callable[[pathlib.Path, bytes], pathlib.Path]:
     return place
 
 
-def written(suffix: str, *writers: Callable[[pathlib.Path], object]) -> list[bytes]:
+def contents_of(suffix: str, *writers: Callable[[pathlib.Path], object]) -> list[bytes]:
     """The files that some writers write."""
-    found = []
+    contents = []
     with tempfile.TemporaryDirectory() as folder:
         for number, write in enumerate(writers):
             path = pathlib.Path(folder) / f"{number}{suffix}"
             write(path)
-            found.append(path.read_bytes())
-    return found
+            contents.append(path.read_bytes())
+    return contents
 
 
 def hdf5_files() -> list[bytes]:
@@ -159,11 +159,11 @@ def hdf5_files() -> list[bytes]:
             options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
             file.create_dataset("features", data=rows(np.float64), chunks=(4, D), **options)
 
-    return written(".h5", trident, release, zipped)
+    return contents_of(".h5", trident, release, zipped)
 
 
 def numpy_archives() -> list[bytes]:
-    return written(
+    return contents_of(
         ".npz",
         lambda path: np.savez(path, features=rows(), coords=np.zeros((N, 2))),
         lambda path: np.savez_compressed(path, np.asfortranarray(rows(np.float64))),
@@ -172,12 +172,12 @@ def numpy_archives() -> list[bytes]:
 
 def numpy_arrays() -> list[bytes]:
     arrays = [rows(), rows(np.float16)[None], np.asfortranarray(rows(">f8")), np.zeros((0, D))]
-    found = []
+    contents = []
     for array in arrays:
         file = io.BytesIO()
         np.save(file, array)
-        found.append(file.getvalue())
-    return found
+        contents.append(file.getvalue())
+    return contents
 
 
 def tensors(write: Callable[[object], bytes]) -> list[bytes]:
@@ -214,9 +214,9 @@ def states(write: Callable[[object], bytes]) -> list[bytes]:
     layers = {"regulate_layer_emb.0": (h, D), "regulate_layer_prj.0": (h, h)}
     layers |= {"regulate_layer_prj.3": (2, h), "vecmix_layer.0": (h, h), "vecmix_layer.3": (2, h)}
 
-    def state(of: dict[str, tuple[int, int]]) -> OrderedDict[str, View]:
+    def state(shapes: dict[str, tuple[int, int]]) -> OrderedDict[str, View]:
         tensors = OrderedDict()
-        for name, (rows_, columns) in of.items():
+        for name, (rows_, columns) in shapes.items():
             one = np.ones(1, np.float32)  # one value, repeated by its strides, keeps files small
             tensors[f"{name}.weight"] = View(one, (rows_, columns), (0, 0))
             tensors[f"{name}.bias"] = View(one, (rows_,), (0,))

@@ -46,12 +46,12 @@ def bags(shared, cohort, patients, dtype):
     data = np.load(shared / "tcga_rna" / cohort / "expression.npz")
     row = {patient: i for i, patient in enumerate(data["patient_id"])}
     profiles = data["rna"]
-    made = []
+    bag_list = []
     for patient in patients:
         bag = np.zeros((NUM_PATHWAYS, FEATURE_DIM), np.float32)
         bag[:, :num_genes] = scale * profiles[row[str(patient)]].astype(np.float32)
-        made.append(bag.astype(dtype))
-    return MemoryBags.of(made, FEATURE_DIM, np.dtype(dtype))
+        bag_list.append(bag.astype(dtype))
+    return MemoryBags.of(bag_list, FEATURE_DIM, np.dtype(dtype))
 
 
 def state(file: pathlib.Path):
@@ -114,9 +114,9 @@ def outputs(ready, store):
     return evaluate(ready[0], device_mesh(jax.devices()[:1]), *trees, batch)
 
 
-def difference(ours, reference):
+def difference(actual, reference):
     """Largest difference, relative to the largest entry of the reference."""
     reference = np.asarray(reference, np.float64)
-    ours = np.asarray(ours, np.float64)
-    assert ours.shape == reference.shape
-    return np.abs(ours - reference).max() / np.abs(reference).max()
+    actual = np.asarray(actual, np.float64)
+    assert actual.shape == reference.shape
+    return np.abs(actual - reference).max() / np.abs(reference).max()

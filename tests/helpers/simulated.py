@@ -23,12 +23,12 @@ def config(home: pathlib.Path, **overrides: Any) -> dict[str, Any]:
         sys.path.insert(0, str(ROOT))
     from configs import testing
 
-    of = testing.get_config()
-    of.data.root = str(home / "data")
-    of.data.features = str(home / "data" / "features" / "{dataset}")
-    of.pool.root = str(home / "pool")
-    of.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
-    return as_dict(of)
+    config_dict = testing.get_config()
+    config_dict.data.root = str(home / "data")
+    config_dict.data.features = str(home / "data" / "features" / "{dataset}")
+    config_dict.pool.root = str(home / "pool")
+    config_dict.update_from_flattened_dict({k.replace("__", "."): v for k, v in overrides.items()})
+    return as_dict(config_dict)
 
 
 def flags(home: pathlib.Path, *more: str) -> list[str]:

@@ -20,8 +20,8 @@ OUTPUTS = {"relu": jax.nn.relu, "softplus": jax.nn.softplus, "sigmoid": jax.nn.s
 def bags(sizes=SIZES, dim=DIMS.feature_dim):
     """Random bags, and a store of them."""
     rng = np.random.default_rng(11)
-    made = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
-    return made, MemoryBags.of(made, dim, np.dtype(np.float32))
+    bag_list = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
+    return bag_list, MemoryBags.of(bag_list, dim, np.dtype(np.float32))
 
 
 def models(architecture=DIMS):
@@ -92,7 +92,7 @@ def selected(options, w):
     return order[: options.top_k or len(w)]
 
 
-def merged_model(stored, options, w, ratios, kept):
+def merged_model(stored, options, w, ratios, selection):
     """theta(X): the merged parts from the sum, the others the target's."""
     if options.clamp:
         w = jnp.clip(w, 0, 1)
@@ -104,7 +104,7 @@ def merged_model(stored, options, w, ratios, kept):
     theta = dict(stored["target"])
     for name in names:
         merged = stored["null" if options.base == "null" else "target"][name]
-        for s in kept:
+        for s in selection:
             merged = jax.tree.map(
                 lambda m, tau_t, tau, s=s: (
                     m + w[s] * (ratios[s] * tau_t + (1 - ratios[s]) * tau[s])
@@ -119,19 +119,19 @@ def merged_model(stored, options, w, ratios, kept):
 
 def steph(trainable, stored, options, all_bags, weights, architecture=DIMS):
     """(loss, logits) of STEPH; `weights` are those of the merge and the mix regularizer."""
-    chosen = [selected(options, source_weights(trainable, options, bag)[0]) for bag in all_bags]
+    selections = [selected(options, source_weights(trainable, options, bag)[0]) for bag in all_bags]
 
     def loss(trainable):
         logits, penalties = [], []
-        for bag, kept in zip(all_bags, chosen, strict=True):
+        for bag, selection in zip(all_bags, selections, strict=True):
             w, ratios = source_weights(trainable, options, bag)
-            theta = merged_model(stored, options, w, ratios, kept)
+            theta = merged_model(stored, options, w, ratios, selection)
             theta |= {name: trainable[name] for name in ("pred_head",) if name in trainable}
             logits.append(_whole(architecture, theta, bag))
             merge = jnp.log(jnp.sum(jnp.exp(w))) ** 2
             if options.top_k:
-                merge += sum(w[s] for s in kept) / len(kept)
-            mix = sum(ratios[s] ** 2 for s in kept) / len(kept)
+                merge += sum(w[s] for s in selection) / len(selection)
+            mix = sum(ratios[s] ** 2 for s in selection) / len(selection)
             penalties.append(weights[0] * merge + weights[1] * mix)
         return _nll(jnp.stack(logits)) + sum(penalties) / len(penalties), jnp.stack(logits)
 

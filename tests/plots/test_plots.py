@@ -104,10 +104,10 @@ def reaches_the_edge(figure: Figure) -> bool:
     return any((edge < 255).any() for edge in (dots[:2], dots[-2:], dots[:, :2], dots[:, -2:]))
 
 
-def overlapping(figure: Figure, of: list[str]) -> list[tuple[str, str]]:
+def overlapping(figure: Figure, texts: list[str]) -> list[tuple[str, str]]:
     """Pairs of the texts named that lie on each other, in a figure that was drawn."""
-    found = [t for t in figure.findobj(Text) if t.get_text() in of and t.get_visible()]
-    boxes = [(t.get_text(), Text.get_window_extent(t).padded(-1)) for t in found]
+    artists = [t for t in figure.findobj(Text) if t.get_text() in texts and t.get_visible()]
+    boxes = [(t.get_text(), Text.get_window_extent(t).padded(-1)) for t in artists]
     return [
         (a, b)
         for i, (a, box) in enumerate(boxes)
@@ -185,7 +185,7 @@ def test_the_same_tables_give_the_same_file(tmp_path):
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_the_older_one(tmp_path, monkeypatch):
+def test_failed_picture_keeps_the_older_one(tmp_path, monkeypatch):
     path = tmp_path / "picture.png"
     path.write_text("an older picture")
 
@@ -311,8 +311,8 @@ def test_folds_are_thin_lines_about_their_mean():
 
 
 def test_history_without_a_column_is_an_error():
-    with pytest.raises(ValueError, match="training history: expected the columns test_nll; found"):
-        plots.training_curves_figure(history().drop(columns="test_nll"), "t")
+    with pytest.raises(ValueError, match="training history: expected the columns train_nll; found"):
+        plots.training_curves_figure(history().drop(columns="train_nll"), "t")
     with pytest.raises(ValueError, match="training history: expected at least one row"):
         plots.training_curves_figure(history().head(0), "t")
 
@@ -323,12 +323,12 @@ def test_history_without_a_column_is_an_error():
 def test_source_weights_name_every_source_legibly(sources, epochs):
     figure = plots.source_weights_figure(history(sources, epochs), merge_weights(sources), "t")
     lines, points, selected = figure.axes
-    shown = list(style.short_names(sources).values())
-    assert {t.get_text() for t in lines.texts} == {*shown, "own cancer"}
-    assert sorted(t.get_text() for t in points.get_yticklabels()) == sorted(shown)
+    labels = list(style.short_names(sources).values())
+    assert {t.get_text() for t in lines.texts} == {*labels, "own cancer"}
+    assert sorted(t.get_text() for t in points.get_yticklabels()) == sorted(labels)
     assert len(selected.patches) == len(sources)
     assert not reaches_the_edge(figure)
-    assert overlapping(figure, shown) == []
+    assert overlapping(figure, labels) == []
 
 
 def test_source_weights_stand_in_the_order_of_their_mean():
@@ -364,7 +364,7 @@ def test_a_source_of_coefficient_0_is_not_used_though_selected():
     assert [bar.get_width() for bar in used.patches] == [1.0, 0.5]
 
 
-def test_methods_that_select_no_sources_have_no_such_panel():
+def test_selection_panel_is_optional():
     table = merge_weights(COHORTS[:3]).drop(columns="selected")
     assert len(plots.source_weights_figure(history(COHORTS[:3]), table, "t").axes) == 2
 
@@ -526,7 +526,7 @@ def test_folds_are_joined_from_method_to_method():
 
 
 @pytest.mark.parametrize(
-    ("c_index", "shown"),
+    ("c_index", "label"),
     [
         ({"steph": [0.67]}, ["0.670", "fold 0"]),
         ({"abmil": [0.6, math.nan], "steph": [0.6, 0.7]}, ["n/a", "0.650 ± 0.071"]),
@@ -537,9 +537,9 @@ def test_folds_are_joined_from_method_to_method():
     ],
     ids=["one fold", "undefined", "unequal", "nothing", "many methods", "many folds"],
 )
-def test_folds_of_odd_tables(c_index, shown):
+def test_folds_of_odd_tables(c_index, label):
     figure = plots.folds_figure(c_index, "t")
-    assert set(shown) <= set(texts(figure))
+    assert set(label) <= set(texts(figure))
     assert not reaches_the_edge(figure)
     assert overlapping(figure, [t.get_text() for t in figure.axes[0].texts]) == []
 
@@ -586,9 +586,9 @@ def test_a_matrix_has_every_number_in_its_cell(names, center):
     assert axes.get_ylabel() == "source"
     assert bar.get_ylabel() == "C-index"
     assert not reaches_the_edge(figure)
-    shown = [t.get_text() for t in axes.get_yticklabels()]
+    labels = [t.get_text() for t in axes.get_yticklabels()]
     assert overlapping(figure, sorted(cells.values())) == []
-    assert shown == list(style.short_names(names).values())
+    assert labels == list(style.short_names(names).values())
 
 
 def test_matrix_numbers_contrast_with_their_color():

@@ -91,7 +91,7 @@ def table_of(time, event, patients=None, slides=None):
 # The whole
 
 
-def test_nothing_is_wrong(whole):
+def test_sound_run_has_no_findings(whole):
     results = check.check(config_of(whole))
     assert [f.message for f in results if f.status and f.check != "devices"] == []
     names = {finding.check for finding in results}
@@ -113,7 +113,7 @@ def test_status_0_where_all_is_well(whole, tmp_path, monkeypatch, capsys):
     assert (record["dataset"], record["exit_status"], record["status"]) == ("sim_a", 0, "ok")
 
 
-def test_nothing_is_there(tmp_path):
+def test_missing_config_data_and_pool(tmp_path):
     results = check.check(config_of(tmp_path, method="no_such", folds=(0, 0)))
     assert findings.worst(results) == Status.ERROR
     for text in (
@@ -210,7 +210,7 @@ def test_features_of_another_size_than_the_pool(whole, tmp_path):
 # Tables
 
 
-def test_every_problem_of_a_table_is_found(tmp_path):
+def test_every_problem_of_a_table_is_reported(tmp_path):
     path = tmp_path / "t.csv"
     rows = [
         *("P1,P1-a,x,100,1", "P1,P1-b,x,200,1", "P2,P2-a,x,nan,0", "P3,P3-a,x,-5,0"),
@@ -350,7 +350,7 @@ def write_split(path, train, test):
     path.write_text("\n".join(["train,test", *rows]) + "\n")
 
 
-def test_every_problem_of_splits_is_found(tmp_path):
+def test_every_problem_of_splits_is_reported(tmp_path):
     table = table_of(np.arange(40.0) + 1, np.arange(40) % 2, [f"p{i:02}" for i in range(40)])
     p = table.patients
     write_split(tmp_path / "x" / "splits_0.csv", [*p[:8], "P09", "q"], [p[0], *p[8:12]])
@@ -385,7 +385,7 @@ def test_event_rates_of_unlike_parts():
     assert results.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
 
 
-def test_test_patients_that_a_source_has_seen(tmp_path):
+def test_leaks_of_test_patients(tmp_path):
     write_split(tmp_path / "kipan" / "splits_0.csv", ["TCGA-A1-0001", "TCGA-A1-0002"], ["z"])
     write_split(tmp_path / "brca" / "splits_0.csv", ["y"], ["TCGA-A1-0001-01"])
     split = Split(pathlib.Path("s"), ("TCGA-A1-0002-01",), ("TCGA-A1-0001-01", "w"))
@@ -452,7 +452,7 @@ SLIDES = {
 }
 
 
-def test_every_problem_of_features_is_found(broken):
+def test_every_problem_of_features_is_reported(broken):
     wanted = [slide for of_patient in SLIDES.values() for slide in of_patient]
     read = reading.read(broken, "features", wanted, workers=1)
     results = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
@@ -522,7 +522,7 @@ def test_a_location_that_cannot_be_opened(broken, tmp_path):
         reading.read(broken, "features", None, command=(sys.executable, str(script)))
 
 
-def test_slides_of_patients_whom_no_split_names(whole, tmp_path):
+def test_slides_of_patients_outside_the_splits(whole, tmp_path):
     """They are in the table, and so are those of patients without labels."""
     shutil.copytree(whole / "data" / "sim_a", tmp_path / "sim_a")
     path = tmp_path / "sim_a" / "sim_a_survival.csv"
@@ -671,7 +671,7 @@ def test_members_fitted_on_features_of_another_encoder(tmp_path):
     assert not any("fitted on features" in finding.message for finding in results)
 
 
-def test_members_that_do_not_belong(tmp_path):
+def test_foreign_members(tmp_path):
     pool = make_pool(tmp_path)
     null = pool.null().params
     for seed in (11, 12, 13):
@@ -723,7 +723,7 @@ def test_another_null_model(tmp_path):
     assert len(finding.items) == 3
 
 
-def test_numbers_that_are_none(tmp_path):
+def test_nonfinite_parameters(tmp_path):
     pool = make_pool(tmp_path)
     model = pool.member("sim_b", 0)
     model.params["feat_proj"]["layers_0"]["bias"][0] = np.nan
@@ -735,7 +735,7 @@ def test_numbers_that_are_none(tmp_path):
 # Devices, reports
 
 
-def test_a_gpu_that_is_passed_over(tmp_path):
+def test_unused_gpu_is_reported(tmp_path):
     assert devices.gpus_there(tmp_path, "no-such-tool") == []
     (tmp_path / "nvidia0").touch()
     (tmp_path / "nvidiactl").touch()
@@ -747,7 +747,7 @@ def test_a_gpu_that_is_passed_over(tmp_path):
     assert devices.check_devices([]).status == Status.OK
 
 
-def test_reports_align_and_cut():
+def test_reports_are_aligned_and_cut():
     results = [
         findings.ok("a", "good"),
         findings.error("long", "bad", "mend it", map(str, range(12))),
@@ -777,7 +777,7 @@ def test_reports_align_and_cut():
         ("roupkt", {"sources": ("sim_b", "sim_a")}, ()),
     ],
 )
-def test_only_models_that_the_method_reads_are_asked_for(whole, method, more, absent):
+def test_only_models_of_the_method_are_required(whole, method, more, absent):
     config = Config.from_dict(config_of(whole) | {"method": method} | more)
     results = []
     sources = check.check_pool(config, find_method(config.method), None, results)
@@ -796,7 +796,7 @@ def test_joined_cohorts_need_no_pool(whole, tmp_path):
     assert "one is made from the seed" in having(results, "no null model").message
 
 
-def test_options_that_do_not_fit_are_said_beside_broken_features(whole, tmp_path):
+def test_bad_options_are_reported_with_bad_features(whole, tmp_path):
     config = config_of(whole)
     config["steph"]["top_k"] = 9
     config["data"]["features"] = str(tmp_path)
@@ -805,7 +805,7 @@ def test_options_that_do_not_fit_are_said_beside_broken_features(whole, tmp_path
     assert having(results, "expected files of features").check == "features"
 
 
-def test_what_training_would_refuse_is_an_error(whole, tmp_path):
+def test_check_reports_errors_of_training(whole, tmp_path):
     config = config_of(whole)
     config["validation"] = config["validation"] | {"select": "loss"}
     said = having(check.check(config), "expected a column `validation`")
@@ -817,6 +817,6 @@ def test_what_training_would_refuse_is_an_error(whole, tmp_path):
     assert having(check.check(config), "joint trains on").status == Status.ERROR
 
 
-def test_a_report_that_cannot_be_written_is_said_at_once(whole, tmp_path, capsys):
+def test_unwritable_report_fails_early(whole, tmp_path, capsys):
     assert check.run(config_of(whole), json_file=str(tmp_path / "none" / "x.json")) == 2
     assert "none/x.json: no folder" in capsys.readouterr().err

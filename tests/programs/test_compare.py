@@ -41,8 +41,8 @@ def compared(world, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("W")
     with pytest.MonkeyPatch.context() as patch:
         pictures.leave_out(patch)
-        found = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
-    return workdir, found
+        result = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
+    return workdir, result
 
 
 def test_the_table_of_the_contract(compared):
@@ -52,13 +52,13 @@ def test_the_table_of_the_contract(compared):
     assert len(table) == len(METHODS) * len(SEEDS) * 2
     for row in table.itertuples():
         fold = workdir / f"{row.method}-seed_{row.seed}" / f"fold_{row.fold}"
-        written = json.loads((fold / "metrics.json").read_text())
-        assert row.c_index == pytest.approx(written["test"]["c_index"], abs=1e-8)
-        assert (written["method"], written["seed"]) == (row.method, row.seed)
+        metrics_json = json.loads((fold / "metrics.json").read_text())
+        assert row.c_index == pytest.approx(metrics_json["test"]["c_index"], abs=1e-8)
+        assert (metrics_json["method"], metrics_json["seed"]) == (row.method, row.seed)
 
 
 def test_numbers_follow_from_the_predictions(compared):
-    workdir, found = compared
+    workdir, result = compared
     table = pd.read_csv(workdir / "compare_table.csv").set_index("method")
     folds = {}
     for method in METHODS:
@@ -74,7 +74,7 @@ def test_numbers_follow_from_the_predictions(compared):
         assert row["sd"] == pytest.approx(np.std(folds[method], ddof=1))
         assert row["seed_sd"] == pytest.approx(np.std(np.mean(of_seeds, axis=1), ddof=1), abs=1e-9)
         assert row["low"] <= row["mean"] <= row["high"]
-        assert found.differences.keys() == {"average", "roupkt"}
+        assert result.differences.keys() == {"average", "roupkt"}
     difference = folds["roupkt"] - folds["abmil"]
     row = table.loc["roupkt"]
     assert row["difference"] == pytest.approx(difference.mean())
@@ -138,13 +138,13 @@ def test_a_comparison_goes_on_where_it_was(compared, config, tmp_path):
     workdir, first = compared
     shutil.copytree(workdir, tmp_path / "W")
     shutil.rmtree(tmp_path / "W/abmil-seed_2/fold_1")
-    kept = (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns
+    time_before = (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns
     again = compare.compare(config, METHODS, SEEDS, tmp_path / "W", COMMAND)
-    assert (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "W/abmil-seed_2/fold_0/metrics.json").stat().st_mtime_ns == time_before
     assert again.intervals == first.intervals
 
 
-def test_runs_that_were_tested_on_others_are_not_compared(compared, tmp_path):
+def test_runs_with_other_test_patients_are_refused(compared, tmp_path):
     workdir, _ = compared
     shutil.copytree(workdir, tmp_path / "W")
     path = tmp_path / "W/roupkt-seed_1/fold_1/predictions_test.csv"
@@ -212,7 +212,7 @@ def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mean", "interval", "p", "said"),
+    ("mean", "interval", "p", "expected"),
     [
         (0.02, (0.01, 0.03), 0.01, "better, beyond the noise of patients and of folds"),
         (-0.02, (-0.03, -0.01), 0.01, "worse, beyond the noise"),
@@ -224,24 +224,24 @@ def test_nothing_is_trained_where_a_method_cannot_be(config, tmp_path):
         (math.nan, (math.nan, math.nan), math.nan, "not known"),
     ],
 )
-def test_what_is_said_of_a_difference(mean, interval, p, said):
+def test_verdicts_on_differences(mean, interval, p, expected):
     text = comparison.verdict(Difference(mean, Interval(*interval), p, np.zeros(2)))
-    assert text.startswith(said)
+    assert text.startswith(expected)
 
 
-def test_folds_that_differ_alike_are_not_too_few():
+def test_verdict_on_equal_differences():
     alike = Difference(0.02, Interval(0.01, 0.03), math.nan, np.full(5, 0.02))
     assert comparison.verdict(alike).endswith(
         "all folds differ alike, so there is no test over them"
     )
-    alone = alike._replace(folds=np.full(1, 0.02))
-    assert comparison.verdict(alone).endswith("there are too few folds for a test over them")
+    one_fold = alike._replace(folds=np.full(1, 0.02))
+    assert comparison.verdict(one_fold).endswith("there are too few folds for a test over them")
 
 
 def test_one_fold_one_seed_one_method(compared):
     workdir, _ = compared
-    found = comparison.compare_runs(workdir, "sim_a", ["abmil"], [1], [0], resamples=50)
-    assert math.isnan(found.seed_sd("abmil"))
-    assert "sd of seeds" not in comparison_report.columns(found)
-    assert comparison_report.words(found) == ["There is no method but `abmil`."]
+    result = comparison.compare_runs(workdir, "sim_a", ["abmil"], [1], [0], resamples=50)
+    assert math.isnan(result.seed_sd("abmil"))
+    assert "sd of seeds" not in comparison_report.columns(result)
+    assert comparison_report.words(result) == ["There is no method but `abmil`."]
     assert run_directory.is_finished(workdir / "abmil-seed_1/fold_0")

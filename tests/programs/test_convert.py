@@ -320,7 +320,7 @@ def test_steph_model_with_the_defaults_of_the_paper(tmp_path, convert):
     assert "replaced" in out
 
 
-def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
+def test_steph_model_with_every_import_flag(tmp_path, convert):
     state = released.steph(3, "fix", retrained=False, merged="all")
     file = torch_writer.save(tmp_path / "x.pth", {"model": state})
     flags = "--sources a,b,c --top-k 0 --weight-output softplus --clamp --mixing fix"
@@ -353,7 +353,7 @@ def test_steph_model_with_all_that_its_file_does_not_say(tmp_path, convert):
         ("--top-k -1", "steph.top_k is a number of sources or 0 for all, not -1"),
     ],
 )
-def test_steph_flags_that_do_not_fit(tmp_path, convert, flags, message):
+def test_contradictory_steph_flags(tmp_path, convert, flags, message):
     file = torch_writer.save(tmp_path / "x.pth", {"model": released.steph(3)})
     status, _, err = convert(file, "--name", "s", *flags.split())
     assert status == 1
@@ -361,7 +361,7 @@ def test_steph_flags_that_do_not_fit(tmp_path, convert, flags, message):
 
 
 @pytest.mark.parametrize("merged", ["mil_encoder", "all", "pred_head"])
-def test_the_file_says_what_is_merged(tmp_path, convert, merged):
+def test_merged_parts_come_from_the_file(tmp_path, convert, merged):
     state = released.steph(3, retrained=merged != "pred_head", merged=merged)
     file = torch_writer.save(tmp_path / "x.pth", {"model": state})
     for flags in ((), ("--merged", merged)):
@@ -435,7 +435,7 @@ def test_the_published_checkpoints(parity, tmp_path, convert):
     assert sum(x.size for _, x in leaves(model.params)) == 1_197_729
     file = parity / "result" / member("tcga_kirc", 3) / "train_model-last.pth"
     state = reader.load(file)["model"]
-    found = dict(leaves(model.params))
+    tensors = dict(leaves(model.params))
     for name, place in {
         "feat_proj.0": "feat_proj/layers_0",
         "attention_net.attention_a.0": "attention_net/attention_a",
@@ -443,9 +443,9 @@ def test_the_published_checkpoints(parity, tmp_path, convert):
         "attention_net.attention_c": "attention_net/attention_c",
         "pred_head": "pred_head",
     }.items():
-        np.testing.assert_array_equal(found.pop(f"{place}/kernel"), state[f"{name}.weight"].T)
-        np.testing.assert_array_equal(found.pop(f"{place}/bias"), state[f"{name}.bias"])
-    assert not found
+        np.testing.assert_array_equal(tensors.pop(f"{place}/kernel"), state[f"{name}.weight"].T)
+        np.testing.assert_array_equal(tensors.pop(f"{place}/bias"), state[f"{name}.bias"])
+    assert not tensors
 
 
 def leaves(tree, prefix=""):
@@ -476,14 +476,14 @@ def test_checkpoints_of_live_torch(tmp_path, convert, as_zip):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [([], "required: SRC, --out"), (["a.pth", "--out", "p", "--top-k", "x"], "'x'")],
 )
-def test_usage_is_said_in_one_line(flags, said, capsys):
+def test_usage_errors_are_one_line(flags, message, capsys):
     assert main(flags) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -35,13 +35,13 @@ METHODS = ("steph", "dynamic", "learned", "roupkt", "abmil")
 def runs(tmp_path_factory):
     """Directories of finished runs, by method."""
     world = pools.make(tmp_path_factory.mktemp("world"))
-    made = {}
+    workdirs = {}
     with pytest.MonkeyPatch.context() as patch:
         pictures.leave_out(patch)
         for method in METHODS:
-            made[method] = tmp_path_factory.mktemp(method)
-            train.train(pools.config(world) | {"method": method, "folds": [0]}, made[method])
-    return made
+            workdirs[method] = tmp_path_factory.mktemp(method)
+            train.train(pools.config(world) | {"method": method, "folds": [0]}, workdirs[method])
+    return workdirs
 
 
 @pytest.fixture(autouse=True)
@@ -173,12 +173,12 @@ def test_patients(runs, tmp_path):
             changed.loc[3, column] = value
             changed.to_csv(path, index=False)
             try:
-                found, _ = fold_results.read_patients(fold)
+                patients, _ = fold_results.read_patients(fold)
             except ValueError as error:
                 refused += 1
                 message = str(error)
             else:
-                assert np.isfinite(found.time).all()
+                assert np.isfinite(patients.time).all()
                 continue
             assert message.startswith(f"{path}: row 5, {column}: expected "), message
             assert "\n" not in message

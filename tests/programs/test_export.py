@@ -44,9 +44,9 @@ def steph_model(mixing: str = "nn", fixed: tuple[float, ...] = ()) -> SavedModel
     return SavedModel("steph", SMALL, settings, {"trainable": trainable, "frozen": frozen})
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -60,9 +60,9 @@ def test_an_abmil_model_comes_back_exactly(tmp_path, ending, architecture):
     out = tmp_path / f"model{ending}"
     export.export(SavedModel("abmil", architecture, {}, params), out)
     state = reader.load(out)["model"] if ending == ".pth" else load_file(out)
-    found_architecture, found = torch_names.abmil_from_torch(state)
-    assert found_architecture == architecture
-    assert_same(found, params)
+    actual_architecture, actual = torch_names.abmil_from_torch(state)
+    assert actual_architecture == architecture
+    assert_same(actual, params)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
@@ -156,7 +156,7 @@ def test_an_import_with_the_printed_flags_predicts_the_same(tmp_path, case, endi
 
 
 @pytest.mark.parametrize("kind", ["learned", "dynamic"])
-def test_models_of_earlier_versions_predict_but_lack_what_pth_needs(tmp_path, kind):
+def test_earlier_models_predict_but_cannot_be_exported(tmp_path, kind):
     model = rule_model(kind)
     stack = sources.encoder_stack(model.params["frozen"])
     earlier = dataclasses.replace(model, params=model.params | {"frozen": {"stack": stack}})
@@ -177,15 +177,15 @@ def test_models_without_a_published_class_have_their_own_names(tmp_path):
     params = {"trainable": {"router": tree(1)}, "frozen": {}}
     model = SavedModel("roupkt", SMALL, {}, params)
     export.export(model, tmp_path / "model.safetensors")
-    found = load_file(tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "model.safetensors")
     name = "trainable/router/pred_head/bias"
-    np.testing.assert_array_equal(found[name], params["trainable"]["router"]["pred_head"]["bias"])
+    np.testing.assert_array_equal(tensors[name], params["trainable"]["router"]["pred_head"]["bias"])
     with pytest.raises(ValueError, match="no published class"):
         export.export(model, tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_a_folder_that_is_not_there(tmp_path, ending):
+def test_missing_folder(tmp_path, ending):
     out = tmp_path / "none" / f"model{ending}"
     with pytest.raises(FileNotFoundError, match=rf"none/model{ending}: no folder .*none; make it"):
         export.export(SavedModel("abmil", SMALL, {}, tree(0)), out)
@@ -250,7 +250,7 @@ def published_class():
 
 @pytest.mark.torch
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_a_published_class_loads_what_we_write(tmp_path, ending):
+def test_published_class_loads_our_export(tmp_path, ending):
     import torch
 
     params, out = tree(2), tmp_path / f"model{ending}"
@@ -270,12 +270,12 @@ def test_a_published_class_loads_what_we_write(tmp_path, ending):
     scores = scores @ net["attention_c"]["kernel"] + net["attention_c"]["bias"]
     z = (np.exp(scores) / np.exp(scores).sum() * h).sum(0)
     expected = z @ params["pred_head"]["kernel"] + params["pred_head"]["bias"]
-    found = module.eval()(torch.from_numpy(x)).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    outputs = module.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5)
 
 
 @pytest.mark.torch
-def test_torch_reads_what_we_write(tmp_path):
+def test_torch_reads_our_files(tmp_path):
     import torch
 
     params = tree(0)

@@ -119,7 +119,7 @@ def test_killed_at_any_moment(folder: pathlib.Path) -> None:
     ]
 
 
-def test_finished_slides_are_kept_unless_their_bytes_or_files_changed(
+def test_finished_slides_are_packed_once(
     folder: pathlib.Path,
 ) -> None:
     out = folder.parent / "cohort.store"
@@ -204,7 +204,7 @@ def test_values_beyond_float16(folder: pathlib.Path) -> None:
     assert "values beyond the range of float16" in packed.bad["large"]
 
 
-def test_what_is_in_the_way(folder: pathlib.Path) -> None:
+def test_existing_output_is_refused(folder: pathlib.Path) -> None:
     out = folder.parent / "cohort.store"
     run(folder, out)
     assert run(folder, out).written == 0
@@ -274,7 +274,7 @@ def test_command_line(folder: pathlib.Path) -> None:
     assert "8 slides verified" in done.stdout
 
 
-def test_a_config_says_what_is_packed(folder: pathlib.Path) -> None:
+def test_slides_of_a_config_are_packed(folder: pathlib.Path) -> None:
     """The slides of its table, labeled or not; `hdf5_dataset` and `columns` are the config's."""
     for path in folder.glob("*.h5"):
         with h5py.File(path, "r+") as file:
@@ -359,7 +359,7 @@ def test_files_that_crash_or_hang_their_library_are_bad_slides(
     assert open_features(out).missing(["slide_3", "slide_5"]) == ["slide_3", "slide_5"]
 
 
-def test_the_name_of_a_store_says_nothing_of_its_kind(tmp_path):
+def test_store_is_recognized_under_any_name(tmp_path):
     (tmp_path / "slides").mkdir()
     np.save(tmp_path / "slides" / "a.npy", np.ones((3, 8), np.float32))
     source = open_features(tmp_path / "slides")

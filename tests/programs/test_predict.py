@@ -35,63 +35,65 @@ def run(program, *words):
 
 
 def test_patients_of_several_folders(tmp_path, model):
-    mine = cohort(12)
-    features = mine.write(tmp_path) / "data" / "features" / "mine"
+    study = cohort(12)
+    features = study.write(tmp_path) / "data" / "features" / "mine"
     for i, path in enumerate(sorted(features.glob("*.h5"))):
         place = features / f"project_{i % 2}"
         place.mkdir(exist_ok=True)
         path.rename(place / path.name)
     words = ["--checkpoint", model, "--table", tmp_path / "data" / "mine" / "mine_survival.csv"]
     places = [features / "project_0", features / "project_1"]
-    for i, given in enumerate(([features], places)):
-        flags = [f"--features={place}" for place in given]
-        status, said = run("predict", *words, *flags, "--out", tmp_path / f"{i}.csv")
-        assert status == 0, said
+    for i, locations in enumerate(([features], places)):
+        flags = [f"--features={place}" for place in locations]
+        status, output = run("predict", *words, *flags, "--out", tmp_path / f"{i}.csv")
+        assert status == 0, output
     one, two = (pd.read_csv(tmp_path / f"{i}.csv") for i in range(2))
     pd.testing.assert_frame_equal(one, two)
     assert len(one) == 12
-    status, said = run(
+    status, output = run(
         "pack", "--out", tmp_path / "x.store", *[f"--features={place}" for place in places]
     )
-    assert status == 0, said
+    assert status == 0, output
     words += ["--features", tmp_path / "x.store", "--out", tmp_path / "packed.csv"]
     assert run("predict", *words)[0] == 0
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "packed.csv"), one)
 
 
 def test_messages_name_flags(tmp_path, model):
-    mine = cohort(4)
-    mine.array = "uni"
-    mine.header[:2] = ["case", "slide"]
-    root = mine.write(tmp_path)
+    study = cohort(4)
+    study.array = "uni"
+    study.header[:2] = ["case", "slide"]
+    root = study.write(tmp_path)
     features = root / "data" / "features" / "mine"
     words = ["--checkpoint", model, "--features", features, "--out", tmp_path / "out.csv"]
-    status, said = run("predict", *words)
-    assert (status, "name it by --hdf5_dataset" in said) == (1, True), said
-    assert "data.hdf5_dataset" not in said
+    status, output = run("predict", *words)
+    assert (status, "name it by --hdf5_dataset" in output) == (1, True), output
+    assert "data.hdf5_dataset" not in output
     words += ["--table", root / "data" / "mine" / "mine_survival.csv"]
-    status, said = run("predict", *words)
-    assert (status, "name yours by --patient_column, --slide_column" in said) == (1, True), said
-    status, said = run("pack", "--features", features, "--out", tmp_path / "x.store")
-    assert (status, "name it by --hdf5_dataset" in said) == (1, True), said
-    assert "data.hdf5_dataset" not in said
+    status, output = run("predict", *words)
+    assert (status, "name yours by --patient_column, --slide_column" in output) == (1, True), output
+    status, output = run("pack", "--features", features, "--out", tmp_path / "x.store")
+    assert (status, "name it by --hdf5_dataset" in output) == (1, True), output
+    assert "data.hdf5_dataset" not in output
 
 
 def test_slide_level_embeddings_are_warned_of(tmp_path, model):
-    mine = cohort(4)
-    mine.array = "feats"
-    mine.features = {slide: array[:1] for slide, array in mine.features.items()}
-    features = mine.write(tmp_path) / "data" / "features" / "mine"
+    study = cohort(4)
+    study.array = "feats"
+    study.features = {slide: array[:1] for slide, array in study.features.items()}
+    features = study.write(tmp_path) / "data" / "features" / "mine"
     words = ["--checkpoint", model, "--features", features, "--out", tmp_path / "out.csv"]
-    status, said = run("predict", *words)
-    assert status == 0, said
-    assert said.count("every slide has one patch (5)") == 1
+    status, output = run("predict", *words)
+    assert status == 0, output
+    assert output.count("every slide has one patch (5)") == 1
 
 
 def test_a_transposed_array_is_named(tmp_path, model):
-    mine = cohort(4)
-    mine.features = {slide: np.ones((DIM, 7), np.float32) for slide in mine.features}
-    features = mine.write(tmp_path) / "data" / "features" / "mine"
+    study = cohort(4)
+    study.features = {slide: np.ones((DIM, 7), np.float32) for slide in study.features}
+    features = study.write(tmp_path) / "data" / "features" / "mine"
     words = ["--checkpoint", model, "--features", features, "--out", tmp_path / "out.csv"]
-    status, said = run("predict", *words)
-    assert (status, "the array seems transposed: write it as [7, 24]" in said) == (1, True), said
+    status, output = run("predict", *words)
+    assert (status, "the array seems transposed: write it as [7, 24]" in output) == (1, True), (
+        output
+    )

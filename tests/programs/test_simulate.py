@@ -188,8 +188,8 @@ def test_hazard_can_be_seen_in_the_mean_of_a_bag():
         for target, least in ((log_hazard, 0.7), (-np.log(days), 0.57)):
             dual = np.linalg.solve(x[:100] @ x[:100].T + 3 * np.eye(100), target[:100])
             risk = x[100:] @ x[:100].T @ dual
-            found = simulate.metrics.concordance_index(days[100:], event[100:], risk)
-            assert found > least
+            c_index = simulate.metrics.concordance_index(days[100:], event[100:], risk)
+            assert c_index > least
 
 
 def test_same_settings_give_the_same_files(written, tmp_path):

@@ -73,7 +73,7 @@ def test_whole_sites_stay_together():
     of_site = collections.defaultdict(set)
     for patient, fold in zip(patients, folds.tolist(), strict=True):
         of_site[tissue_source_site(patient)].add(fold)
-    assert all(len(found) == 1 for found in of_site.values())
+    assert all(len(folds_of_site) == 1 for folds_of_site in of_site.values())
     largest = max(collections.Counter(map(tissue_source_site, patients)).values())
     others = [int((folds == fold).sum()) for fold in range(5)]
     others.remove(max(others))
@@ -122,25 +122,25 @@ def test_files_fit_their_table(tmp_path, capsys, group):
     split.main(flags)
     printed = capsys.readouterr().out
     table = read_table(path)
-    tested = []
+    test_patients = []
     for fold in range(5):
-        found = read_split(out / f"splits_{fold}.csv")
-        check_split(found, table)
-        parts = (found.train, found.test, found.validation)
+        file_split = read_split(out / f"splits_{fold}.csv")
+        check_split(file_split, table)
+        parts = (file_split.train, file_split.test, file_split.validation)
         assert sorted(itertools.chain(*parts)) == sorted(table.patients)
-        rest = len(found.train) + len(found.validation)
+        rest = len(file_split.train) + len(file_split.validation)
         if group == "none":
-            assert len(found.validation) == int(0.2 * rest)
-            rows = table.rows(found.validation)
+            assert len(file_split.validation) == int(0.2 * rest)
+            rows = table.rows(file_split.validation)
             assert abs(table.event[rows].mean() - event.mean()) < 0.1
         else:
-            assert 0 < len(found.validation) <= 0.2 * rest
+            assert 0 < len(file_split.validation) <= 0.2 * rest
             sites = [{tissue_source_site(p) for p in part} for part in parts]
             assert sum(map(len, sites)) == len(set.union(*sites))
-        rows = table.rows(found.test)
+        rows = table.rows(file_split.test)
         assert f"{table.event[rows].mean():6.1%}  {np.median(table.time[rows]):11.1f}" in printed
-        tested += found.test
-    assert sorted(tested) == sorted(table.patients)
+        test_patients += file_split.test
+    assert sorted(test_patients) == sorted(table.patients)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     split.main([*flags, "--overwrite"])
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
@@ -200,8 +200,8 @@ def test_real_cohorts(shared, tmp_path):
     for path in sorted((shared / "tcga_rna").glob("*/*_survival.csv")):
         table = read_table(path)
         splits = split.make_splits(table, tmp_path, split.Request())
-        events = [int(table.event[table.rows(found.test)].sum()) for found in splits]
-        medians = [np.median(table.time[table.rows(found.test)]) for found in splits]
+        events = [int(table.event[table.rows(fold_split.test)].sum()) for fold_split in splits]
+        medians = [np.median(table.time[table.rows(fold_split.test)]) for fold_split in splits]
         assert max(events) - min(events) <= 1
         assert max(medians) < 1.35 * min(medians)
 
@@ -222,6 +222,6 @@ def test_an_interrupted_replacement_leaves_no_two_splits_mixed(tmp_path, monkeyp
     monkeypatch.setattr(os, "replace", ended)
     with pytest.raises(KeyboardInterrupt):
         split.main([*flags, "--overwrite", "--seed", "9"])
-    left = {p.name: p.read_text() for p in tmp_path.glob("splits_*.csv")}
-    assert [path.name for path in replaced] == list(left)
-    assert all(left[name] != before[name] for name in left)
+    texts = {p.name: p.read_text() for p in tmp_path.glob("splits_*.csv")}
+    assert [path.name for path in replaced] == list(texts)
+    assert all(texts[name] != before[name] for name in texts)

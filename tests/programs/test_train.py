@@ -39,7 +39,7 @@ def home(tmp_path_factory) -> pathlib.Path:
     return home
 
 
-def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypatch):
+def test_encoder_is_read_before_training(tmp_path, monkeypatch):
     simulated.make(tmp_path)
     config = simulated.config(tmp_path, method="abmil", pool__save=True)
 
@@ -49,8 +49,8 @@ def test_the_encoder_of_the_features_is_known_before_training(tmp_path, monkeypa
     monkeypatch.setattr(preflight, "encoder_of", unreadable)
     with pytest.raises(OSError, match=r"x\.h5"):
         train.train(config, tmp_path / "w")
-    left = {path.name for path in (tmp_path / "w").iterdir()}
-    assert left == {".fold_0.lock", ".fold_1.lock"}
+    names = {path.name for path in (tmp_path / "w").iterdir()}
+    assert names == {".fold_0.lock", ".fold_1.lock"}
     assert not (tmp_path / "pool").exists()
     typed = Config.from_dict(config)
     cohort, pool = experiment.read_cohort(typed), Pool(tmp_path / "pool")
@@ -79,14 +79,14 @@ def test_a_pool_grows_from_one_null_model(home):
         assert 0 < np.abs(change - start).max() < 0.1
 
 
-def test_a_run_writes_what_the_contract_says(home, steph_run):
+def test_files_of_a_run_follow_the_contract(home, steph_run):
     summary = json.loads((steph_run / "summary.json").read_text())
     folds = summary["c_index"]["folds"]
     assert summary["c_index"]["mean"] == pytest.approx(np.mean(folds))
     assert summary["c_index"]["sd"] == pytest.approx(np.std(folds, ddof=1))
     for fold in (0, 1):
         directory = steph_run / f"fold_{fold}"
-        found = json.loads((directory / "metrics.json").read_text())
+        record = json.loads((directory / "metrics.json").read_text())
         table = pd.read_csv(directory / "predictions_test.csv", dtype={"patient_id": str})
         assert list(table)[:4] == ["patient_id", "t", "e", "risk"]
         assert list(table)[4:] == [f"surv_{i}" for i in range(1, 33)]
@@ -94,10 +94,10 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
         assert (np.diff(curve, axis=1) <= 0).all()
         np.testing.assert_allclose(table["risk"], -curve.sum(axis=1), rtol=1e-5)
         c_index = metrics.concordance_index(table["t"], table["e"], table["risk"])
-        assert found["test"]["c_index"] == pytest.approx(c_index, abs=1e-12)
-        assert folds[fold] == found["test"]["c_index"]
-        assert found["train_slides_per_second"] > 0
-        assert {"c_index", "nll"} <= set(found["train"])
+        assert record["test"]["c_index"] == pytest.approx(c_index, abs=1e-12)
+        assert folds[fold] == record["test"]["c_index"]
+        assert record["train_slides_per_second"] > 0
+        assert {"c_index", "nll"} <= set(record["train"])
         split = read_split(home / "data" / "sim_a" / f"splits_{fold}.csv")
         assert table["patient_id"].tolist() == list(split.test)
 
@@ -110,7 +110,7 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
             weights["source_coefficient"], used * (1 - weights["lambda"]), rtol=1e-5, atol=1e-9
         )
         share = weights["source_coefficient"].sum() / used.sum()
-        assert found["source_share"] == pytest.approx(share, rel=1e-5)
+        assert record["source_share"] == pytest.approx(share, rel=1e-5)
         assert set(weights["source"]) == {"sim_b", "sim_c"}
         assert (weights.groupby("patient_id")["selected"].sum() == 1).all()
         top = weights.loc[weights.groupby("patient_id")["weight"].idxmax()]
@@ -121,8 +121,10 @@ def test_a_run_writes_what_the_contract_says(home, steph_run):
         assert {"train_loss", "train_c_index", "test_c_index", "weight_sim_b"} <= set(history)
         for picture in ("training_curves", "source_weights", "risk_groups_test"):
             assert (directory / f"{picture}.png").stat().st_size > 5000
-        alone = json.loads((home / "runs" / "sim_a" / f"fold_{fold}" / "metrics.json").read_text())
-        assert found["target_only"]["c_index"] == alone["test"]["c_index"]
+        abmil_record = json.loads(
+            (home / "runs" / "sim_a" / f"fold_{fold}" / "metrics.json").read_text()
+        )
+        assert record["target_only"]["c_index"] == abmil_record["test"]["c_index"]
     for picture in ("c_index", "source_weights", "risk_groups", "training_curves"):
         assert (steph_run / f"{picture}.png").stat().st_size > 5000
 
@@ -133,16 +135,16 @@ def test_evaluate_makes_the_same_files_from_the_directory_alone(home, steph_run,
     directory = moved / "fold_1"
     metrics = (directory / "metrics.json").read_text()
     (directory / "metrics.json").unlink()
-    kept = {}
+    before = {}
     for name in ("predictions_test.csv", "merge_weights_test.csv"):
-        kept[name] = pd.read_csv(directory / name)
+        before[name] = pd.read_csv(directory / name)
         (directory / name).unlink()
     config = json.loads((moved / "config.json").read_text())
     config["pool"]["root"] = str(tmp_path / "no pool")
     config["data"]["root"] = str(tmp_path / "no table")
     evaluate.evaluate_fold(directory, Config.from_dict(config))
     assert (directory / "metrics.json").read_text() == metrics
-    for name, table in kept.items():
+    for name, table in before.items():
         pd.testing.assert_frame_equal(pd.read_csv(directory / name), table)
 
 
@@ -150,14 +152,14 @@ def test_predict_gives_the_risks_of_training(home, steph_run):
     directory = steph_run / "fold_0"
     model = saved_model.load_model(directory / "model")
     source = open_features(home / "data" / "features" / "sim_a")
-    known = pd.read_csv(directory / "predictions_test.csv", dtype={"patient_id": str})
+    expected = pd.read_csv(directory / "predictions_test.csv", dtype={"patient_id": str})
     slides = tables.read_slides(home / "data" / "sim_a" / "sim_a_survival.csv")
-    chosen = {patient: slides[patient] for patient in known["patient_id"]}
-    predicted = predict.predict(model, source, chosen, batch_size=3)
-    assert predicted.patients == known["patient_id"].tolist()
-    np.testing.assert_allclose(predicted.risk, known["risk"], rtol=1e-5)
+    slides_of = {patient: slides[patient] for patient in expected["patient_id"]}
+    predicted = predict.predict(model, source, slides_of, batch_size=3)
+    assert predicted.patients == expected["patient_id"].tolist()
+    np.testing.assert_allclose(predicted.risk, expected["risk"], rtol=1e-5)
     assert predicted.survival is not None
-    np.testing.assert_allclose(predicted.survival, known.filter(like="surv_"), atol=1e-6)
+    np.testing.assert_allclose(predicted.survival, expected.filter(like="surv_"), atol=1e-6)
 
 
 def test_an_exported_model_is_imported_and_predicts_the_same(home, steph_run, tmp_path):
@@ -168,9 +170,9 @@ def test_an_exported_model_is_imported_and_predicts_the_same(home, steph_run, tm
     imported = saved_model.load_model(tmp_path / "pool" / "mine")
     source = open_features(home / "data" / "features" / "sim_b")
     slides = {slide: (slide,) for slide in sorted(source.slide_ids)[:5]}
-    ours, theirs = (predict.predict(m, source, slides) for m in (model, imported))
-    np.testing.assert_array_equal(ours.risk, theirs.risk)
-    np.testing.assert_array_equal(ours.record["weight"], theirs.record["weight"])
+    original, reimported = (predict.predict(m, source, slides) for m in (model, imported))
+    np.testing.assert_array_equal(original.risk, reimported.risk)
+    np.testing.assert_array_equal(original.record["weight"], reimported.record["weight"])
 
 
 def params_of(directory: pathlib.Path) -> str:
@@ -239,7 +241,7 @@ def test_other_settings_are_refused_by_name(home, steph_run):
         train.train(simulated.config(home, epochs=4), steph_run)
 
 
-def test_training_that_diverges_says_so(home, tmp_path):
+def test_divergence_is_an_error(home, tmp_path):
     config = simulated.config(home, learning_rate=1e30, folds=(0,))
     message = (
         r"fold 0 epoch \d/\d: the loss is not a finite .*lower --config.learning_rate \(1e\+30\)"
@@ -248,7 +250,7 @@ def test_training_that_diverges_says_so(home, tmp_path):
         train.train(config, tmp_path / "w")
 
 
-def test_folds_asked_for_in_parts_are_evaluated_together(home, tmp_path):
+def test_folds_run_in_parts_are_summarized_together(home, tmp_path):
     for fold in (1, 0):
         train.train(simulated.config(home, folds=(fold,), epochs=1), tmp_path / "w")
     assert json.loads((tmp_path / "w" / "config.json").read_text())["folds"] == [0, 1]
@@ -352,7 +354,7 @@ def test_other_models_or_patients_under_an_interrupted_run_are_refused(
         ),
     ],
 )
-def test_mistakes_are_said_before_anything_is_trained(home, tmp_path, overrides, message):
+def test_mistakes_fail_before_training(home, tmp_path, overrides, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train.train(simulated.config(home, **overrides), tmp_path / "w")
 
@@ -364,14 +366,14 @@ def copied(home: pathlib.Path, tmp_path: pathlib.Path) -> dict:
     return simulated.config(tmp_path, pool__root=str(home / "pool"))
 
 
-def test_test_patients_whom_a_source_has_seen_are_told(home, tmp_path, caplog):
+def test_leaked_test_patients_are_logged(home, tmp_path, caplog):
     config = copied(home, tmp_path) | {"folds": [0], "epochs": 1}
     split = read_split(tmp_path / "data" / "sim_a" / "splits_0.csv")
     shutil.copytree(home / "data" / "sim_b", tmp_path / "data" / "sim_b")
     path = tmp_path / "data" / "sim_b" / "splits_0.csv"
-    theirs = read_split(path)
-    parts = {"train": (*theirs.train, split.test[0]), "test": theirs.test}
-    pd.DataFrame({name: pd.Series(of) for name, of in parts.items()}).to_csv(path, index=False)
+    source_split = read_split(path)
+    parts = {"train": (*source_split.train, split.test[0]), "test": source_split.test}
+    pd.DataFrame({name: pd.Series(ids) for name, ids in parts.items()}).to_csv(path, index=False)
     with caplog.at_level("WARNING"):
         train.train(config, tmp_path / "w")
     assert f"whom the model of sim_b was trained on (1): fold 0: {split.test[0]}" in caplog.text
@@ -444,9 +446,7 @@ def test_a_model_is_in_the_pool_before_its_fold_is_finished(home, tmp_path, monk
     assert pool.names() == ["null", "sim_b-fold_0"]
 
 
-def test_folds_that_cannot_share_a_pool_are_refused_before_any_is_trained(
-    home, tmp_path, monkeypatch
-):
+def test_incompatible_folds_are_refused_before_training(home, tmp_path, monkeypatch):
     real = experiment.fold_spec
 
     def growing(config, cohort, fold, *split):
@@ -465,7 +465,7 @@ def test_an_empty_bag_is_refused_in_training_and_left_out_of_predictions(home, s
 
     config = copied(home, tmp_path)
     slides = tables.read_slides(tmp_path / "data" / "sim_a" / "sim_a_survival.csv")
-    patient = next(p for p, of in slides.items() if len(of) == 1)
+    patient = next(p for p, slide_ids in slides.items() if len(slide_ids) == 1)
     folder = tmp_path / "data" / "features" / "sim_a"
     with h5py.File(folder / f"{slides[patient][0]}.h5", "w") as file:
         file["features"] = np.ones((0, 24), np.float32)
@@ -486,7 +486,7 @@ def test_the_command_line_ends_a_mistake_with_one_message(home, tmp_path):
     assert not (tmp_path / "w").exists()
 
 
-def test_a_mistake_leaves_nothing_that_has_to_be_undone(home, tmp_path):
+def test_mistake_leaves_no_files(home, tmp_path):
     grown = {"method": "abmil", "folds": (0,), "epochs": 1, "pool__save": True}
     config = simulated.config(home, **grown, pool__root=str(tmp_path / "pool"))
     wrong = config | {"model": config["model"] | {"feature_dim": 32}}
@@ -526,7 +526,7 @@ def test_a_finished_run_asks_for_no_pool(home, steph_run, tmp_path, capsys):
         ({"data__device_gb": -3.0}, "data.device_gb is 0 or more, or -1 for half of .*; found -3"),
     ],
 )
-def test_settings_that_no_run_can_use(home, tmp_path, override, message):
+def test_unusable_settings(home, tmp_path, override, message):
     with pytest.raises(ValueError, match=message):
         train.train(simulated.config(home, **override), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -40,8 +40,8 @@ def predicted_c_index(world, member, target, fold):
 
 def test_the_matrix_holds_every_source_on_every_target(config, world, tmp_path, caplog):
     table = transfer.transfer(config, tmp_path)
-    written = pd.read_csv(tmp_path / "transfer.csv")
-    pd.testing.assert_frame_equal(written, table)
+    matrix = pd.read_csv(tmp_path / "transfer.csv")
+    pd.testing.assert_frame_equal(matrix, table)
     assert list(table) == ["source", "target", "fold", "c_index"]
     values = table.set_index(["source", "target", "fold"])["c_index"]
     # sim_b and sim_c have no model of fold 1, for their own test patients of it.
@@ -64,7 +64,7 @@ def test_the_matrix_holds_every_source_on_every_target(config, world, tmp_path, 
 
     def vector(name):
         theta = pool.member(name, 0).params
-        parts = {of: (theta[of], null[of]) for of in ("feat_proj", "attention_net")}
+        parts = {part: (theta[part], null[part]) for part in ("feat_proj", "attention_net")}
         changes = [
             (theta_of[layer][leaf] - null_of[layer][leaf]).ravel()
             for theta_of, null_of in parts.values()
@@ -78,7 +78,7 @@ def test_the_matrix_holds_every_source_on_every_target(config, world, tmp_path, 
     assert cosines.loc["sim_a", "sim_b"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_mean_is_over_all_folds_or_not_known():
+def test_mean_needs_all_folds():
     table = pd.DataFrame(
         [("a", "b", 0, 0.5), ("a", "b", 1, 0.7), ("b", "b", 0, 0.6), ("a", "a", 0, np.nan)],
         columns=["source", "target", "fold", "c_index"],
@@ -90,11 +90,11 @@ def test_the_mean_is_over_all_folds_or_not_known():
 
 
 def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, tmp_path, caplog):
-    here = tmp_path / "world"
-    shutil.copytree(world, here)
-    config = pools.config(here)
-    shutil.rmtree(here / "data/features/sim_b")
-    shutil.rmtree(here / "pool/sim_c-fold_0")
+    world_copy = tmp_path / "world"
+    shutil.copytree(world, world_copy)
+    config = pools.config(world_copy)
+    shutil.rmtree(world_copy / "data/features/sim_b")
+    shutil.rmtree(world_copy / "pool/sim_c-fold_0")
     config["folds"], config["sources"] = [0], ["sim_c", "sim_b"]
     table = transfer.transfer(config, tmp_path / "W")
     pairs = set(zip(table["source"], table["target"], strict=True))
@@ -103,7 +103,7 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
     assert "sim_b is no target: no " in caplog.text
 
     # So is a cohort that has no splits.
-    (here / "data/sim_c/splits_0.csv").rename(here / "data/sim_c/splits_7.csv")
+    (world_copy / "data/sim_c/splits_0.csv").rename(world_copy / "data/sim_c/splits_7.csv")
     table = transfer.transfer(config, tmp_path / "V")
     assert set(table["target"]) == {"sim_a"}
     assert "sim_c is no target: no " in caplog.text
@@ -111,15 +111,17 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
     # A cohort of another's patients is named: its model has seen test patients of fold 1.
     caplog.clear()
     for name in ("sim_{}_survival.csv", "splits_0.csv"):
-        text = (here / "data/sim_a" / name.format("a")).read_text()
-        (here / "data/sim_b" / name.format("b")).write_text(text)
+        text = (world_copy / "data/sim_a" / name.format("a")).read_text()
+        (world_copy / "data/sim_b" / name.format("b")).write_text(text)
     transfer.transfer(config | {"sources": ["sim_b"], "folds": [0, 1]}, tmp_path / "W")
-    tested = read_split(here / "data/sim_a/splits_1.csv").test
-    said = f"test patients of sim_a whom the model of sim_b was trained on ({len(tested)}): fold 1"
-    assert said in caplog.text
+    tested = read_split(world_copy / "data/sim_a/splits_1.csv").test
+    message = (
+        f"test patients of sim_a whom the model of sim_b was trained on ({len(tested)}): fold 1"
+    )
+    assert message in caplog.text
 
 
-def test_without_any_source_or_target_it_says_what_it_wants(config, tmp_path):
+def test_missing_source_or_target_is_an_error(config, tmp_path):
     config["sources"], config["dataset"] = ["sim_x"], "sim_y"
     with pytest.raises(FileNotFoundError, match=r"no model of 'sim_x' for fold 0.*pool.save=true"):
         transfer.transfer(config, tmp_path)

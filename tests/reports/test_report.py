@@ -66,7 +66,7 @@ def test_numbers_are_those_of_the_files(workdir):
     json.dumps(numbers, allow_nan=False)
 
 
-def test_verdict_says_what_the_interval_says():
+def test_verdict_follows_the_interval():
     base = {
         "method": "steph",
         "c_index": {"mean": 0.7, "ci95": [0.65, 0.75]},
@@ -128,17 +128,17 @@ def test_run_of_an_older_program_has_a_report(workdir, tmp_path):
     assert "no record of its command" in text
 
 
-def test_report_of_what_is_no_run_is_one_line(tmp_path):
+def test_report_of_a_folder_without_run_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run here"):
         run_page.write(tmp_path)
 
 
 def test_damaged_record_of_the_start_is_named(workdir, tmp_path):
-    broken = tmp_path / "broken"
-    shutil.copytree(workdir, broken)
-    (broken / provenance.FILE).write_text("{")
+    damaged = tmp_path / "broken"
+    shutil.copytree(workdir, damaged)
+    (damaged / provenance.FILE).write_text("{")
     with pytest.raises(ValueError, match=r"provenance\.json: expected how a run was made"):
-        run_page.write(broken)
+        run_page.write(damaged)
 
 
 def test_report_of_a_comparison(workdir, tmp_path):

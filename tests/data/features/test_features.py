@@ -134,9 +134,9 @@ def check_source(source: FeatureSource, slide_id: str, expected: np.ndarray) -> 
     """All that a source promises of one slide."""
     num_patches, dim = expected.shape
     assert (source.num_patches(slide_id), source.dim(slide_id)) == (num_patches, dim)
-    found = source.read(slide_id, check_finite=True)
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    actual = source.read(slide_id, check_finite=True)
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
     wide = source.read(slide_id, dtype=np.float64)
     assert wide.dtype == np.float64
     np.testing.assert_array_equal(wide, expected.astype(np.float64))
@@ -164,8 +164,8 @@ def test_conversion_in_many_pieces(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(hdf5, "BLOCK", 1000)
     expected = values(dtype=dtype)
     for write in (write_trident, write_clam, write_uni2h_chunked, write_contiguous):
-        found = slide(tmp_path, write, expected).read_rows("slide.1", 5, 66, dtype=np.float32)
-        np.testing.assert_array_equal(found, expected[5:66].astype(np.float32))
+        rows = slide(tmp_path, write, expected).read_rows("slide.1", 5, 66, dtype=np.float32)
+        np.testing.assert_array_equal(rows, expected[5:66].astype(np.float32))
         (tmp_path / f"slide.1{LAYOUTS[write]}").unlink()
 
 
@@ -177,7 +177,7 @@ def test_slide_without_patches(tmp_path, write):
     assert source.read("slide.1", out=np.empty((2, 99), np.float32)).shape == (0, 99)
 
 
-def test_slide_without_patches_that_tells_no_dimension(tmp_path):
+def test_slide_without_patches_or_dimension(tmp_path):
     np.save(tmp_path / "a.npy", np.array([], np.float32))
     source = open_features(tmp_path, feature_dim=D)
     assert (source.num_patches("a"), source.dim("a")) == (0, 0)
@@ -273,8 +273,8 @@ def test_other_dataset_names(tmp_path):
     check_source(open_features(tmp_path, dataset_name="group/uni"), "a", values())
     check_source(open_features(tmp_path, dataset_name="uni"), "b", values())
     source = open_features(tmp_path)
-    found = re.escape("'coords' [70, 2], 'group/uni' [70, 48]")
-    with pytest.raises(BadFeatures, match=rf"a\.h5: expected a dataset 'features', found {found}"):
+    names = re.escape("'coords' [70, 2], 'group/uni' [70, 48]")
+    with pytest.raises(BadFeatures, match=rf"a\.h5: expected a dataset 'features', found {names}"):
         source.read("a")
     with pytest.raises(BadFeatures, match="expected an array 'features', found 'uni', 'coords'"):
         source.read("b")
@@ -311,7 +311,7 @@ def test_wrong_content(tmp_path, write, array, message):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite(tmp_path, dtype, value):
+def test_nonfinite_values(tmp_path, dtype, value):
     features = np.zeros((20_000, 40), dtype)
     features[1] = ml_dtypes.finfo(dtype).max
     write_npy(tmp_path / "a.npy", features)
@@ -328,7 +328,7 @@ def test_values_that_are_not_finite(tmp_path, dtype, value):
             action()
 
 
-def test_values_beyond_the_type_asked_for(tmp_path):
+def test_values_beyond_the_requested_type(tmp_path):
     write_npy(tmp_path / "a.npy", np.full((2, 3), 1e5, np.float32))
     source = open_features(tmp_path)
     assert source.read("a", dtype="bfloat16").dtype == ml_dtypes.bfloat16
@@ -336,7 +336,7 @@ def test_values_beyond_the_type_asked_for(tmp_path):
         source.read("a", dtype=np.float16)
 
 
-def test_buffers_that_do_not_fit(tmp_path):
+def test_buffers_of_wrong_shape(tmp_path):
     write_npy(tmp_path / "a.npy", values())
     source = open_features(tmp_path)
     for buffer in (np.empty((N - 1, D)), np.empty((N, D + 1)), np.empty((D, N)).T, np.empty(N * D)):
@@ -395,7 +395,7 @@ def npy(header: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("shape", "descr"), [("(1000000, 1000000)", "<f4"), ("(1" + "0" * 40 + ", 4)", "<f2")]
 )
-def test_header_that_claims_too_much(tmp_path, shape, descr):
+def test_header_beyond_the_file(tmp_path, shape, descr):
     header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
     (tmp_path / "a.npy").write_bytes(npy(header) + bytes(64))
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
@@ -408,7 +408,7 @@ def test_header_that_claims_too_much(tmp_path, shape, descr):
 
 
 @pytest.mark.parametrize("chunks", [None, (1, 10**6)])
-def test_hdf5_header_that_claims_too_much(tmp_path, chunks):
+def test_hdf5_header_beyond_the_file(tmp_path, chunks):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("features", (10**6, 10**6), np.float32, chunks=chunks)
     with h5py.File(tmp_path / "b.h5", "w") as file:
@@ -435,7 +435,7 @@ def test_archives_that_unpack_to_much_more_than_their_size(tmp_path, monkeypatch
     assert open_features(tmp_path / "c.h5").num_patches("c") == 100
 
 
-def test_names_that_lead_elsewhere(tmp_path):
+def test_names_outside_the_folder(tmp_path):
     """Members of archives and keys of LMDBs are never used as paths."""
     folder = tmp_path / "features"
     folder.mkdir()
@@ -447,8 +447,8 @@ def test_names_that_lead_elsewhere(tmp_path):
     write_lmdb(tmp_path / "b.lmdb", {"../../out": values()}, None, False)
     source = open_features(tmp_path / "b.lmdb")
     check_source(source, "../../out", values())
-    written = {path.name for path in tmp_path.rglob("*")}
-    assert written == {"a.npz", "b.lmdb", "b.lmdb-lock", "features"}
+    file_names = {path.name for path in tmp_path.rglob("*")}
+    assert file_names == {"a.npz", "b.lmdb", "b.lmdb-lock", "features"}
 
 
 @pytest.mark.parametrize("chunks", [None, (1, D)])
@@ -461,7 +461,7 @@ def test_hdf5_laid_out_and_never_filled(tmp_path, chunks):
         open_features(tmp_path).read("a")
 
 
-def test_hdf5_that_points_elsewhere(tmp_path):
+def test_hdf5_links_outside_the_file(tmp_path):
     write_contiguous(tmp_path / "other.h5", values())
     with h5py.File(tmp_path / "a.h5", "w") as file:
         virtual = h5py.VirtualLayout((N, D), np.float32)

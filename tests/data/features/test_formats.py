@@ -37,7 +37,10 @@ def lay_out(folder: pathlib.Path, slides: dict[str, np.ndarray], layout: str) ->
     folder.mkdir(exist_ok=True)
     out = folder / layout
     if layout == "x.lmdb":
-        with lmdb.open(str(out), map_size=2**24) as held, held.begin(write=True) as transaction:
+        with (
+            lmdb.open(str(out), map_size=2**24) as environment,
+            environment.begin(write=True) as transaction,
+        ):
             for slide, rows in slides.items():
                 transaction.put(slide.encode(), pickle.dumps(rows[None]))
             transaction.put(b"__keys__", pickle.dumps([f"{slide}.pt" for slide in slides]))
@@ -66,11 +69,11 @@ def test_every_layout_gives_the_same_predictions(home, tmp_path, layout):
     source = open_features(home / "data" / "features" / "sim_a")
     slides = {slide: source.read(slide) for slide in sorted(source.slide_ids)[:8]}
     model = SavedModel("abmil", DIMS, {}, as_numpy(abmil.init(jax.random.key(0), DIMS)))
-    chosen = {slide: (slide,) for slide in slides}
-    expected = predict.predict(model, source, chosen)
-    found = predict.predict(model, open_features(lay_out(tmp_path, slides, layout)), chosen)
-    assert found.patients == expected.patients
-    np.testing.assert_array_equal(found.risk, expected.risk)
+    slides_of = {slide: (slide,) for slide in slides}
+    expected = predict.predict(model, source, slides_of)
+    predicted = predict.predict(model, open_features(lay_out(tmp_path, slides, layout)), slides_of)
+    assert predicted.patients == expected.patients
+    np.testing.assert_array_equal(predicted.risk, expected.risk)
 
 
 def test_a_table_with_columns_of_its_own(home, tmp_path):
@@ -91,10 +94,10 @@ def test_a_table_with_columns_of_its_own(home, tmp_path):
     columns = ("--patient_column=case_id", "--slide_column=slide_id")
     done = run("--table", tmp_path / "t.csv", *columns)
     assert done.returncode == 0, done.stderr
-    found = pd.read_csv(tmp_path / "p.csv")
+    predictions = pd.read_csv(tmp_path / "p.csv")
     expected = predict.predict(model, source, {"A": (slides[0], slides[2]), "B": (slides[1],)})
-    assert found["patient_id"].tolist() == ["A", "B"]
-    np.testing.assert_allclose(found["risk"], expected.risk, rtol=1e-5)
+    assert predictions["patient_id"].tolist() == ["A", "B"]
+    np.testing.assert_allclose(predictions["risk"], expected.risk, rtol=1e-5)
     done = run(*columns)
     assert (done.returncode, "columns of a --table" in done.stderr) == (1, True)
     (tmp_path / "p.csv").unlink()
@@ -125,10 +128,10 @@ def test_training_refuses_to_start_on_a_broken_file(home, tmp_path, content):
     source = open_features(home / "data" / "features" / "sim_a")
     slides = {slide: source.read(slide) for slide in source.slide_ids}
     location = lay_out(tmp_path, slides, "mixed")
-    broken = sorted(location.glob("*.h5"))[-1]
-    broken.write_bytes(content)
+    damaged = sorted(location.glob("*.h5"))[-1]
+    damaged.write_bytes(content)
     config = simulated.config(home, method="abmil", data__features=str(location))
-    with pytest.raises(ValueError, match=rf"{broken}: expected an HDF5 file, found .*") as error:
+    with pytest.raises(ValueError, match=rf"{damaged}: expected an HDF5 file, found .*") as error:
         train.train(config, tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not list((tmp_path / "run").glob("fold_*/model"))

@@ -115,7 +115,7 @@ def opened_groups(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_what_is_looked_at_is_bounded(tmp_path: pathlib.Path, monkeypatch, nested) -> None:
+def test_search_for_datasets_is_bounded(tmp_path: pathlib.Path, monkeypatch, nested) -> None:
     path = tmp_path / "slide.h5"
     with h5py.File(path, "w", libver="latest") as file:
         file["values"] = VALUES

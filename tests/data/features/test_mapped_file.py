@@ -77,7 +77,10 @@ def place_of(kind: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Pat
     if kind == "lmdb":
         path = folder / "x.lmdb"
         options = {"subdir": False, "lock": False, "map_size": 2**24}
-        with lmdb.open(str(path), **options) as made, made.begin(write=True) as transaction:
+        with (
+            lmdb.open(str(path), **options) as environment,
+            environment.begin(write=True) as transaction,
+        ):
             for name, array in slides.items():
                 transaction.put(name.encode(), pickle.dumps(array))
         return path, path
@@ -96,7 +99,7 @@ def place_of(kind: str, folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Pat
 
 @pytest.mark.parametrize("kind", ["store", "npy", "pt", "lmdb"])
 @pytest.mark.parametrize("how", ["short", "and back"])
-def test_a_file_that_is_cut_while_it_is_read(tmp_path, kind, how):
+def test_file_truncated_during_reading(tmp_path, kind, how):
     place, cut = place_of(kind, tmp_path)
     command = [sys.executable, "-c", READ, str(place), str(cut), how]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -42,10 +42,10 @@ def test_the_same_as_in_this_process(folder: pathlib.Path) -> None:
             assert source.header(slide).leading == header.leading
             assert source.header(slide).dtype == header.dtype.newbyteorder("=")
             for dtype in (None, np.float64, ml_dtypes.bfloat16):
-                found = source.read(slide, dtype=dtype)
+                rows = source.read(slide, dtype=dtype)
                 expected = direct.read(slide, dtype=dtype)
-                assert found.dtype == expected.dtype
-                np.testing.assert_array_equal(found, expected)
+                assert rows.dtype == expected.dtype
+                np.testing.assert_array_equal(rows, expected)
         np.testing.assert_array_equal(source.read_rows("b", 3, 7), direct.read_rows("b", 3, 7))
         np.testing.assert_array_equal(read_bag(source, ["c", "a"]), read_bag(direct, ["c", "a"]))
 

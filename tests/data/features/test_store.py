@@ -51,7 +51,7 @@ def change(store: pathlib.Path, **entries: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | entries))
 
 
-def test_store_gives_what_the_files_give(folder: pathlib.Path, packed: pathlib.Path) -> None:
+def test_store_equals_its_files(folder: pathlib.Path, packed: pathlib.Path) -> None:
     source = open_features(packed)
     assert isinstance(source, StoreSource)
     assert list(source.slide_ids) == sorted(SIZES)
@@ -79,9 +79,9 @@ def test_float_types(folder: pathlib.Path, dtype: str) -> None:
     store_writer.pack(open_features(folder), list(SIZES), out, dtype=dtype)
     source = open_features(out)
     expected = values("b").astype(DTYPES[dtype])
-    found = source.read("b")
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
+    rows = source.read("b")
+    assert rows.dtype == expected.dtype
+    np.testing.assert_array_equal(rows, expected)
     np.testing.assert_array_equal(source.read("b", dtype=np.float32), expected.astype(np.float32))
 
 
@@ -92,7 +92,7 @@ def mapped_bytes() -> int:
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="no /proc here")
-def test_pages_that_were_read_are_handed_back(
+def test_pages_are_released_after_reading(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = np.arange(12_000 * 1024, dtype=np.float32).reshape(12_000, 1024)
@@ -122,7 +122,7 @@ def test_provenance(folder: pathlib.Path, packed: pathlib.Path) -> None:
     }
 
 
-def test_the_encoder_is_kept(folder: pathlib.Path) -> None:
+def test_encoder_name_is_stored(folder: pathlib.Path) -> None:
     with h5py.File(folder / "a.h5", "r+") as file:
         file["features"].attrs["encoder"] = "uni_v2"
     first, second = folder.parent / "first.store", folder.parent / "second.store"
@@ -219,7 +219,7 @@ def test_damaged_slide(packed: pathlib.Path, entry: str, value: object, message:
 @pytest.mark.parametrize(
     "text", [b"", b"\xff\xfe", b"{", b"[" * 100_000, b"1" * 10_000, b"null", b"<html>"]
 )
-def test_index_that_is_no_json(packed: pathlib.Path, text: bytes) -> None:
+def test_index_is_not_json(packed: pathlib.Path, text: bytes) -> None:
     (packed / "store.json").write_bytes(text)
     expected = re.escape(str(packed / "store.json")) + ": expected the index of a packed store"
     with pytest.raises(BadFeatures, match=expected):

@@ -216,7 +216,7 @@ def test_tensors_beyond_their_storage(write, view, message):
         loads(write({"x": view}), "f.pt")
 
 
-def test_storages_that_claim_more_than_is_there():
+def test_storages_beyond_the_file():
     lie = View(np.zeros(6, "f4"), (10**12,), (1,), count=10**12)
     with pytest.raises(TorchFileError, match="24 bytes that claims 1000000000000 entries"):
         loads(zip_bytes({"x": lie}), "f.pt")
@@ -224,7 +224,7 @@ def test_storages_that_claim_more_than_is_there():
         loads(zip_bytes({"x": View(np.zeros(6, "f4"), key="7")}), "f.pt")
 
 
-def test_array_that_claims_more_than_is_there():
+def test_array_beyond_the_file():
     value = pickle.dumps(np.zeros(3), 4)
     with pytest.raises(TorchFileError, match=r"shape \[255\] and type float64 with 24 bytes"):
         loads(value.replace(b"K\x03\x85", b"K\xff\x85"), "key")
@@ -473,7 +473,7 @@ def everything():
 @pytest.mark.torch
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("as_zip", [True, False])
-def test_what_torch_saves(everything, tmp_path, protocol, as_zip):
+def test_torch_files_are_read(everything, tmp_path, protocol, as_zip):
     torch = pytest.importorskip("torch")
     path = tmp_path / "x.pt"
     torch.save(everything, path, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
@@ -482,7 +482,7 @@ def test_what_torch_saves(everything, tmp_path, protocol, as_zip):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_what_pickle_makes_of_tensors(everything, protocol):
+def test_pickled_tensors(everything, protocol):
     as_torch_reads(loads(pickle.dumps(everything, protocol), "key"), everything)
 
 
