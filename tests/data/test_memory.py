@@ -1,7 +1,6 @@
 """Memory that a job may use, from the files and variables of Linux, containers and Slurm."""
 
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -92,11 +91,9 @@ def test_slurm(tmp_path, machine: int, variables: dict[str, str], expected: int)
 
 def test_limit_of_the_address_space(machine: int) -> None:
     limit = machine // 2
-    program = "from steph_jax.data.memory import memory_limit; print(memory_limit())"
-    answer = subprocess.run(
-        [sys.executable, "-c", program],
-        check=True,
-        capture_output=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    program = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
+        "from steph_jax.data.memory import memory_limit; print(memory_limit())"
     )
+    answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert int(answer.stdout) <= limit
