@@ -131,7 +131,7 @@ def _write_cohort(
     size = settings.cohort_sizes[cancer.index]
     patients = [draw_patient(cancer, number) for number in range(size)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(lambda patient: _write_features(features, cancer, patient), patients):
+        for _ in pool.map(lambda patient: write_features(features, cancer, patient), patients):
             progress(1)
 
     rows = [
@@ -168,7 +168,7 @@ def _write_cohort(
     }
 
 
-def _write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> None:
+def write_features(folder: pathlib.Path, cancer: Cancer, patient: Patient) -> None:
     """Writes the files of a patient's slides, unless they are there."""
     paths = [folder / f"{slide}.h5" for slide in patient.slides]
     if all(path.exists() for path in paths):

@@ -145,11 +145,17 @@ def _fold(
                 batch_size=batch_size,
             )
         )
-    return [*results, *(_event_rates(fold, split, table) if events_are_read else ())]
+    return [*results, *(event_rates(fold, split, table) if events_are_read else ())]
 
 
-def _event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]:
-    """Patients and events of the parts of a fold."""
+def event_rates(fold: int, split: Split, table: SurvivalTable) -> list[Finding]:
+    """Patients and events of the parts of a fold; a warning where the rates of events differ.
+
+    Args:
+        fold: its number.
+        split: its parts.
+        table: of the dataset.
+    """
     values: dict[str, Any] = {"fold": fold}
     texts, rates = [], {}
     for part in ("train", "validation", "test"):

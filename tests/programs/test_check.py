@@ -375,13 +375,13 @@ def test_event_rates_of_unlike_parts():
     p = table.patients
 
     def rates(train, test):
-        (results,) = folds._event_rates(0, Split(pathlib.Path("s"), train, test), table)
+        (results,) = folds.event_rates(0, Split(pathlib.Path("s"), train, test), table)
         return results.status
 
     assert rates(p[::2], p[1::2]) == Status.OK
     assert rates(p[:120], p[120:]) == Status.WARNING
     assert rates(p[:50], p[50:150]) == Status.WARNING
-    (results,) = folds._event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
+    (results,) = folds.event_rates(0, Split(pathlib.Path("s"), p[:120], p[120:]), table)
     assert results.to_json()["values"]["test"] == {"patients": 80, "events": 0, "rate": 0.0}
 
 

@@ -222,7 +222,7 @@ def test_seeds_differ():
 
 
 def test_interrupted_simulation_continues(written, tmp_path, monkeypatch):
-    write, calls = simulate._write_features, []
+    write, calls = simulate.write_features, []
 
     def fail_at_last(folder: pathlib.Path, cancer: object, patient: object) -> None:
         calls.append(patient)
@@ -230,11 +230,11 @@ def test_interrupted_simulation_continues(written, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(folder, cancer, patient)
 
-    monkeypatch.setattr(simulate, "_write_features", fail_at_last)
+    monkeypatch.setattr(simulate, "write_features", fail_at_last)
     with pytest.raises(KeyboardInterrupt):
         simulate.simulate(tmp_path, SMALL, quiet)
     assert not (tmp_path / "truth.json").exists()
-    monkeypatch.setattr(simulate, "_write_features", write)
+    monkeypatch.setattr(simulate, "write_features", write)
     with pytest.raises(ValueError, match="holds another simulation"):
         simulate.simulate(tmp_path, dataclasses.replace(SMALL, seed=1), quiet)
     simulate.simulate(tmp_path, SMALL, quiet)
