@@ -2,10 +2,10 @@
 
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 
+import children
 import numpy as np
 import pytest
 
@@ -93,7 +93,7 @@ WRITERS = [
 ]
 
 
-def failing(command: list[str], folder: pathlib.Path, writer: str, **more) -> None:
+def failing(command: list[str], folder: pathlib.Path, writer: str) -> None:
     """Runs a writer that the disk refuses, and looks at what it says and leaves."""
     script = pathlib.Path(__file__).parent / "helpers" / "writers.py"
     ended = subprocess.run(
@@ -101,7 +101,6 @@ def failing(command: list[str], folder: pathlib.Path, writer: str, **more) -> No
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(script.parents[2])},
-        **more,
     )
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert ended.stderr == ""
@@ -126,10 +125,7 @@ def disk(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_limit_on_the_size_of_files(disk: pathlib.Path, writer: str) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-
-    failing([], disk, writer, preexec_fn=limit)
+    failing(children.after(children.file_size_limit(3000), []), disk, writer)
 
 
 @pytest.mark.parametrize("writer", WRITERS)

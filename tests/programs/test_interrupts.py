@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import children
 import numpy as np
 import pytest
 import simulated
@@ -18,18 +19,12 @@ PROGRAMS = sorted(
 NUMBERS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}
 
 
-def with_default_signals() -> None:
-    """In a child process: what tests are started with may ignore interrupts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def run(command: list[str], **more) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command,
+        children.after(children.DEFAULT_SIGNALS, command),
         capture_output=True,
         text=True,
         cwd=simulated.ROOT,
-        preexec_fn=with_default_signals,
         **more,
     )
 
@@ -204,11 +199,10 @@ def test_no_reader_outlives_its_program(tmp_path, parent: str, number: signal.Si
         "interrupts.install()\ninterrupts.PATIENCE = 60.0\ncli.guarded(work)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program],
+        children.after(children.DEFAULT_SIGNALS, [sys.executable, "-c", program]),
         cwd=simulated.ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=with_default_signals,
     ) as running:
         with open(alive, "rb") as readers:  # waits for one that reads
             running.send_signal(number)
