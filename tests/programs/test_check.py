@@ -179,7 +179,7 @@ def test_full_lists_are_written(whole, tmp_path, capsys):
         table.writelines(f"new_{i},new_{i}-1,x,1000,1\n" for i in range(12))
     config = config_of(whole)
     config["data"]["root"] = str(tmp_path / "data")
-    assert check.run(config, out=str(tmp_path / "out")) == 1
+    assert check.run(config, out_dir=str(tmp_path / "out")) == 1
     printed = capsys.readouterr().out
     assert "patients of the table that no split names (12)" in printed
     assert "- ... 12 in all" in printed
