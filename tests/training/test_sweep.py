@@ -325,7 +325,7 @@ def counted(patch, stop_after=None):
     def train_epoch(*args, **kwargs):
         if len(count) == stop_after:
             raise Stopped("enough")
-        count.append(args[0].method)
+        count.append(args[0])
         return real(*args, **kwargs)
 
     patch.setattr(loop, "train_epoch", train_epoch)
