@@ -106,7 +106,7 @@ def last_time(time: ArrayLike, event: ArrayLike, limit: float) -> float:
 def uno_concordance(
     curve: CensoringCurve, time: ArrayLike, event: ArrayLike, risk: ArrayLike, tau: float
 ) -> Estimate:
-    """Uno's concordance index up to tau (equation 44 of docs/method.md).
+    """Uno's concordance index up to tau (equation 43 of docs/method.md).
 
         C = sum_ij w_i [t_i < t_j] ([r_i > r_j] + [r_i ~ r_j] / 2) / sum_ij w_i [t_i < t_j]
         w_i = e_i [t_i < tau] / G(t_i-)^2
@@ -145,7 +145,7 @@ def largest_weight(curve: CensoringCurve, time: ArrayLike, event: ArrayLike, tau
 def auc(
     curve: CensoringCurve, time: ArrayLike, event: ArrayLike, risk: ArrayLike, at: float
 ) -> Estimate:
-    """Cumulative/dynamic AUC at one time (equation 45 of docs/method.md).
+    """Cumulative/dynamic AUC at one time (equation 44 of docs/method.md).
 
         AUC(t) = sum_ij w_i [t_i <= t] [t_j > t] ([r_i > r_j] + [r_i ~ r_j] / 2)
                  / (sum_i w_i [t_i <= t] sum_j [t_j > t]),          w_i = e_i / G(t_i-)
@@ -173,7 +173,7 @@ def auc(
 
 
 def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Float64[np.ndarray, "P M"]:
-    """Survival curves of discrete bins between their edges (equation 48 of docs/method.md).
+    """Survival curves of discrete bins between their edges (equation 47 of docs/method.md).
 
         S(t) = S_{k-1} (1 - h_k)^((t - a_k) / (a_{k+1} - a_k)),   1 - h_k = S_k / S_{k-1}
 
@@ -208,7 +208,7 @@ def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Float64[n
 def brier_scores(
     curve: CensoringCurve, time: ArrayLike, event: ArrayLike, survival: ArrayLike, at: ArrayLike
 ) -> Float64[np.ndarray, " M"]:
-    """Brier scores at some times (equation 46 of docs/method.md): squared errors, weighted by IPCW.
+    """Brier scores at some times (equation 45 of docs/method.md): squared errors, weighted by IPCW.
 
         BS(t) = mean_i { S_i(t)^2 e_i [t_i <= t] / G(t_i-) + (1 - S_i(t))^2 [t_i > t] / G(t) }
 
@@ -256,7 +256,7 @@ def kaplan_meier_at(time: ArrayLike, event: ArrayLike, at: ArrayLike) -> Float64
 
 
 def ipa(model: float, null: float) -> float:
-    """Index of prediction accuracy, 1 - IBS / IBS of Kaplan-Meier (equation 47 of docs/method.md).
+    """Index of prediction accuracy, 1 - IBS / IBS of Kaplan-Meier (equation 46 of docs/method.md).
 
     Above 0 the predictions are better than none (Kattan and Gerds 2018); NaN for a null of 0.
     """
