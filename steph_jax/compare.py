@@ -30,14 +30,13 @@ from ml_collections import config_flags
 
 from steph_jax import cli, files, records, train
 from steph_jax import run_directory as runs
-from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.bags import LazyBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
 from steph_jax.methods.controls import CONTROLS, NONE
-from steph_jax.methods.registry import find_method
+from steph_jax.methods.registry import find_method, load_model
 from steph_jax.reports import comparison_page
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
@@ -190,7 +189,7 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
         record = records.read(file, _MEASURED, "a measurement of inference", f"remove {file}")
         if all(record.get(name) == value for name, value in conditions.items()):
             return record
-    model = saved_model.load_model(fold / "model")
+    model = load_model(fold / "model")
     num_patches = median_patches(config, fold)
     dtype = config.precision.operands
     logging.info("%s: measuring inference", method)

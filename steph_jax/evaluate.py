@@ -11,10 +11,10 @@ import pathlib
 from absl import flags
 
 from steph_jax import cli, run_directory
-from steph_jax.checkpoints import saved_model
 from steph_jax.engine.loader import Feed
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.evaluation.evaluator import Evaluator
+from steph_jax.methods.registry import load_model
 from steph_jax.training import experiment
 from steph_jax.training.config import Config, stored_config
 
@@ -44,7 +44,7 @@ def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | No
         features_at: where the features are, if not where training found them.
     """
     numbers = fold_results.read_training(directory)
-    model = saved_model.load_model(directory / "model")
+    model = load_model(directory / "model")
     table, split = fold_results.read_patients(directory)
     source = experiment.open_source(
         config, config.dataset, features_at, model.architecture.feature_dim

@@ -35,6 +35,7 @@ from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
 from steph_jax.messages import listed, naming_flags
+from steph_jax.methods.registry import load_model
 from steph_jax.training.protocol import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision
 
@@ -54,7 +55,7 @@ def main(more_files: Sequence[str]) -> int:
     features = [*arguments.features, *map(files.path_of, more_files)]
     outputs = [path for path in (arguments.out, arguments.merge_weights) if path is not None]
     check_outputs(outputs, [directory, *([arguments.table] if arguments.table else [])])
-    model = saved_model.load_model(directory)
+    model = load_model(directory)
     # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
     if arguments.merge_weights and (model.kind == "abmil" or "sources" not in model.metadata):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from steph_jax.survival.time_bins import BIN_KINDS, TimeBins
 
 #: The first format has no checksums; it is read, and no longer written.
 FORMAT, _FIRST_FORMAT = 2, 1
+#: Branches of "frozen" that hold one model a source, stacked.
+STACKED = frozenset({"task_vectors", "sources"})
 #: {name: [dtype, shape] of an array, or the same of a branch}
 Described = dict[str, Any]
 
@@ -139,7 +142,32 @@ def read(path: pathlib.Path) -> dict[str, Any]:
             options(**settings["options"]).check_sources(len(settings["sources"]))
         except ValueError as error:
             raise ValueError(f"{path}: settings.options: {error}; {_ADVICE}") from None
+    _expect_model_of_each_source(path, record)
     if record["format"] == FORMAT:
         records.expect(path, records.SEALED_FILES, record, _WHAT, _ADVICE)
         records.expect_unchanged(path, record, _ADVICE)
     return record
+
+
+def _expect_model_of_each_source(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Raises ValueError where stacked models, leaves [S, ...], are more or less than the names."""
+    frozen = record["params"].get("frozen", {})
+    names = record["settings"].get("sources")
+    if names is None or not isinstance(frozen, dict):
+        return
+    for branch in STACKED & frozen.keys():
+        numbers = {shape[0] if shape else 0 for shape in _shapes(frozen[branch])}
+        if numbers - {len(names)}:
+            raise ValueError(
+                f"{path}: settings.sources: expected a name for each of the {max(numbers)} models "
+                f"in params.frozen.{branch}, found {len(names)}; {_ADVICE}"
+            )
+
+
+def _shapes(described: Any) -> Iterator[list[int]]:
+    """The shapes of all arrays of a tree."""
+    if isinstance(described, dict):
+        for branch in described.values():
+            yield from _shapes(branch)
+    else:
+        yield described[1]

@@ -26,6 +26,11 @@ _OTHER_TEXT = {
     "<html": "an HTML page: the download failed, download it again",
 }
 
+#: What most often makes a cell of more characters than a table has.
+_UNCLOSED = (
+    ". A quote that is never closed makes one cell of all that follows: look for it near this line"
+)
+
 
 def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Reads a table in UTF-8, or in UTF-16 with its mark.
@@ -54,7 +59,10 @@ def read(path: Path, hint: str) -> tuple[list[str], list[tuple[int, list[str]]]]
                 rows.append((reader.line_num + skipped, stripped))
     except csv.Error as error:
         line = reader.line_num + skipped
-        raise ValueError(f"{path}, line {line}: expected a CSV file in UTF-8; {error}") from error
+        advice = _UNCLOSED if "field larger" in str(error) else ""
+        raise ValueError(
+            f"{path}, line {line}: expected a CSV file in UTF-8; {error}{advice}"
+        ) from error
     if not rows:
         raise ValueError(f"{path}: expected a CSV file with a header line, found an empty file")
     header = rows[0][1]

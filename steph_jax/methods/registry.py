@@ -1,5 +1,9 @@
 """Every method by name. A new one takes its file, with its options, and a line here."""
 
+import os
+
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import (
     abmil,
     dynamic,
@@ -43,3 +47,19 @@ def find_method(name: str) -> Method:
     if name not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}; found {name!r}")
     return METHODS[name]
+
+
+def load_model(path: str | os.PathLike[str]) -> SavedModel:
+    """Reads a model that is to be run.
+
+    Raises:
+        FileNotFoundError, ValueError: as `saved_model.load_model`; a kind of model that no method
+            restores.
+    """
+    model = saved_model.load_model(path)
+    if model.kind not in METHODS:
+        raise ValueError(
+            f"{path}: a model of kind {model.kind!r}; this version runs {', '.join(METHODS)}. Use "
+            "the version of steph_jax that wrote it, or make the model again"
+        )
+    return model

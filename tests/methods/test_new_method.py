@@ -93,3 +93,12 @@ def test_section_of_a_method_that_is_not_registered_is_refused(home, monkeypatch
     monkeypatch.delitem(registry.METHODS, METHOD.name)
     with pytest.raises(ValueError, match="no setting is called shrunk"):
         Config.from_dict(pools.config(home) | {"shrunk": {"factor": 0.5}})
+
+
+def test_model_of_a_method_that_is_not_registered_is_named(home, tmp_path, monkeypatch):
+    pool = Pool(home / "pool")
+    saved_model.save_model(tmp_path / "m", dataclasses.replace(pool.null(), kind="shrunk"))
+    assert registry.load_model(tmp_path / "m").kind == "shrunk"
+    monkeypatch.delitem(registry.METHODS, METHOD.name)
+    with pytest.raises(ValueError, match=r"/m: a model of kind 'shrunk'; this version runs abmil"):
+        registry.load_model(tmp_path / "m")
