@@ -9,9 +9,10 @@ patients without time or event too; `--features` packs all slides of a folder, a
 store. Then `data.features` (and `predict --features`) name the store in place of what it was made
 from.
 
-The store keeps the float type of its files unless `--dtype` says otherwise; bfloat16 and float16
-halve its size, and the time to read it. Packing that was interrupted, even killed, goes on where it
-stopped when the same command is given again. Until it is done there is only OUT.partial.
+The store keeps coordinates of patches where files have them, and the float type of its files unless
+`--dtype` says otherwise; bfloat16 and float16 halve its size, and the time to read it. Packing that
+was interrupted, even killed, goes on where it stopped when the same command is given again. Until
+it is done there is only OUT.partial.
 
 Slides that cannot be packed are listed at the end, one line each, and end it with status 1: the
 others are packed by then, but the store gets its name only when all slides are good, or when
@@ -168,7 +169,8 @@ def pack(
     print(
         f"{out}: {len(index.slides)} slides ({empty} without patches), "
         f"[{index.rows}, {index.feature_dim}] {index.dtype}, {index.nbytes / 1e9:.2f} GB; "
-        f"{result.written} written now, {len(result.bad)} left out"
+        f"{result.written} written now, {len(result.bad)} left out; "
+        f"{len(index.coordinates)} with coordinates"
     )
     return 0
 

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from steph_jax.data.features import coordinates as places
 from steph_jax.data.features import kinds
 from steph_jax.data.features.hdf5_chunks import refuse_bombs
 from steph_jax.data.features.slide import (
@@ -162,6 +163,44 @@ def encoder(path: pathlib.Path, name: str) -> str:
         folder = pathlib.PurePath(_text(dataset.attrs, _FOLDER_ATTRIBUTE)).name
         folder = folder.removeprefix("slide_")
         return folder.removeprefix(_FOLDER_PREFIX) if folder.startswith(_FOLDER_PREFIX) else ""
+
+
+def coordinates(path: pathlib.Path) -> places.Coordinates | None:
+    """Where the patches of a file lie; None where it does not say.
+
+    Raises:
+        BadFeatures: coordinates that cannot be used; see `features.open_file`.
+    """
+    with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
+        arrays = ((name, _object(file, name, path)) for name in kinds.COORDINATE_NAMES)
+        name, dataset = next(
+            ((n, array) for n, array in arrays if isinstance(array, h5py.Dataset)), ("", None)
+        )
+        if dataset is None:
+            return None
+        if _keeps_values_elsewhere(dataset):
+            raise _elsewhere(path, name)
+        places.check_shape(dataset.shape or (0,), dataset.dtype, str(path))
+        chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+        check_size(max(dataset.nbytes, chunk_bytes), path.stat().st_size, str(path))
+        _load_filters(dataset, path)
+        _check_written(dataset, path)
+        if chunk_bytes:
+            refuse_bombs(dataset, chunk_bytes, path)
+        notes: dict[str, Any] = {}
+        for owner in (file.attrs, dataset.attrs):
+            notes |= {n: owner[n] for n in places.SIZE_NAMES if _is_small_number(owner, n)}
+        units = (_text(owner, places.UNIT_NAME) for owner in (dataset.attrs, file.attrs))
+        notes[places.UNIT_NAME] = next(filter(None, units), "")
+        values = dataset[...] if dataset.size else np.empty((0, 2))
+        return places.from_values(values, notes, str(path))
+
+
+def _is_small_number(attributes: Any, name: str) -> bool:
+    if name not in attributes:
+        return False
+    attribute = attributes.get_id(name)
+    return attribute.dtype.kind in "iuf" and attribute.get_storage_size() <= _MAX_TEXT
 
 
 def _text(attributes: Any, name: str) -> str:

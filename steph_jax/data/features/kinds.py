@@ -10,7 +10,8 @@ import numpy as np
 FEATURE_NAMES = ("features", "feats")
 #: What to do where a file holds no features.
 NAME_ANOTHER = "name the folder that an encoder wrote features of patches to"
-_COORDINATES = ("coords", "coordinates", "coord", "coords_patching", "positions", "xy")
+#: Names under which programs keep where patches lie, in lower case.
+COORDINATE_NAMES = ("coords", "coordinates", "coord", "coords_patching", "positions", "xy")
 _IMAGES = ("imgs", "images", "img", "tiles", "patches")
 #: Sizes of features that encoders have.
 _ENCODER_DIMS = frozenset({192, 320, 384, 512, 768, 1024, 1280, 1536, 1920, 2048, 2560, 3072})
@@ -25,7 +26,7 @@ def synonym(name: str, existing: Iterable[Any]) -> str | None:
 def kind_of_name(name: object) -> str:
     """What an array holds by its name: coordinates, tile images, or "" where it does not tell."""
     last = str(name).rpartition("/")[2].lower()
-    if last in _COORDINATES:
+    if last in COORDINATE_NAMES:
         return "coordinates"
     return "tile images" if last in _IMAGES else ""
 

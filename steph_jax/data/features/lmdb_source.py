@@ -15,6 +15,8 @@ import weakref
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from steph_jax.data.features import coordinates
+from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, SlideReader, content_kind, from_object
 from steph_jax.data.features.source import FeatureSource
@@ -61,8 +63,19 @@ class LmdbSource(FeatureSource):
     def _path_of(self, slide_id: str) -> str:
         return f"{self.location}[{slide_id}]"
 
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        with self._value(slide_id) as (value, _):
+            return coordinates.from_object(value, self._path_of(slide_id))
+
     @contextlib.contextmanager
     def _open(self, slide_id: str) -> Iterator[SlideReader]:
+        where = self._path_of(slide_id)
+        with self._value(slide_id) as (value, size):
+            yield from_object(value, where, self.dataset_name, self.feature_dim, size)
+
+    @contextlib.contextmanager
+    def _value(self, slide_id: str) -> Iterator[tuple[Any, int]]:
+        """What is under the key of a slide, and the bytes that it takes there."""
         where = self._path_of(slide_id)
         with self._transaction() as transaction:
             pickled = transaction.get(self._keys[slide_id])
@@ -71,8 +84,7 @@ class LmdbSource(FeatureSource):
                     f"{where}: expected a value under a key that is there, found none; the LMDB is "
                     "damaged: copy it again"
                 )
-            value = reader.loads(pickled, where)
-            yield from_object(value, where, self.dataset_name, self.feature_dim, len(pickled))
+            yield reader.loads(pickled, where), len(pickled)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[Any]:

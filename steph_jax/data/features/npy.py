@@ -1,6 +1,7 @@
 """Patch features in .npy and .npz files, mapped or streamed, nothing ever unpickled."""
 
 import contextlib
+import math
 import pathlib
 import re
 import zipfile
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from steph_jax.data.features import kinds
+from steph_jax.data.features.coordinates import SIZE_NAMES, Coordinates, from_values
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import (
     BLOCK,
@@ -75,6 +78,33 @@ def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator
                     convert(rows, out[first - start : last - start], str(path))
 
         yield SlideReader(header, copy)
+
+
+def coordinates(path: pathlib.Path) -> Coordinates | None:
+    """Where the patches of an archive lie; None where it does not say.
+
+    Raises:
+        BadFeatures: coordinates that cannot be used; see `features.open_file`.
+    """
+    with damage(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+        names = {item[:-4] for item in archive.namelist() if item.endswith(".npy")}
+        name = next((name for name in kinds.COORDINATE_NAMES if name in names), None)
+        if name is None:
+            return None
+        notes = {n: _small_array(archive, n, path) for n in names.intersection(SIZE_NAMES)}
+        return from_values(_small_array(archive, name, path), notes, str(path))
+
+
+def _small_array(archive: zipfile.ZipFile, name: str, path: pathlib.Path) -> np.ndarray:
+    """An array of numbers of an archive, read at once."""
+    with archive.open(f"{name}.npy") as stream:
+        shape, dtype, order = _npy_header(stream, str(path))
+        if dtype.kind not in "iuf":
+            raise BadFeatures(f"{path}: expected numbers in {name!r}, found {dtype}")
+        nbytes = math.prod(shape) * dtype.itemsize
+        check_size(nbytes, path.stat().st_size, str(path))
+        data = _exactly(stream, nbytes, path)
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
 def _npy_header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype[Any], Any]:

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from steph_jax.data.features import coordinates as patch_places
 from steph_jax.data.features import hdf5, npy
 from steph_jax.data.features import open as feature_files
+from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, SlideReader, from_object
 from steph_jax.data.features.source import FeatureSource
@@ -59,6 +61,24 @@ def encoder(path: pathlib.Path, dataset_name: str) -> str:
         BadFeatures: see `open_file`.
     """
     return hdf5.encoder(path, dataset_name) if path.suffix.lower() in HDF5 else ""
+
+
+def coordinates(path: pathlib.Path) -> Coordinates | None:
+    """Where the patches of a file of features, or of patches alone, lie; None where it is silent.
+
+    Raises:
+        BadFeatures: see `open_file`; coordinates that cannot be used.
+    """
+    _refuse_broken_link(path)
+    extension = path.suffix.lower()
+    if extension in HDF5:
+        return hdf5.coordinates(path)
+    if extension in NPZ:
+        return npy.coordinates(path)
+    if extension in TORCH:
+        with MappedFile(path, path.stat().st_size, CHANGED).reading():
+            return patch_places.from_object(reader.load(path), str(path))
+    return None
 
 
 @contextmanager
@@ -206,6 +226,9 @@ class FileSource(FeatureSource):
     def _encoder(self, slide_id: str) -> str:
         return feature_files.encoder(self._files[slide_id], self.dataset_name)
 
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        return feature_files.coordinates(self._files[slide_id])
+
     def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
         return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
 
@@ -243,6 +266,9 @@ class JoinedSource(FeatureSource):
 
     def _encoder(self, slide_id: str) -> str:
         return self._owners[slide_id].encoder(slide_id)
+
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        return self._owners[slide_id].coordinates(slide_id)
 
     def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
         return self._owners[slide_id]._open(slide_id)

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.sandbox_worker import PARENT, dtype_of
 from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader
 from steph_jax.data.features.source import FeatureSource
@@ -252,6 +253,15 @@ class IsolatedSource(FeatureSource):
         with self._child() as child:
             name: str = self._ask(child, {"slide": slide_id, "encoder": True}, None)["encoder"]
         return name
+
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        with self._child() as child:
+            answer = self._ask(child, {"slide": slide_id, "coordinates": True}, None)
+        fields = answer["coordinates"]
+        if fields is None:
+            return None
+        xy = np.array(fields["xy"], np.float64).reshape(-1, 2)
+        return Coordinates(xy, fields["patch_size"], fields["unit"])
 
     @contextlib.contextmanager
     def _open(self, slide_id: str) -> Iterator[SlideReader]:

@@ -6,6 +6,8 @@ Writes a line of JSON with the slides at LOCATION, then answers each line of JSO
 
     {"slide": ID}                                       its header
     {"slide": ID, "encoder": true}                      {"encoder": NAME}
+    {"slide": ID, "coordinates": true}                  {"coordinates": {"xy": [[X, Y], ..],
+                                                        "patch_size", "unit"}, or null}
     {"slide": ID, "look": {"values": B, "profile": B}}  what it holds; see `look_at`
     {"slide": ID, "rows": [[START, STOP], D], "dtype": NAME}
                                                         {"nbytes": N}, then rows of N bytes
@@ -62,6 +64,8 @@ def answers(location: str, dataset_name: str, requests: BinaryIO) -> Iterator[An
                 yield look_at(source, slide, **request["look"]), None
             elif "encoder" in request:
                 yield {"encoder": source.encoder(slide)}, None
+            elif "coordinates" in request:
+                yield coordinates_of(source, slide), None
             elif "rows" in request:
                 (start, stop), dim = request["rows"]
                 dtype = dtype_of(request["dtype"])
@@ -87,6 +91,15 @@ def header_of(source: FeatureSource, slide: str) -> dict[str, Any]:
         "dtype": header.dtype.newbyteorder("=").name,
         "leading": header.leading,
     }
+
+
+def coordinates_of(source: FeatureSource, slide: str) -> dict[str, Any]:
+    """Where the patches of a slide lie."""
+    coordinates = source.coordinates(slide)
+    if coordinates is None:
+        return {"coordinates": None}
+    fields = {"patch_size": coordinates.patch_size, "unit": coordinates.unit}
+    return {"coordinates": fields | {"xy": coordinates.xy.tolist()}}
 
 
 def look_at(source: FeatureSource, slide: str, values: bool, profile: bool) -> dict[str, Any]:

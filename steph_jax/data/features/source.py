@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import numpy.typing as npt
 
+from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader, refuse_nonfinite
 from steph_jax.data.features.slide_ids import (
     other_names,
@@ -62,6 +63,10 @@ class FeatureSource(abc.ABC):
         """Name of the encoder of one of `slide_ids`; "" where it is not known."""
         return ""
 
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        """Where the patches of one of `slide_ids` lie; None where it is not known."""
+        return None
+
     def path_of(self, slide_id: str) -> str:
         """Where the slide is, for messages.
 
@@ -77,6 +82,21 @@ class FeatureSource(abc.ABC):
             FileNotFoundError, BadFeatures: see `header`.
         """
         return self._encoder(self._own_id(slide_id))
+
+    def coordinates(self, slide_id: str) -> Coordinates | None:
+        """Where the patches of a slide lie, in the order of `read`; None where its file has none.
+
+        Raises:
+            FileNotFoundError, BadFeatures: see `header`; coordinates of another number of patches.
+        """
+        own = self._own_id(slide_id)
+        coordinates = self._coordinates(own)
+        if coordinates is not None and len(coordinates.xy) != self.num_patches(own):
+            raise BadFeatures(
+                f"{self._path_of(own)}: expected coordinates of {self.num_patches(own)} patches, "
+                f"found {len(coordinates.xy)}; extract the slide again"
+            )
+        return coordinates
 
     def header(self, slide_id: str) -> SlideHeader:
         """N, D and the type of a slide, without reading it where its format has a header.

@@ -3,6 +3,7 @@
     NAME.store/features.bin     [patches, D] in float32, bfloat16 or float16, little-endian: the
                                 slides one after the other in sorted order
     NAME.store/store.json       which rows are which slide's, their checksums, where they came from
+    NAME.store/coords.bin       where patches lie, if that is known (`store_coordinates`)
 
 A slide is a run of rows, so that reading it is one copy from the mapped file: no chunks, no
 conversion, no lock. `numpy.memmap("features.bin", dtype).reshape(-1, D)` is all that another
@@ -24,6 +25,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from steph_jax.data.features import store_coordinates
+from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.mapped_file import MappedFile
 from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader, convert
 from steph_jax.data.features.source import FeatureSource
@@ -71,6 +74,7 @@ class Index:
         slides: in the order of their rows.
         skipped: what was left out, and why, by slide id.
         provenance: location and dataset name of the source, versions, when packing began.
+        coordinates: what `store_coordinates` notes of slides, by slide id.
     """
 
     dtype: str
@@ -79,6 +83,7 @@ class Index:
     slides: tuple[Record, ...]
     skipped: dict[str, str]
     provenance: dict[str, Any]
+    coordinates: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -152,6 +157,7 @@ def _parse(value: Any) -> Index:
         slides,
         value["skipped"],
         value["provenance"],
+        store_coordinates.parse(value.get("coordinates", {})),
     )
     end, seen = 0, set()
     for record in slides:
@@ -243,6 +249,13 @@ class StoreSource(FeatureSource):
 
     def _encoder(self, slide_id: str) -> str:
         return str(self._records[slide_id].source.get("encoder", ""))
+
+    def _coordinates(self, slide_id: str) -> Coordinates | None:
+        entry, record = self.index.coordinates.get(slide_id), self._records[slide_id]
+        if entry is None:
+            return None
+        place = (record.start, record.num_patches, self.index.rows)
+        return store_coordinates.read(self._data.parent, entry, *place)
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
         """Where what is `mapped` may be read; see `MappedFile.reading`."""

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from steph_jax import files
+from steph_jax.data.features import store_coordinates
 from steph_jax.data.features import store_log as journals
 from steph_jax.data.features.slide import BLOCK
 from steph_jax.data.features.source import FeatureSource
@@ -137,11 +138,14 @@ def pack(
             return Packed(None, bad, len(writer.written))
         if not writer.done:
             raise ValueError(f"{source.location}: none of {len(bad)} slides can be packed")
+        slides = tuple(writer.done[r.slide_id] for r in plan.slides if r.slide_id in writer.done)
+        places = [(record.slide_id, record.start) for record in slides]
         index = dataclasses.replace(
             plan,
-            slides=tuple(writer.done[r.slide_id] for r in plan.slides if r.slide_id in writer.done),
+            slides=slides,
             skipped=bad,
             provenance=plan.provenance | {"began": began},
+            coordinates=store_coordinates.write(partial, source, places, plan.rows, workers),
         )
         _finish(partial, out, index)
         return Packed(index, bad, len(writer.written))
@@ -178,6 +182,10 @@ def verify(
                 f"{store.path_of(record.slide_id)}: its bytes do not have the checksum of "
                 f"{INDEX}; copy the store again, or pack it again"
             )
+        try:
+            store.coordinates(record.slide_id)
+        except (ValueError, OSError) as error:
+            return one_line(error)
         if source is None or source.missing([record.slide_id]):
             return None
         try:
@@ -189,7 +197,10 @@ def verify(
                 f"{source.path_of(record.slide_id)}: not what {store.location} was packed from; "
                 "if the new features are the right ones, pack them again"
             )
-        return None
+        try:
+            return store_coordinates.difference(store, source, record.slide_id)
+        except (ValueError, OSError) as error:
+            return one_line(error)
 
     problems = {}
     slides = store.index.slides
