@@ -14,10 +14,10 @@ from workers import memory
 from workload import Sizes
 
 from steph_jax.data import batches
-from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Batch, Groups
+from steph_jax.data.bags import InMemoryBags
+from steph_jax.data.batches import Batch, ChunkGroups
 from steph_jax.engine import loader
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.step import Outputs, device_mesh, gradients, replicate
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import loss_function
@@ -36,13 +36,13 @@ class Pass:
     Attributes:
         seconds: wall time.
         slides, patches: seen, without padding.
-        waited: seconds of it that training waited for data, its first batch included.
+        seconds_waiting: the part of it that training waited for data, its first batch included.
     """
 
     seconds: float
     slides: int
     patches: int
-    waited: float = 0.0
+    seconds_waiting: float = 0.0
 
 
 class Compilations:
@@ -73,7 +73,7 @@ class Engine:
     Attributes:
         method: what is computed.
         loss: of a batch.
-        feed: of the cohort; features are on the devices where half of their memory holds them.
+        loader: of the cohort; with a device cache where half of the device's memory holds it.
         labels: of the cohort.
         state: parameters and optimizer.
         frozen: the models that are merged.
@@ -94,12 +94,12 @@ class Engine:
         mesh = device_mesh(jax.local_devices()[:num_devices])
         self._device = mesh.devices.flat[0]
         budget = loader.patches_per_group(self._device.platform)
-        self.feed = Feed(
-            MemoryBags.of(bags, sizes.feature_dim, features_dtype),
-            batches.choose_layout(self._num_patches, size, budget),
+        self.loader = DeviceLoader(
+            InMemoryBags.of(bags, sizes.feature_dim, features_dtype),
+            batches.choose_group_shapes(self._num_patches, size, budget),
             mesh,
             size,
-            loader.resident_bytes(-1, self._device),
+            loader.device_cache_bytes(-1, self._device),
         )
         self.method = _method(sizes, dtype)
         self.loss = loss_function(Objective())
@@ -113,8 +113,8 @@ class Engine:
     def warm_predict(self) -> dict[str, Any]:
         """Compiles prediction; call it before anything trains, for its peak of memory."""
         self.predict()
-        chunks = self.feed.chunks(range(self.feed.num_bags))
-        return self._report(chunks, self.compilations.of("pool_chunks"))
+        order = self.loader.partition(range(self.loader.num_bags))
+        return self._report(order, self.compilations.of("pool_chunks"))
 
     def warm_train(self) -> dict[str, Any]:
         """Compiles training: forwards and backwards, or whole steps of a single group."""
@@ -124,9 +124,9 @@ class Engine:
         return self._report(self._order(0), both_ways // 2 + self.compilations.of("_gradients"))
 
     def _report(self, order: Sequence[Sequence[int]], compilations: int) -> dict[str, Any]:
-        batches = [self.feed.batch(chosen, self.labels) for chosen in order]
-        real = sum(int(np.sum(batch.slots.num_patches)) for batch in batches)
-        padded = sum(cast(Groups, batch.groups).padded_patches for batch in batches)
+        batches = [self.loader.batch(chosen, self.labels) for chosen in order]
+        real = sum(int(np.sum(batch.bags.num_patches)) for batch in batches)
+        padded = sum(cast(ChunkGroups, batch.groups).padded_patches for batch in batches)
         return {
             "padding_waste": (padded - real) / padded,
             "compilations": compilations,
@@ -147,7 +147,7 @@ class Engine:
         over = []
         for chosen in self._order(0):
             sizes = [int(self._num_patches[i]) for i in chosen]
-            shares = batches.assign(sizes, self.feed.mesh.size, self.feed.num_slots)
+            shares = batches.assign(sizes, self.loader.mesh.size, self.loader.num_slots)
             loads = [sum(sizes[i] for i in share) for share in shares]
             over.append(max(loads) / np.mean(loads) - 1)
         return float(np.mean(over))
@@ -159,7 +159,7 @@ class Engine:
         return {
             "platform": self._device.platform,
             "device": cores if on_cpu else self._device.device_kind,
-            "features_on_device": self.feed.is_resident,
+            "features_on_device": self.loader.uses_device_cache,
             "devices": len(jax.local_devices()),
             "jax": jax.__version__,
         }
@@ -170,17 +170,17 @@ class Engine:
         self.state, epoch = train_epoch(
             self.method,
             self.loss,
-            self.feed.mesh,
+            self.loader.mesh,
             self.optimizer,
             self.state,
             self.frozen,
-            self.feed.ahead(order, self.labels),
+            self.loader.batches(order, self.labels),
             jax.random.key(0),
             self._step,
         )
         self._step += len(order)
         self._epoch += 1
-        return self._pass(epoch.seconds, epoch.waited)
+        return self._pass(epoch.seconds, epoch.seconds_waiting)
 
     def predict(self) -> Pass:
         """Prediction of the whole cohort."""
@@ -194,19 +194,19 @@ class Engine:
             self.method,
             self.state.trainable,
             self.frozen,
-            self.feed,
-            range(self.feed.num_bags),
+            self.loader,
+            range(self.loader.num_bags),
             self.labels,
         )
         return logits
 
     def gradients(self, batch: Batch) -> tuple[Params, Outputs]:
         """Gradients and outputs of a batch, dropout off."""
-        trainable, frozen, mesh = self.state.trainable, self.frozen, self.feed.mesh
+        trainable, frozen, mesh = self.state.trainable, self.frozen, self.loader.mesh
         return gradients(self.method, self.loss, mesh, trainable, frozen, batch, None)
 
-    def _pass(self, seconds: float, waited: float = 0.0) -> Pass:
-        return Pass(seconds, len(self._num_patches), int(self._num_patches.sum()), waited)
+    def _pass(self, seconds: float, seconds_waiting: float = 0.0) -> Pass:
+        return Pass(seconds, len(self._num_patches), int(self._num_patches.sum()), seconds_waiting)
 
     def _order(self, epoch: int) -> list[list[int]]:
         return list(batches.epoch_order(range(len(self._num_patches)), self._size, 0, epoch))

@@ -9,7 +9,7 @@
 2. STEPH is trained on a cohort of twice the cache (`steph_jax.train`, models of the paper's size),
    and again with all of it in memory: the share of an epoch that waits for data, and whether both
    end with the same parameters.
-3. The same bags handed out in the order of training, with nothing computed: our reading ahead, and
+3. The same bags handed out in the order of training, with nothing computed: our prefetching, and
    grain's threads and processes where grain is installed (extra `bench`).
 
 --quick is for small sizes: its ratios mean little, and its targets are not judged.
@@ -244,7 +244,7 @@ def time_training(
     judgment = verdict(waiting, 0.05, judged)
     print(f"waiting of a streamed epoch {waiting:.3f}, at most 0.050{judgment}")
     print(f"the same parameters: {results['same_parameters']}")
-    print(f"\n3. bags handed out, by {streaming.THREADS} threads or processes that read ahead\n")
+    print(f"\n3. bags handed out, by {streaming.THREADS} threads or processes that prefetch\n")
     print(f"{'':<48}{'GB/s':>7}")
     rates = streaming.hand_out(cohort, repeats)
     for name, rate in rates.items():

@@ -123,7 +123,7 @@ def _row(
         "slides_per_second": statistics.median(p.slides / p.seconds for p in passes),
         "fraction_of_ceiling": statistics.median(shares),
         "ratio_to_pytorch": statistics.median(ratios) if ratios else None,
-        "waiting_share": statistics.median(p.waited / p.seconds for p in passes),
+        "waiting_share": statistics.median(p.seconds_waiting / p.seconds for p in passes),
     }
 
 

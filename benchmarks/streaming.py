@@ -22,7 +22,7 @@ from steph_jax import train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data.bags import BagStore, LazyBags
+from steph_jax.data.bags import BagReader, OnDiskBags
 from steph_jax.data.batches import epoch_order
 from steph_jax.data.cache import CachedBags
 from steph_jax.data.features import store_writer
@@ -38,7 +38,7 @@ from steph_jax.training.config import as_dict
 TARGET, SOURCES = "target", 12
 #: Patients a step.
 BATCH = 16
-#: Threads, or processes, that read ahead: what `cache` has.
+#: Threads, or processes, that prefetch: as many as `cache` has.
 THREADS = 2
 FLOAT32 = np.dtype(np.float32)
 
@@ -184,12 +184,14 @@ def orders_of(cohort: Cohort, repeats: int) -> list[list[int]]:
     return [list(chain(*epoch_order(bags, 1, seed=0, epoch=e))) for e in range(repeats + 1)]
 
 
-def ours(bags: BagStore, orders: Sequence[Sequence[int]], out: np.ndarray) -> Iterator[None]:
-    """Copies bags to `out`, one after the other; read ahead by a `CachedBags`."""
+def steph_jax_bags(
+    bags: BagReader, orders: Sequence[Sequence[int]], out: np.ndarray
+) -> Iterator[None]:
+    """Copies bags to `out`, one after the other; prefetched by a `CachedBags`."""
     following = [*orders[1:], []]
     for order, after in zip(orders, following, strict=True):
         if isinstance(bags, CachedBags):
-            bags.expect([*order, *after])
+            bags.prefetch([*order, *after])
         for index in order:
             bags.read(index, 0, out[: int(bags.num_patches[index])])
             yield
@@ -204,10 +206,10 @@ def grains(
     flags.FLAGS.mark_as_parsed()  # grain passes the flags of absl on to its processes
     dataset = grain.MapDataset.source(list(chain(*orders))).map(read)
     options = grain.ReadOptions(num_threads=1 if processes else THREADS, prefetch_buffer_size=BATCH)
-    ahead = dataset.to_iter_dataset(options)
+    prefetched = dataset.to_iter_dataset(options)
     if processes:
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
-    for bag in ahead:
+        prefetched = prefetched.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes))
+    for bag in prefetched:
         np.copyto(out[: len(bag)], bag)
         yield
 
@@ -228,13 +230,15 @@ def hand_out(cohort: Cohort, repeats: int) -> dict[str, float]:
     rates: dict[str, float] = {}
     for name, place in (("packed store", cohort.store), ("HDF5 (1, D)", cohort.hdf5)):
         source = open_features(place)
-        lazy = LazyBags(source, slides, FLOAT32)
+        lazy = OnDiskBags(source, slides, FLOAT32)
         cached = CachedBags(source, slides, FLOAT32, cohort.nbytes // 2, BATCH)
         out = np.zeros((int(lazy.num_patches.max()), lazy.feature_dim), FLOAT32)
         read = Read(place, cohort.slides)
         ways: dict[str, Callable[[], Iterator[None]]] = {
-            "read as asked for": functools.partial(ours, lazy, orders, out),
-            "ours, half kept, half read ahead": functools.partial(ours, cached, orders, out),
+            "read as asked for": functools.partial(steph_jax_bags, lazy, orders, out),
+            "steph_jax, half in memory, half prefetched": functools.partial(
+                steph_jax_bags, cached, orders, out
+            ),
         }
         if has_grain():
             ways["grain, threads"] = functools.partial(grains, read, orders, out, 0)

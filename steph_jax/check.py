@@ -213,7 +213,7 @@ def check_features(
         slide_seconds: that one slide may take.
     """
     data = config.data
-    slide_ids = [slide for of_patient in table.slides for slide in of_patient]
+    slide_ids = [slide for patient_slides in table.slides for slide in patient_slides]
     random.Random(0).shuffle(slide_ids)  # where time is short, slides of all kinds are read
 
     def read_all() -> tuple[pathlib.Path, reading.Reading]:

@@ -31,7 +31,7 @@ from ml_collections import config_flags
 from steph_jax import cli, files, records, train
 from steph_jax import run_directory as runs
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.data.bags import LazyBags
+from steph_jax.data.bags import OnDiskBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
@@ -207,7 +207,7 @@ def median_patches(config: Config, fold: pathlib.Path) -> int:
     table, split = fold_results.read_patients(fold)
     source = experiment.open_source(config, config.dataset)
     slides = [table.slides[i] for i in split.test]
-    bags = LazyBags(source, slides, config.precision.features)
+    bags = OnDiskBags(source, slides, config.precision.features)
     return max(1, int(np.median(bags.num_patches)))
 
 

@@ -11,7 +11,7 @@ import pathlib
 from absl import flags
 
 from steph_jax import cli, run_directory
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.evaluation.evaluator import Evaluator
 from steph_jax.methods.registry import load_model
@@ -50,8 +50,8 @@ def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | No
         config, config.dataset, features_at, model.architecture.feature_dim
     )
     (bags,) = experiment.open_all_bags(config, [(source, table)])
-    feed = Feed.open(bags, config.batch_size, config.data.device_gb)
-    evaluate = Evaluator.load(model, feed, table, config.precision.operands)
+    loader = DeviceLoader.open(bags, config.batch_size, config.data.device_gb)
+    evaluate = Evaluator.load(model, loader, table, config.precision.operands)
     parts = {"train": evaluate(split.train), "test": evaluate(split.test)}
     parts = evaluator.parts_with_curves(parts, model)
     alone = evaluator.target_only(model, evaluate, split.test)

@@ -24,13 +24,13 @@ from steph_jax import cli, files, run_directory
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
-from steph_jax.data.bags import LazyBags
+from steph_jax.data.bags import OnDiskBags
 from steph_jax.data.columns import Columns
 from steph_jax.data.features import kinds
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
@@ -136,7 +136,7 @@ def predict(
         ValueError: features that cannot be used.
     """
     precision = Precision(dtype)
-    bags = LazyBags(source, list(slides_of.values()), precision.features)
+    bags = OnDiskBags(source, list(slides_of.values()), precision.features)
     patients = list(slides_of)
     counts = [source.num_patches(slide) for slides in slides_of.values() for slide in slides]
     slide_level = kinds.slide_level_text([number for number in counts if number])
@@ -148,16 +148,14 @@ def predict(
         logging.warning("%d patients without any patch are left out: %s", len(empty), listed(empty))
     if not len(filled):
         raise ValueError("no patient has any patch; nothing to predict")
-    predictor = Predictor.load(model, Feed.open(bags, batch_size), precision.operands)
+    predictor = Predictor.load(model, DeviceLoader.open(bags, batch_size), precision.operands)
 
     def progress(batches: Any, total: int) -> Any:
         return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
 
-    outputs, record = predictor(filled.tolist(), progress=progress)
+    outputs, aux = predictor(filled.tolist(), progress=progress)
     objective = saved_model.stored_objective(model)
-    predicted = predictions.predictions_of(
-        [patients[i] for i in filled], outputs, record, objective
-    )
+    predicted = predictions.predictions_of([patients[i] for i in filled], outputs, aux, objective)
     return predictions.with_curves(predicted, model.metadata)
 
 

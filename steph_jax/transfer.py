@@ -28,7 +28,7 @@ from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import table_path
 from steph_jax.engine.frozen_encoders import Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.messages import listed
 from steph_jax.methods.abmil import apply_head
 from steph_jax.models import task_vectors
@@ -165,8 +165,8 @@ def on_target(
             f"D = {some.architecture.feature_dim}; use features of the encoder that the pool was "
             "fitted on"
         )
-    feed = Feed.open(bags, config.batch_size, config.data.device_gb)
-    represent = Representations(feed, config.precision.operands)
+    loader = DeviceLoader.open(bags, config.batch_size, config.data.device_gb)
+    represent = Representations(loader, config.precision.operands)
     z = represent(some.architecture, [model.params for model in models.values()])
     risks = {key: risk(model, z[:, i]) for i, (key, model) in enumerate(models.items())}
     rows = []

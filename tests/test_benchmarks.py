@@ -154,7 +154,7 @@ def test_the_pytorch_program_computes_the_same(length):
     np.testing.assert_allclose(
         torch_loop.outputs(), jax_engine.outputs()[:size], rtol=1e-4, atol=1e-5
     )
-    batch = jax_engine.feed.batch(range(size), jax_engine.labels)
+    batch = jax_engine.loader.batch(range(size), jax_engine.labels)
     gradient, out = jax_engine.gradients(batch)
     assert torch_loop.gradients() == pytest.approx(float(out.loss), rel=1e-4)
     weight = torch_loop.model.embedding.weight.grad.numpy().T

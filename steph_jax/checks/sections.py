@@ -25,7 +25,7 @@ def check_sections(path: Path, slides: Iterable[Sequence[str]]) -> list[Finding]
         slides: ids of slides of each patient.
     """
     frozen, normal, diagnostic = [], [], 0
-    for slide in (slide for of_patient in slides for slide in of_patient):
+    for slide in (slide for patient_slides in slides for slide in patient_slides):
         match = _SLIDE.match(_SEPARATORS.sub("-", slide_name(slide).upper()))
         if match is None:
             continue

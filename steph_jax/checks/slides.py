@@ -38,7 +38,7 @@ def check_slides(
         other_slides: ids of slides of the table whose patients the run does not use.
         expected_dim: D of the model, if known.
     """
-    slide_ids = [slide for of_patient in slides for slide in of_patient]
+    slide_ids = [slide for patient_slides in slides for slide in patient_slides]
     good = {s: a for s, a in read.answers.items() if "problem" not in a and "nonfinite" not in a}
     results = [_summary(location, good)]
     missing = [slide for slide in slide_ids if slide not in read.slides]
@@ -160,14 +160,14 @@ def _empty(
     """Slides without patches beside others, and patients without any patch."""
     results: list[Finding] = []
     some, all_empty = [], []
-    for patient, of_patient in zip(patients, slides, strict=True):
-        answers = [read.answers.get(slide, {}) for slide in of_patient]
+    for patient, patient_slides in zip(patients, slides, strict=True):
+        answers = [read.answers.get(slide, {}) for slide in patient_slides]
         empty = [
             read.slides[slide]
-            for slide, answer in zip(of_patient, answers, strict=True)
+            for slide, answer in zip(patient_slides, answers, strict=True)
             if answer.get("num_patches") == 0
         ]
-        if empty and len(empty) == len(of_patient):
+        if empty and len(empty) == len(patient_slides):
             all_empty.append(f"{patient}: {', '.join(empty)}")
         else:
             some += empty

@@ -17,10 +17,36 @@ from steph_jax.messages import listed
 _ALIGNMENT = 64
 
 
-class MemoryBags:
-    """Bags in memory, one after the other in one array; a `batches.BagStore`.
+class BagReader(Protocol):
+    """The bags of a cohort, wherever their patches are.
 
-    They are made empty, and filled through `bag`.
+    Attributes:
+        num_patches: [n] patches of every bag.
+        feature_dim: D.
+        dtype: float type of the features.
+    """
+
+    num_patches: np.ndarray
+    feature_dim: int
+    dtype: np.dtype
+
+    def read(self, index: int, start: int, out: np.ndarray) -> None:
+        """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
+
+    def view(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """A read-only view of rows [size, D] that begin with patch `start` of a bag.
+
+        It may go on with patches of other bags. None where the patches have to be read.
+        """
+
+    def prefetch(self, order: Sequence[int]) -> None:
+        """Announces the bags that will be read next, in order, in place of an earlier `order`."""
+
+
+class InMemoryBags:
+    """A `BagReader` of bags in memory, one after the other in one array.
+
+    The array is allocated empty, and filled through `bag`.
 
     Args:
         num_patches: patches of every bag.
@@ -40,24 +66,24 @@ class MemoryBags:
     @classmethod
     def of(cls, bags: Sequence[np.ndarray], feature_dim: int, dtype: np.dtype) -> Self:
         """Copies of some bags [N, D]."""
-        made = cls([len(bag) for bag in bags], feature_dim, dtype)
+        copies = cls([len(bag) for bag in bags], feature_dim, dtype)
         for index, bag in enumerate(bags):
-            made.bag(index)[:] = bag
-        return made
+            copies.bag(index)[:] = bag
+        return copies
 
     def bag(self, index: int) -> np.ndarray:
         """The patches [N, D] of a bag, in place."""
         return self._patches[self._first[index] : self._first[index + 1]]
 
-    def expect(self, order: Sequence[int]) -> None:
-        """Nothing is to be prepared: all bags are in memory (see `cache.Bags`)."""
+    def prefetch(self, order: Sequence[int]) -> None:
+        """Does nothing: all bags are in memory."""
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
         out[:] = self.bag(index)[start : start + len(out)]
 
-    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
-        """See `batches.BagStore`: other bags follow, but behind the last one there is nothing."""
+    def view(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """See `BagReader`; None where the array ends before the view would."""
         begin = int(self._first[index]) + start
         if begin + size > len(self._patches):
             return None
@@ -74,8 +100,8 @@ def _aligned(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return memory[skipped : skipped + size].view(dtype).reshape(shape)
 
 
-class LazyBags:
-    """Bags read piece by piece as they are asked for; a `batches.BagStore` that keeps nothing.
+class OnDiskBags:
+    """A `BagReader` that reads every chunk from its files when it is asked for, and keeps nothing.
 
     Attributes:
         source: where the features are.
@@ -94,24 +120,24 @@ class LazyBags:
     def __init__(
         self, source: FeatureSource, slides: Sequence[Sequence[str]], dtype: np.dtype
     ) -> None:
-        source.require(slide for of_patient in slides for slide in of_patient)
+        source.require(slide for patient_slides in slides for slide in patient_slides)
         self.source = source
-        self.slides = [list(of_patient) for of_patient in slides]
+        self.slides = [list(patient_slides) for patient_slides in slides]
         self._starts = [
-            np.cumsum([0, *(source.num_patches(slide) for slide in of_patient)])
-            for of_patient in self.slides
+            np.cumsum([0, *(source.num_patches(slide) for slide in patient_slides)])
+            for patient_slides in self.slides
         ]
         self.num_patches = np.array([starts[-1] for starts in self._starts], np.int64)
         self.feature_dim = shared_dim(source, slides)
-        warn_of_empty(source, slides)
+        warn_about_empty(source, slides)
         self.dtype = np.dtype(dtype)
 
-    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
-        """Nothing is in memory to be lent; see `batches.BagStore`."""
+    def view(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """None: nothing is in memory; see `BagReader`."""
         return None
 
-    def expect(self, order: Sequence[int]) -> None:
-        """Nothing is prepared: patches are read as they are asked for (see `cache.Bags`)."""
+    def prefetch(self, order: Sequence[int]) -> None:
+        """Does nothing: patches are read when they are asked for."""
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
@@ -128,19 +154,19 @@ class LazyBags:
                 done += end - begin
 
 
-def refuse_empty(
+def check_not_empty(
     source: FeatureSource, patients: Sequence[str], slides: Sequence[Sequence[str]]
 ) -> None:
-    """Refuses patients without any patch, and slides without features; lists them.
+    """Checks that every slide has features, and every patient a patch.
 
     Raises:
         FileNotFoundError, EmptyBag: see `load_bags`.
     """
-    source.require(slide for of_patient in slides for slide in of_patient)
+    source.require(slide for patient_slides in slides for slide in patient_slides)
     empty = [
         patient
-        for patient, of_patient in zip(patients, slides, strict=True)
-        if not any(source.num_patches(slide) for slide in of_patient)
+        for patient, patient_slides in zip(patients, slides, strict=True)
+        if not any(source.num_patches(slide) for slide in patient_slides)
     ]
     if empty:
         raise EmptyBag(
@@ -155,29 +181,29 @@ def shared_dim(source: FeatureSource, slides: Sequence[Sequence[str]]) -> int:
     Raises:
         ValueError: they differ; names a file of every size.
     """
-    of_dim = defaultdict(list)
-    for slide in (slide for of_patient in slides for slide in of_patient):
+    slides_by_dim = defaultdict(list)
+    for slide in (slide for patient_slides in slides for slide in patient_slides):
         if source.num_patches(slide):
-            of_dim[source.dim(slide)].append(slide)
-    if len(of_dim) > 1:
-        shapes = [(source.num_patches(s), d) for d, names in of_dim.items() for s in names]
+            slides_by_dim[source.dim(slide)].append(slide)
+    if len(slides_by_dim) > 1:
+        shapes = [(source.num_patches(s), d) for d, names in slides_by_dim.items() for s in names]
         if kinds.seem_transposed(shapes):
             raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
-        found = "; ".join(
-            f"D = {dim} in {len(of)} slide(s), {source.path_of(of[0])} among them"
-            for dim, of in sorted(of_dim.items())
+        dims = "; ".join(
+            f"D = {dim} in {len(names)} slide(s), {source.path_of(names[0])} among them"
+            for dim, names in sorted(slides_by_dim.items())
         )
-        raise ValueError(f"features differ in size: {found}; extract all with one encoder")
-    return next(iter(of_dim), 0)
+        raise ValueError(f"features differ in size: {dims}; extract all with one encoder")
+    return next(iter(slides_by_dim), 0)
 
 
-def warn_of_empty(source: FeatureSource, slides: Sequence[Sequence[str]]) -> None:
-    """Says on the log which slides have no patches, beside others of the same patient."""
+def warn_about_empty(source: FeatureSource, slides: Sequence[Sequence[str]]) -> None:
+    """Logs the slides without patches of patients who have other slides with some."""
     empty = [
         source.path_of(slide)
-        for of_patient in slides
-        if any(source.num_patches(slide) for slide in of_patient)
-        for slide in of_patient
+        for patient_slides in slides
+        if any(source.num_patches(slide) for slide in patient_slides)
+        for slide in patient_slides
         if not source.num_patches(slide)
     ]
     if empty:
@@ -193,7 +219,7 @@ def load_bags(
     patients: Sequence[str],
     slides: Sequence[Sequence[str]],
     dtype: np.dtype,
-) -> MemoryBags:
+) -> InMemoryBags:
     """Reads all bags of some patients into memory.
 
     Args:
@@ -207,49 +233,20 @@ def load_bags(
         EmptyBag: for patients without any patch; lists them.
         ValueError: for NaN or infinity, or features of different sizes.
     """
-    refuse_empty(source, patients, slides)
-    warn_of_empty(source, slides)
-    sizes = [sum(map(source.num_patches, of_patient)) for of_patient in slides]
-    bags = MemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
-    shown = tqdm(slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty())
-    for index, of_patient in enumerate(shown):
-        read_bag(source, of_patient, bags.bag(index), check_finite=True)
+    check_not_empty(source, patients, slides)
+    warn_about_empty(source, slides)
+    sizes = [sum(map(source.num_patches, patient_slides)) for patient_slides in slides]
+    bags = InMemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
+    progress = tqdm(
+        slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty()
+    )
+    for index, patient_slides in enumerate(progress):
+        read_bag(source, patient_slides, bags.bag(index), check_finite=True)
     return bags
 
 
-class BagStore(Protocol):
-    """Where bags are read from.
-
-    Attributes:
-        num_patches: [n] patches of every bag.
-        feature_dim: D.
-        dtype: float type of the features.
-    """
-
-    num_patches: np.ndarray
-    feature_dim: int
-    dtype: np.dtype
-
-    def read(self, index: int, start: int, out: np.ndarray) -> None:
-        """Copies patches [start, start + len(out)) of a bag into `out` [n, D]."""
-
-    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
-        """Rows [size, D] that begin with patch `start` of a bag, where they lie in memory.
-
-        Behind the bag's last patch other bags' patches may stand. They cannot be written to. None
-        where the patches have to be read.
-        """
-
-
-class Bags(BagStore, Protocol):
-    """Bags that can be told what will be read next."""
-
-    def expect(self, order: Sequence[int]) -> None:
-        """Says which bags are going to be read, in their order; replaces what was said before."""
-
-
-class JoinedBags:
-    """The bags of several cohorts, one cohort after the other; a `cache.Bags`.
+class ConcatBags:
+    """A `BagReader` of the bags of several cohorts, one cohort after the other.
 
     Attributes:
         num_patches: [n] patches of every bag.
@@ -264,7 +261,7 @@ class JoinedBags:
         ValueError: their features differ in size.
     """
 
-    def __init__(self, parts: Sequence[Bags]) -> None:
+    def __init__(self, parts: Sequence[BagReader]) -> None:
         dims = {part.feature_dim for part in parts}
         if len(dims) > 1:
             raise ValueError(f"features differ in size between cohorts: found D = {sorted(dims)}")
@@ -274,23 +271,23 @@ class JoinedBags:
         self.parts = list(parts)
         self._starts = np.cumsum([0, *(len(part.num_patches) for part in parts)])
 
-    def expect(self, order: Sequence[int]) -> None:
-        """Tells every part which of its bags are going to be read; see `cache.Bags`."""
-        owners = [self._owner(index) for index in order]
+    def prefetch(self, order: Sequence[int]) -> None:
+        """Announces to every part its bags of `order`; see `BagReader`."""
+        places = [self._place(index) for index in order]
         for number, part in enumerate(self.parts):
-            part.expect([inner for owner, inner in owners if owner == number])
+            part.prefetch([inner for part_number, inner in places if part_number == number])
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""
-        owner, inner = self._owner(index)
-        self.parts[owner].read(inner, start, out)
+        part, inner = self._place(index)
+        self.parts[part].read(inner, start, out)
 
-    def lend(self, index: int, start: int, size: int) -> np.ndarray | None:
-        """What the part lends that holds the bag; see `batches.BagStore`."""
-        owner, inner = self._owner(index)
-        return self.parts[owner].lend(inner, start, size)
+    def view(self, index: int, start: int, size: int) -> np.ndarray | None:
+        """The view of the part that has the bag; see `BagReader`."""
+        part, inner = self._place(index)
+        return self.parts[part].view(inner, start, size)
 
-    def _owner(self, index: int) -> tuple[int, int]:
-        """The part that holds a bag, and the bag's number there."""
-        owner = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return owner, int(index - self._starts[owner])
+    def _place(self, index: int) -> tuple[int, int]:
+        """The number of the part that has a bag, and the bag's number there."""
+        part = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return part, int(index - self._starts[part])

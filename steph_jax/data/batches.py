@@ -1,10 +1,10 @@
 """Batches of bags of any lengths, in a few fixed shapes.
 
-A bag of N patches is cut into *pieces* of a few fixed lengths (a `Layout`), and pieces of one
-length are stacked into *groups* of a fixed size: arrays [G, L, D] that a compiled program takes
-without padding whole bags to a common length. Which bag a piece belongs to travels with it
-(`Group.owner`), so short bags share a group and long ones span several. All shapes of a run come
-from its layout, three at most, whatever the lengths.
+A bag of N patches is cut into *chunks* of a few fixed lengths, and chunks of one length are stacked
+into *groups* of a fixed size: arrays [G, L, D] that a compiled program takes without padding whole
+bags to a common length. Every chunk carries the number of its bag (`ChunkGroup.bag_slot`), so short
+bags share a group and long ones span several. A run has at most three shapes of groups
+(`GroupShapes`), whatever the lengths of its bags.
 
 Over several devices each bag goes to one device, the fullest bags first and each to the device
 with the fewest patches so far; every device gets groups of the same shapes.
@@ -15,108 +15,110 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from steph_jax.data.bags import BagStore
+from steph_jax.data.bags import BagReader
 
-# What a piece costs beside its patches, in patches, where it is weighed against padding: a piece of
-# a merged model makes the parameters of its bag anew. A group costs a few calls, GROUP_COST of the
+# The overhead of a chunk, in patches, to be weighed against padding: a merged model computes the
+# parameters of the bag once more for every chunk. A group costs a few calls, GROUP_COST of the
 # largest group.
-PIECE_COST = 96
+CHUNK_COST = 96
 GROUP_COST = 1 / 32
 
 
-class Group(NamedTuple):
-    """Pieces of one length, stacked; on several devices one share after the other.
+class ChunkGroup(NamedTuple):
+    """Chunks of one length, stacked; with several devices, the share of one after the other's.
 
     Attributes:
-        features: [G, L, D] patch features; beyond `length` of a piece anything finite may stand.
-        length: [G] int32, patches of each piece; 0 for a piece that only fills the group.
-        owner: [G] int32, slot of the bag of each piece on its device.
-        serial: [G] int32, number of the piece within its bag (random streams are named by it).
+        features: [G, L, D] patch features; past `length` of a chunk, padding of any finite value.
+        length: [G] int32, patches of each chunk; 0 for a chunk that only fills the group.
+        bag_slot: [G] int32, slot of the bag of each chunk on its device.
+        chunk_index: [G] int32, number of the chunk within its bag, which enters its random key.
     """
 
     features: Any
     length: Any
-    owner: Any
-    serial: Any
+    bag_slot: Any
+    chunk_index: Any
 
 
-class Pieces(NamedTuple):
-    """Where the pieces of a group are cut from; arrays [G] as in `Group`.
+class ChunkPlan(NamedTuple):
+    """Where the chunks of a group are cut from; arrays [G] as in `ChunkGroup`.
 
     Attributes:
-        size: patches of a piece in the group, L.
-        bag: int32, the bag's number in the store.
-        start: int32, the first patch of the piece in its bag.
-        length, owner, serial: as in `Group`.
+        size: patches of a chunk in the group, L.
+        bag: int32, the bag's number in the cohort.
+        start: int32, the first patch of the chunk in its bag.
+        length, bag_slot, chunk_index: as in `ChunkGroup`.
     """
 
     size: int
     bag: np.ndarray
     start: np.ndarray
     length: np.ndarray
-    owner: np.ndarray
-    serial: np.ndarray
+    bag_slot: np.ndarray
+    chunk_index: np.ndarray
 
 
-class Slots(NamedTuple):
-    """The bags of a batch; on several devices one share after the other.
+class BatchBags(NamedTuple):
+    """The bags of a batch, by slot; with several devices, the share of one after the other's.
 
     Attributes:
-        index: [B] int32, bag number in the store; -1 for a slot without a bag.
-        rank: [B] int32, place of the bag in the batch, which names its random streams.
+        index: [B] int32, number of the bag in the cohort; -1 for a slot without a bag.
+        position: [B] int32, position of the bag in the batch, which enters its random key.
         num_patches: [B] int32.
-        labels: dict of arrays [B, ...], what the caller gave for every bag, zeros in empty slots.
+        labels: arrays [B, ...] by name, the caller's labels of every bag; zeros in empty slots.
     """
 
     index: Any
-    rank: Any
+    position: Any
     num_patches: Any
     labels: dict[str, Any]
 
 
 class Batch(NamedTuple):
-    """Some bags: their slots, and their patches in groups that can be gone through repeatedly."""
+    """Some bags, and their patches in groups, over which one may iterate repeatedly."""
 
-    slots: Slots
-    groups: Sequence[Group]
+    bags: BatchBags
+    groups: Sequence[ChunkGroup]
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """Lengths of pieces, longest first, and how many make a group.
+class GroupShapes:
+    """Shapes of the groups of a run, those of the longest chunks first.
 
     Attributes:
-        shapes: pairs (pieces per group G, patches per piece L).
+        pairs: (chunks per group G, patches per chunk L).
     """
 
-    shapes: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        lengths = [length for _, length in self.shapes]
+        lengths = [length for _, length in self.pairs]
         if not lengths or lengths != sorted(set(lengths), reverse=True) or lengths[-1] < 1:
-            raise ValueError(f"a layout has distinct lengths, longest first, not {self.shapes}")
+            raise ValueError(
+                f"chunks of groups have distinct lengths, longest first, not {self.pairs}"
+            )
 
-    def pieces(self, num_patches: int) -> list[tuple[int, int, int]]:
-        """How one bag is cut: (shape number, first patch, patches) per piece, in order."""
-        lengths = np.array([length for _, length in self.shapes])
-        counts = _piece_counts(np.array([num_patches]), lengths)[:, 0]
-        cut, start = [], 0
+    def cut(self, num_patches: int) -> list[tuple[int, int, int]]:
+        """The chunks of a bag, in order: (number of the shape, first patch, patches) of each."""
+        lengths = np.array([length for _, length in self.pairs])
+        counts = _chunk_counts(np.array([num_patches]), lengths)[:, 0]
+        chunks, start = [], 0
         for shape, count in enumerate(counts):
             for _ in range(count):
-                taken = min(int(lengths[shape]), num_patches - start)
-                cut.append((shape, start, taken))
-                start += taken
-        return cut
+                length = min(int(lengths[shape]), num_patches - start)
+                chunks.append((shape, start, length))
+                start += length
+        return chunks
 
 
-def _piece_counts(num_patches: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[shapes, n] pieces of each length for bags of the given sizes.
+def _chunk_counts(num_patches: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[shapes, n] chunks of each length for bags of the given sizes.
 
-    As many whole pieces of each length as fit, longest first; the rest goes into one piece of the
+    As many whole chunks of each length as fit, longest first; the rest goes into one chunk of the
     length whose padding is cheaper than cutting the rest further.
     """
     rest = np.asarray(num_patches, np.int64).copy()
@@ -125,23 +127,24 @@ def _piece_counts(num_patches: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         counts[i], rest = rest // length, rest % length
     counts[-1] += rest > 0
     for i in range(len(lengths) - 2, -1, -1):
-        finer = counts[i + 1 :].T @ (lengths[i + 1 :] + PIECE_COST)
-        rounded_up = (finer > 0) & (finer >= lengths[i] + PIECE_COST)
+        finer = counts[i + 1 :].T @ (lengths[i + 1 :] + CHUNK_COST)
+        rounded_up = (finer > 0) & (finer >= lengths[i] + CHUNK_COST)
         counts[i] += rounded_up
         counts[i + 1 :, rounded_up] = 0
     return counts
 
 
-def choose_layout(num_patches: np.ndarray, batch_size: int, patches_per_group: int) -> Layout:
-    """The layout of at most three lengths that wastes least on batches of these bags.
+def choose_group_shapes(
+    num_patches: np.ndarray, batch_size: int, patches_per_group: int
+) -> GroupShapes:
+    """The shapes, at most three, that waste least on batches of these bags.
 
-    Waste is counted on random batches: padded patches, plus what pieces and groups cost beside
-    their patches.
+    Waste is counted on random batches: padding, plus the overhead of chunks and groups.
 
     Args:
         num_patches: [n] patches of the bags.
         batch_size: bags in a batch.
-        patches_per_group: size of a group at most, but for one piece.
+        patches_per_group: size of a group at most, but for one chunk.
     """
     sizes = np.sort(np.asarray(num_patches, np.int64))  # the order of patients changes nothing
     sizes = sizes[sizes > 0]
@@ -152,23 +155,23 @@ def choose_layout(num_patches: np.ndarray, batch_size: int, patches_per_group: i
     longest = int(sizes.max())
     usual = [int(q) for q in np.quantile(sizes, [0.1, 0.5, 0.9])]
     equal_parts = [-(-longest // parts) for parts in range(1, 65)]
-    sizes_tried = {_multiple_of_8(n) if n < longest else n for n in usual}
-    sizes_tried |= set([n for n in equal_parts if n <= patches_per_group][:1])
-    sizes_tried |= {2**i for i in range(5, 20)}
-    candidates = sorted(n for n in sizes_tried if n <= min(longest, patches_per_group))
-    best: tuple[float, Layout] | None = None
+    lengths_to_try = {_multiple_of_8(n) if n < longest else n for n in usual}
+    lengths_to_try |= set([n for n in equal_parts if n <= patches_per_group][:1])
+    lengths_to_try |= {2**i for i in range(5, 20)}
+    candidates = sorted(n for n in lengths_to_try if n <= min(longest, patches_per_group))
+    best: tuple[float, GroupShapes] | None = None
     for number in (1, 2, 3):
-        for chosen in itertools.combinations(reversed(candidates), number):
-            lengths = np.array(chosen)
-            counts = _piece_counts(batches.ravel(), lengths).reshape(number, *batches.shape).sum(2)
-            fitted = [
+        for combination in itertools.combinations(reversed(candidates), number):
+            lengths = np.array(combination)
+            counts = _chunk_counts(batches.ravel(), lengths).reshape(number, *batches.shape).sum(2)
+            fits = [
                 _fit_group(count, int(length), patches_per_group)
                 for count, length in zip(counts, lengths, strict=True)
             ]
-            cost = sum(c for c, _ in fitted)
+            cost = sum(c for c, _ in fits)
             if best is None or cost < best[0]:
-                shapes = tuple((g, int(n)) for (_, g), n in zip(fitted, lengths, strict=True))
-                best = cost, Layout(shapes)
+                pairs = tuple((g, int(n)) for (_, g), n in zip(fits, lengths, strict=True))
+                best = cost, GroupShapes(pairs)
     assert best is not None
     return best[1]
 
@@ -178,14 +181,14 @@ def _multiple_of_8(number: int) -> int:
 
 
 def _fit_group(counts: np.ndarray, length: int, patches_per_group: int) -> tuple[float, int]:
-    """(mean cost, pieces per group) of the best group size for pieces counted per batch."""
+    """(mean cost, chunks per group) of the best group size for chunks counted per batch."""
     most = max(1, patches_per_group // length)
     mean = max(1.0, float(counts.mean()))
     sizes = {min(most, max(1, round(mean / parts))) for parts in (0.75, 1, 1.5, 2, 3, 4, 6, 8)}
     fits = []
     for per_group in sorted(sizes | {most if most <= mean else 1}):
         groups = -(-counts // per_group)
-        cost = groups * (per_group * (length + PIECE_COST) + GROUP_COST * patches_per_group)
+        cost = groups * (per_group * (length + CHUNK_COST) + GROUP_COST * patches_per_group)
         fits.append((float(cost.mean()), per_group))
     return min(fits)
 
@@ -223,101 +226,107 @@ def slots_for(batch_size: int, num_devices: int) -> int:
 
 
 def bags_for(num_slots: int, num_devices: int) -> int:
-    """Bags of a batch that leave devices of so many slots room to even out their patches."""
+    """Bags per batch at which devices of so many slots can still even out their patches."""
     return num_slots if num_devices == 1 else max(1, 2 * num_slots * num_devices // 3)
 
 
-def read_pieces(store: BagStore, pieces: Pieces) -> Group:
-    """The group of some pieces in host memory, read from a store or, a single piece, lent by it."""
-    if len(pieces.bag) == 1 and pieces.length[0]:
-        rows = store.lend(int(pieces.bag[0]), int(pieces.start[0]), pieces.size)
+def read_chunks(bags: BagReader, plan: ChunkPlan) -> ChunkGroup:
+    """A group in host memory: copied from the bags or, a single chunk, a view of their memory."""
+    if len(plan.bag) == 1 and plan.length[0]:
+        rows = bags.view(int(plan.bag[0]), int(plan.start[0]), plan.size)
         if rows is not None:
-            return Group(rows[None], pieces.length, pieces.owner, pieces.serial)
-    features = np.empty((len(pieces.bag), pieces.size, store.feature_dim), store.dtype)
-    for row, (bag, start, length) in enumerate(
-        zip(pieces.bag, pieces.start, pieces.length, strict=True)
-    ):
+            return ChunkGroup(rows[None], plan.length, plan.bag_slot, plan.chunk_index)
+    features = np.empty((len(plan.bag), plan.size, bags.feature_dim), bags.dtype)
+    for row, (bag, start, length) in enumerate(zip(plan.bag, plan.start, plan.length, strict=True)):
         if length:
-            store.read(int(bag), int(start), features[row, :length])
+            bags.read(int(bag), int(start), features[row, :length])
         features[row, length:] = 0
-    return Group(features, pieces.length, pieces.owner, pieces.serial)
+    return ChunkGroup(features, plan.length, plan.bag_slot, plan.chunk_index)
 
 
-class Groups(Sequence[Group]):
-    """The groups of a batch, made as they are asked for.
+class ChunkGroups(Sequence[ChunkGroup]):
+    """The groups of a batch, each made when it is indexed.
 
     Args:
         num_patches: [n] patches of every bag.
-        layout: the shapes.
+        group_shapes: how bags are cut.
         shares: for each device, the numbers of its bags in the order of its slots.
-        take: makes a group of its pieces.
+        make_group: makes a group from where its chunks are.
     """
 
     def __init__(
         self,
         num_patches: np.ndarray,
-        layout: Layout,
+        group_shapes: GroupShapes,
         shares: Sequence[Sequence[int]],
-        take: Callable[[Pieces], Group],
+        make_group: Callable[[ChunkPlan], ChunkGroup],
     ):
-        self._take = take
-        # cut[shape][device]: (bag, start, length, slot, serial)
-        cut: list[list[list[tuple[int, int, int, int, int]]]]
-        cut = [[[] for _ in shares] for _ in layout.shapes]
+        self._make_group = make_group
+        # chunks[shape][device]: (bag, start, length, slot, chunk_index)
+        chunks: list[list[list[tuple[int, int, int, int, int]]]]
+        chunks = [[[] for _ in shares] for _ in group_shapes.pairs]
         for device, share in enumerate(shares):
             for slot, bag in enumerate(share):
-                of_bag = layout.pieces(int(num_patches[bag]))
-                for serial, (shape, start, taken) in enumerate(of_bag):
-                    cut[shape][device].append((bag, start, taken, slot, serial))
-        self._plan: list[Pieces] = []
-        for (per_group, length), of_shape in zip(layout.shapes, cut, strict=True):
-            for first in range(0, max(len(pieces) for pieces in of_shape), per_group):
-                meta = np.zeros((5, len(shares), per_group), np.int32)
-                for device, pieces in enumerate(of_shape):
-                    chosen = pieces[first : first + per_group]
-                    meta[:, device, : len(chosen)] = np.array(chosen, np.int32).reshape(-1, 5).T
-                self._plan.append(Pieces(length, *meta.reshape(5, -1)))
+                bag_chunks = group_shapes.cut(int(num_patches[bag]))
+                for chunk_index, (shape, start, length) in enumerate(bag_chunks):
+                    chunks[shape][device].append((bag, start, length, slot, chunk_index))
+        self._plans: list[ChunkPlan] = []
+        for (per_group, size), device_chunks in zip(group_shapes.pairs, chunks, strict=True):
+            for first in range(0, max(len(share) for share in device_chunks), per_group):
+                fields = np.zeros((5, len(shares), per_group), np.int32)
+                for device, share_chunks in enumerate(device_chunks):
+                    rows = share_chunks[first : first + per_group]
+                    fields[:, device, : len(rows)] = np.array(rows, np.int32).reshape(-1, 5).T
+                self._plans.append(ChunkPlan(size, *fields.reshape(5, -1)))
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._plans)
 
-    def __getitem__(self, number):  # type: ignore[no-untyped-def]
-        return self._take(self._plan[number])
+    @overload
+    def __getitem__(self, number: int) -> ChunkGroup: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[ChunkGroup]: ...
+
+    def __getitem__(self, number: int | slice) -> ChunkGroup | list[ChunkGroup]:
+        if isinstance(number, slice):
+            return [self._make_group(plan) for plan in self._plans[number]]
+        return self._make_group(self._plans[number])
 
     @property
     def padded_patches(self) -> int:
         """Patches in all groups, padding included."""
-        return sum(pieces.size * len(pieces.bag) for pieces in self._plan)
+        return sum(plan.size * len(plan.bag) for plan in self._plans)
 
 
 def make_batch(
-    store: BagStore,
-    layout: Layout,
-    bags: Sequence[int],
+    bags: BagReader,
+    group_shapes: GroupShapes,
+    indices: Sequence[int],
     labels: dict[str, np.ndarray],
     num_slots: int,
     num_devices: int = 1,
-    take: Callable[[Pieces], Group] | None = None,
+    make_group: Callable[[ChunkPlan], ChunkGroup] | None = None,
 ) -> Batch:
-    """A batch of some bags of a store.
+    """A batch of some bags of a cohort.
 
     Args:
-        store: where the patches are.
-        layout: shapes of the groups.
-        bags: numbers of the bags in the store, in the order of the batch.
-        labels: arrays [n, ...] over all bags of the store, of which the batch takes its rows.
+        bags: of the cohort.
+        group_shapes: how bags are cut.
+        indices: numbers of the bags of the batch, in its order.
+        labels: arrays [n, ...] over all bags of the cohort, of which the batch takes its rows.
         num_slots: slots per device.
         num_devices: devices that share the batch.
-        take: makes a group of its pieces; by default in host memory, from the store.
+        make_group: makes a group from where its chunks are; by default in host memory.
     """
-    sizes = [int(store.num_patches[bag]) for bag in bags]
+    sizes = [int(bags.num_patches[i]) for i in indices]
     shares = assign(sizes, num_devices, num_slots)
     index = np.full(num_devices * num_slots, -1, np.int32)
-    rank = np.zeros_like(index)
+    position = np.zeros_like(index)
     for device, share in enumerate(shares):
         at = slice(device * num_slots, device * num_slots + len(share))
-        index[at] = [bags[i] for i in share]
-        rank[at] = share
+        index[at] = [indices[i] for i in share]
+        position[at] = share
     filled = index >= 0
     rows = {
         name: np.where(
@@ -325,19 +334,20 @@ def make_batch(
         )
         for name, values in labels.items()
     }
-    patches = np.where(filled, store.num_patches[index], 0).astype(np.int32)
-    chosen = [[bags[i] for i in share] for share in shares]
-    groups = Groups(store.num_patches, layout, chosen, take or partial(read_pieces, store))
-    return Batch(Slots(index, rank, patches, rows), groups)
+    patches = np.where(filled, bags.num_patches[index], 0).astype(np.int32)
+    device_bags = [[indices[i] for i in share] for share in shares]
+    make_group = make_group or partial(read_chunks, bags)
+    groups = ChunkGroups(bags.num_patches, group_shapes, device_bags, make_group)
+    return Batch(BatchBags(index, position, patches, rows), groups)
 
 
 def epoch_order(
-    bags: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int
+    indices: Sequence[int] | np.ndarray, batch_size: int, seed: int, epoch: int
 ) -> Iterator[list[int]]:
     """The batches of one training epoch: drawn without replacement, an incomplete one dropped.
 
-    The order depends on the seed and the epoch alone, so an interrupted run finds it again.
+    The order depends on the seed and the epoch alone, so that an interrupted run repeats it.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(np.asarray(bags))
+    order = np.random.default_rng([seed, epoch]).permutation(np.asarray(indices))
     for first in range(0, len(order) - batch_size + 1, batch_size):
         yield order[first : first + batch_size].tolist()

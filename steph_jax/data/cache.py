@@ -1,20 +1,20 @@
 """Bags of a cohort that may be larger than memory, from any reader, within a bounded cache.
 
-Training goes through all patients once an epoch, in an order that differs from epoch to epoch. A
-cache that keeps what was read last then keeps what is needed last; so here a part of the bags is
-fixed at the start and stays in memory, and the others are streamed every epoch by threads that know
-what comes next. For a cohort of twice the cache this reads little more than half of it an epoch,
-where a cache of the last ones would read nearly all.
+Training visits every patient once an epoch, in an order that differs from epoch to epoch. A cache
+of the most recently read bags would then hold those that are needed last; here a fixed part of the
+bags stays in memory, and threads that know the order of the epoch stream the others. For a cohort
+of twice the cache this reads little more than half of it an epoch, a cache of the most recent bags
+nearly all.
 
 The order of an epoch is a function of the seed and the epoch's number (`batches.epoch_order`), and
 the dropout of an update one of the seed and the update's number. The number of finished epochs,
 which every checkpoint holds, is therefore the whole state of the pipeline: a run that goes on sees
-the same bags in the same order. What the cache holds changes when a bag is read, never what.
+the same bags in the same order. The cache decides when a bag is read, and not which.
 
-Not grain: its workers are processes, which hand over each array of tens of megabytes by a copy,
-and they would hold a cache each; its threads do what these do, but know nothing of bags that stay
-in memory. Reading is a copy from a mapped file (or time within HDF5), which leaves the interpreter
-to others, so two threads are enough; benchmarks/read.py measures what is left of waiting.
+Not grain: its worker processes copy each array of tens of megabytes once more, and each would need
+a cache of its own; its threads work as these do, but keep no bags in memory. Reading is a copy from
+a mapped file, or time within HDF5, which releases the interpreter's lock, so two threads are
+enough; benchmarks/read.py measures how long training waits.
 """
 
 import threading
@@ -25,15 +25,15 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from steph_jax.data.bags import Bags, LazyBags, load_bags, refuse_empty
+from steph_jax.data.bags import BagReader, OnDiskBags, check_not_empty, load_bags
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.memory import memory_limit
 
-#: Threads that read ahead.
+#: Threads that prefetch.
 _THREADS = 2
-#: Seconds after which a thread that waits for room looks whether its bags are still in use.
-_PATIENCE = 0.5
-#: Batches of the usual size that the streamed bags may take in the cache, but at most a quarter.
+#: Seconds after which a thread that waits for memory checks whether its bags are still in use.
+_POLL_SECONDS = 0.5
+#: The streamed bags may take as much as so many batches of mean size, and a quarter of the cache.
 _BATCHES_AHEAD = 4
 
 
@@ -42,7 +42,7 @@ class _Bag:
 
     Attributes:
         patches: [N, D]; None until it is read.
-        pending: patches of it that are still expected to be asked for.
+        pending: patches of it that will still be read, by the order that was announced.
     """
 
     def __init__(self, pending: int) -> None:
@@ -50,21 +50,21 @@ class _Bag:
         self.pending = pending
 
 
-class CachedBags(LazyBags):
-    """Bags of which a fixed part stays in memory and the rest is streamed; a `Bags`.
+class CachedBags(OnDiskBags):
+    """A `BagReader` that keeps a fixed part of the bags in memory and streams the others.
 
-    Safe from several threads at once. A bag that finds no room is read piece by piece, past the
-    cache. Values are checked to be finite whenever a bag is read.
+    Safe from several threads at once. Where there is no memory left for a bag, its chunks are read
+    past the cache. Values are checked to be finite whenever a bag is read.
 
     Args:
         source: where the features are.
         slides: the slides of each patient, joined along patches in this order.
-        dtype: float type that patches are kept and handed out in.
+        dtype: float type of the patches, in memory and as they are read.
         cache_bytes: the most that bags in memory may take.
-        batch_size: bags in a batch, which says how far to read ahead.
+        batch_size: bags in a batch, which bounds how far to prefetch.
 
     Raises:
-        as `LazyBags`.
+        as `OnDiskBags`.
     """
 
     def __init__(
@@ -77,34 +77,34 @@ class CachedBags(LazyBags):
     ) -> None:
         super().__init__(source, slides, dtype)
         self._nbytes = self.num_patches * self.feature_dim * self.dtype.itemsize
-        usual = int(self._nbytes.mean()) if len(self._nbytes) else 0
-        self._room = min(cache_bytes // 4, _BATCHES_AHEAD * batch_size * usual)
-        self._resident = _chosen(self._nbytes, cache_bytes - self._room)
+        mean = int(self._nbytes.mean()) if len(self._nbytes) else 0
+        self._stream_bytes = min(cache_bytes // 4, _BATCHES_AHEAD * batch_size * mean)
+        self._permanent = _permanent_bags(self._nbytes, cache_bytes - self._stream_bytes)
         self._changed = threading.Condition()
-        self._kept: dict[int, _Bag] = {}
-        self._streamed: OrderedDict[int, _Bag] = OrderedDict()
-        self._expected: deque[int] = deque()
+        self._permanent_bags: dict[int, _Bag] = {}
+        self._streamed_bags: OrderedDict[int, _Bag] = OrderedDict()
+        self._upcoming: deque[int] = deque()
         self._threads = 0
 
     @property
-    def held_bytes(self) -> int:
-        """What the bags in memory take now, those on their way included."""
+    def cached_bytes(self) -> int:
+        """Size of the bags in memory, those that are being read included."""
         with self._changed:
-            return int(sum(self._nbytes[i] for i in (*self._kept, *self._streamed)))
+            return int(sum(self._nbytes[i] for i in (*self._permanent_bags, *self._streamed_bags)))
 
-    def expect(self, order: Sequence[int]) -> None:
-        """See `Bags`; streamed bags that are in memory and not in `order` may go."""
+    def prefetch(self, order: Sequence[int]) -> None:
+        """See `BagReader`; streamed bags that are not in `order` may be dropped from memory."""
         with self._changed:
-            self._expected = deque(int(index) for index in order)
-            for index, bag in self._streamed.items():
+            self._upcoming = deque(int(index) for index in order)
+            for index, bag in self._streamed_bags.items():
                 bag.pending = 0
-                if index in self._expected:
-                    self._expected.remove(index)
+                if index in self._upcoming:
+                    self._upcoming.remove(index)
                     bag.pending = int(self.num_patches[index])
             while self._threads < _THREADS:
                 self._threads += 1
-                given = (weakref.ref(self), self._changed)
-                threading.Thread(target=_read_ahead, args=given, daemon=True).start()
+                arguments = (weakref.ref(self), self._changed)
+                threading.Thread(target=_prefetch, args=arguments, daemon=True).start()
             self._changed.notify_all()
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
@@ -115,19 +115,19 @@ class CachedBags(LazyBags):
             return
         out[:] = patches[start : start + len(out)]
         with self._changed:
-            bag = self._streamed.get(index)
+            bag = self._streamed_bags.get(index)
             if bag is not None:
                 bag.pending -= len(out)
                 self._changed.notify_all()
 
     def _patches(self, index: int, start: int) -> np.ndarray | None:
-        """The bag, from memory or read now; None where there is no room for it."""
+        """The bag, from memory or read now; None where no memory is left for it."""
         with self._changed:
             while True:
-                bag = self._kept.get(index) or self._streamed.get(index)
+                bag = self._permanent_bags.get(index) or self._streamed_bags.get(index)
                 if bag is None:
-                    if index in self._expected:  # the reading ahead has not come so far
-                        self._expected.remove(index)
+                    if index in self._upcoming:  # the threads have not come so far
+                        self._upcoming.remove(index)
                     bag = self._claim(index, start)
                     if bag is None:
                         return None
@@ -138,26 +138,31 @@ class CachedBags(LazyBags):
         return self._fill(index, bag)
 
     def _claim(self, index: int, start: int) -> _Bag | None:
-        """Makes room for a bag, to be filled by the caller, who holds the lock."""
+        """Makes room for a bag, which the caller fills; called with the lock held.
+
+        None where there is not enough: other bags that take it will still be read.
+        """
         bag = _Bag(int(self.num_patches[index]) - start)
-        if index in self._resident:
-            self._kept[index] = bag
+        if index in self._permanent:
+            self._permanent_bags[index] = bag
             return bag
         size = int(self._nbytes[index])
-        held = int(sum(self._nbytes[i] for i in self._streamed))
-        spent = [i for i, b in self._streamed.items() if b.pending <= 0 and b.patches is not None]
-        for other in spent:
-            if held + size <= self._room:
+        total = int(sum(self._nbytes[i] for i in self._streamed_bags))
+        droppable = [
+            i for i, b in self._streamed_bags.items() if b.pending <= 0 and b.patches is not None
+        ]
+        for other in droppable:
+            if total + size <= self._stream_bytes:
                 break
-            del self._streamed[other]
-            held -= int(self._nbytes[other])
-        if held + size > self._room:
+            del self._streamed_bags[other]
+            total -= int(self._nbytes[other])
+        if total + size > self._stream_bytes:
             return None
-        self._streamed[index] = bag
+        self._streamed_bags[index] = bag
         return bag
 
     def _fill(self, index: int, bag: _Bag) -> np.ndarray:
-        """Reads a claimed bag; one that cannot be read is given up again."""
+        """Reads a bag whose room is claimed; the room is given back if that fails."""
         patches = None
         try:
             patches = np.empty((int(self.num_patches[index]), self.feature_dim), self.dtype)
@@ -166,31 +171,31 @@ class CachedBags(LazyBags):
         finally:
             with self._changed:
                 if bag.patches is None:
-                    for bags in (self._kept, self._streamed):
+                    for bags in (self._permanent_bags, self._streamed_bags):
                         bags.pop(index, None)
                 self._changed.notify_all()
         return patches
 
     def _next(self) -> tuple[int, _Bag] | None:
-        """The next expected bag that is not in memory, claimed; None if there is no room yet."""
-        while self._expected:
-            index = self._expected[0]
-            if index in self._streamed:
-                self._streamed[index].pending += int(self.num_patches[index])
-            elif index not in self._kept and (
-                index in self._resident or self._nbytes[index] <= self._room
+        """Claims room for the next upcoming bag that is not in memory; None if there is none."""
+        while self._upcoming:
+            index = self._upcoming[0]
+            if index in self._streamed_bags:
+                self._streamed_bags[index].pending += int(self.num_patches[index])
+            elif index not in self._permanent_bags and (
+                index in self._permanent or self._nbytes[index] <= self._stream_bytes
             ):
                 bag = self._claim(index, 0)
                 if bag is None:
                     return None
-                self._expected.popleft()
+                self._upcoming.popleft()
                 return index, bag
-            self._expected.popleft()
+            self._upcoming.popleft()
         return None
 
 
-def _read_ahead(reference: "weakref.ref[CachedBags]", changed: threading.Condition) -> None:
-    """Reads what some bags expect, until none is left or nobody holds the bags any more."""
+def _prefetch(reference: "weakref.ref[CachedBags]", changed: threading.Condition) -> None:
+    """Reads upcoming bags, until none is left or the `CachedBags` are not in use any more."""
     while True:
         with changed:
             bags = reference()
@@ -198,28 +203,28 @@ def _read_ahead(reference: "weakref.ref[CachedBags]", changed: threading.Conditi
                 return
             claimed = bags._next()
             if claimed is None:
-                if not bags._expected:
+                if not bags._upcoming:
                     bags._threads -= 1
                     return
-                del bags  # whoever waits for room must not be the last to hold them
-                changed.wait(_PATIENCE)
+                del bags  # a waiting thread must not be what keeps them in use
+                changed.wait(_POLL_SECONDS)
                 continue
         try:
             bags._fill(*claimed)
         except (ValueError, OSError) as error:
-            # Whoever asks for the bag reads it anew, and is told.
-            logging.debug("reading ahead: %s", error)
+            # The consumer will read the bag again, and gets the error.
+            logging.debug("prefetching: %s", error)
         del bags, claimed
 
 
-def _chosen(nbytes: np.ndarray, room: int) -> frozenset[int]:
-    """Bags that stay in memory: in an order drawn once, each that still fits."""
-    chosen = []
+def _permanent_bags(nbytes: np.ndarray, room: int) -> frozenset[int]:
+    """Bags that stay in memory: from a fixed random order, each that still fits."""
+    bags = []
     for index in np.random.default_rng(0).permutation(len(nbytes)):
         if nbytes[index] <= room:
-            chosen.append(int(index))
+            bags.append(int(index))
             room -= int(nbytes[index])
-    return frozenset(chosen)
+    return frozenset(bags)
 
 
 def open_bags(
@@ -229,18 +234,18 @@ def open_bags(
     dtype: np.dtype,
     cache_gb: float,
     batch_size: int,
-    beside: int = 0,
-) -> Bags:
+    other_bytes: int = 0,
+) -> BagReader:
     """The bags of some patients: all in memory where they fit into the cache, else streamed.
 
     Args:
         source: where the features are.
         patients: ids.
         slides: the slides of each patient.
-        dtype: float type to keep them in.
+        dtype: float type of the patches in memory.
         cache_gb: 10^9 bytes that they may take; 0 = a quarter of what this process may use.
         batch_size: bags in a batch.
-        beside: `needed_bytes` of other bags, which have their part of the same cache.
+        other_bytes: `total_bytes` of other bags, which share the cache in proportion.
 
     Raises:
         FileNotFoundError: if any slide has no features; lists them.
@@ -251,29 +256,29 @@ def open_bags(
     if cache_gb < 0:
         raise ValueError(f"data.cache_gb is 0 (a quarter of the memory) or more; found {cache_gb}")
     cache_bytes = int(cache_gb * 1e9) or memory_limit() // 4
-    refuse_empty(source, patients, slides)
-    needed = needed_bytes(source, slides, dtype)
-    cache_bytes = cache_bytes * needed // max(1, needed + beside)
-    if needed <= cache_bytes:
+    check_not_empty(source, patients, slides)
+    size = total_bytes(source, slides, dtype)
+    cache_bytes = cache_bytes * size // max(1, size + other_bytes)
+    if size <= cache_bytes:
         return load_bags(source, patients, slides, dtype)
     logging.info(
         "features take %.1f GB and the cache (data.cache_gb) %.1f GB: streaming what does not fit",
-        needed / 1e9,
+        size / 1e9,
         cache_bytes / 1e9,
     )
     return CachedBags(source, slides, dtype, cache_bytes, batch_size)
 
 
-def needed_bytes(source: FeatureSource, slides: Sequence[Sequence[str]], dtype: np.dtype) -> int:
-    """What all patches of some patients take in memory.
+def total_bytes(source: FeatureSource, slides: Sequence[Sequence[str]], dtype: np.dtype) -> int:
+    """Size of all patches of some patients in memory.
 
     Raises:
         FileNotFoundError: if any slide has no features; lists them.
     """
-    source.require(slide for of_patient in slides for slide in of_patient)
+    source.require(slide for patient_slides in slides for slide in patient_slides)
     values = sum(
         header.num_patches * header.dim
-        for of_patient in slides
-        for header in map(source.header, of_patient)
+        for patient_slides in slides
+        for header in map(source.header, patient_slides)
     )
     return values * np.dtype(dtype).itemsize

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from steph_jax.data import tables
-from steph_jax.data.bags import Bags, JoinedBags
+from steph_jax.data.bags import BagReader, ConcatBags
 from steph_jax.data.columns import Columns
 from steph_jax.data.persons import person_keys
 from steph_jax.data.splits import check_split, read_split, split_path, without_left_out
@@ -133,8 +133,8 @@ def person_keys_of(table: SurvivalTable) -> set[str]:
 
 
 def joined(
-    cohort: Cohort, bags: Bags, others: Sequence[tuple[SurvivalTable, Bags]]
-) -> tuple[Cohort, JoinedBags]:
+    cohort: Cohort, bags: BagReader, others: Sequence[tuple[SurvivalTable, BagReader]]
+) -> tuple[Cohort, ConcatBags]:
     """The target's cohort with the patients of others behind its own.
 
     Folds are the target's; the others' patients are in none of them, but `Cohort.others` has them.
@@ -154,4 +154,4 @@ def joined(
     )
     added = np.arange(len(cohort.table.patients), len(table.patients))
     cohort_of_all = dataclasses.replace(cohort, table=table, others=added)
-    return cohort_of_all, JoinedBags([bags, *(more for _, more in others)])
+    return cohort_of_all, ConcatBags([bags, *(more for _, more in others)])

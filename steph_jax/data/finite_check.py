@@ -1,7 +1,7 @@
-"""One pass over values that are streamed, before they are trained on: all bad slides at once.
+"""One pass over streamed values before training, which finds all bad slides at once.
 
-Bags that are read into memory are looked at as they come there. Those that a cache streams would
-show a NaN or a damaged chunk in the middle of an epoch.
+Bags that fit into memory are checked as they are read. In bags that a cache streams, a NaN or a
+damaged chunk would otherwise come up in the middle of an epoch.
 """
 
 import hashlib
@@ -9,24 +9,24 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from steph_jax.data.bags import Bags, JoinedBags, LazyBags
+from steph_jax.data.bags import BagReader, ConcatBags, OnDiskBags
 from steph_jax.data.cache import CachedBags
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import StoreSource
 from steph_jax.data.features.store_plan import file_of
 
 #: Bytes that are read at a time.
-_PIECE_BYTES = 1 << 26
+_BUFFER_BYTES = 1 << 26
 
 Progress = Callable[[], object]
 
 
-def unchecked(bags: Bags) -> list[CachedBags]:
+def unchecked(bags: BagReader) -> list[CachedBags]:
     """The bags whose values are unchecked: streamed, and not from a packed store.
 
     The values of a store were checked when it was packed.
     """
-    parts = bags.parts if isinstance(bags, JoinedBags) else [bags]
+    parts = bags.parts if isinstance(bags, ConcatBags) else [bags]
     return [
         part
         for part in parts
@@ -34,12 +34,12 @@ def unchecked(bags: Bags) -> list[CachedBags]:
     ]
 
 
-def fingerprint(parts: Sequence[LazyBags]) -> str:
-    """SHA-256 of which slides some bags have, in which dtype, and of sizes and times of files."""
+def fingerprint(parts: Sequence[OnDiskBags]) -> str:
+    """SHA-256 of the slides of some bags, their dtype, and sizes and times of their files."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.dtype}\n".encode())
-        for slide in (slide for of_patient in part.slides for slide in of_patient):
+        for slide in (slide for patient_slides in part.slides for slide in patient_slides):
             stat = file_of(part.source, slide).stat()
             where = part.source.path_of(slide)
             digest.update(f"{where}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
@@ -47,19 +47,19 @@ def fingerprint(parts: Sequence[LazyBags]) -> str:
 
 
 def bad_slides(bags: CachedBags, progress: Progress = lambda: None) -> list[str]:
-    """Reads all bags, into their cache as far as it goes; says what is wrong with each bad slide.
+    """Reads all bags, into their cache as far as it goes; returns what is wrong with bad slides.
 
     Args:
         bags: to be read.
         progress: called after each of them.
     """
     row_bytes = max(1, bags.feature_dim * bags.dtype.itemsize)
-    buffer = np.empty((max(1, _PIECE_BYTES // row_bytes), bags.feature_dim), bags.dtype)
+    buffer = np.empty((max(1, _BUFFER_BYTES // row_bytes), bags.feature_dim), bags.dtype)
     problems = []
-    bags.expect(range(len(bags.num_patches)))
+    bags.prefetch(range(len(bags.num_patches)))
     for index, num_patches in enumerate(bags.num_patches):
         try:
-            for start, stop in _pieces(int(num_patches), len(buffer)):
+            for start, stop in _spans(int(num_patches), len(buffer)):
                 bags.read(index, start, buffer[: stop - start])
         except (ValueError, OSError) as error:
             # The bag is joined of slides, and the first bad one hides the rest.
@@ -72,13 +72,13 @@ def bad_slides(bags: CachedBags, progress: Progress = lambda: None) -> list[str]
 def _problem(source: FeatureSource, slide: str, buffer: np.ndarray) -> str:
     """What is wrong with the values of a slide; "" if nothing is."""
     try:
-        for start, stop in _pieces(source.num_patches(slide), len(buffer)):
+        for start, stop in _spans(source.num_patches(slide), len(buffer)):
             source.read_rows(slide, start, stop, buffer[: stop - start], check_finite=True)
     except (ValueError, OSError) as error:
         return str(error)
     return ""
 
 
-def _pieces(num_patches: int, size: int) -> list[tuple[int, int]]:
-    """Where to start and stop, in order to go through some patches."""
+def _spans(num_patches: int, size: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of consecutive parts of some patches, `size` in each."""
     return [(i, min(num_patches, i + size)) for i in range(0, num_patches, size)]

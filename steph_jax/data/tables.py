@@ -77,7 +77,7 @@ def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tupl
     slides_of: dict[str, list[str]] = {patient: [] for patient in sorted(set(patients))}
     for patient, slide in zip(patients, slides, strict=True):
         slides_of[patient].append(slide)
-    return {patient: tuple(sorted(of_patient)) for patient, of_patient in slides_of.items()}
+    return {patient: tuple(sorted(patient_slides)) for patient, patient_slides in slides_of.items()}
 
 
 def read_slides(

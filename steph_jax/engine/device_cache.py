@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -12,64 +13,63 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from steph_jax.data.bags import BagStore
-from steph_jax.data.batches import Group, Layout, Pieces
-
-#: What is uploaded at a time, in bytes.
-_UPLOAD_BYTES = 64 << 20
+from steph_jax.data.bags import BagReader
+from steph_jax.data.batches import ChunkGroup, ChunkPlan, GroupShapes
 
 
-def nbytes(bags: BagStore) -> int:
-    """What all patches of some bags take."""
+def nbytes(bags: BagReader) -> int:
+    """Size of all patches of some bags."""
     return int(bags.num_patches.sum()) * bags.feature_dim * bags.dtype.itemsize
 
 
-class ResidentPatches:
+class DeviceCache:
     """All patches of some bags in one array [rows, D] on every device, and groups cut from it.
 
     Args:
         bags: read once, in their order.
-        layout: shapes of the groups that will be asked for.
+        group_shapes: shapes of the groups that will be asked for.
         mesh: devices, each of which gets all patches.
+        upload_bytes: the patches are uploaded in parts of this size.
     """
 
-    def __init__(self, bags: BagStore, layout: Layout, mesh: Mesh) -> None:
+    def __init__(
+        self, bags: BagReader, group_shapes: GroupShapes, mesh: Mesh, upload_bytes: int = 64 << 20
+    ) -> None:
         self._mesh = mesh
         self._split = NamedSharding(mesh, P(mesh.axis_names[0]))
         self._first = np.cumsum([0, *bags.num_patches], dtype=np.int64)
-        # A piece is cut at its full length wherever it begins: the array goes on behind the last.
-        longest = max(length for _, length in layout.shapes)
+        # A chunk is cut at its full length wherever it begins, so the array goes on after the last.
+        longest = max(length for _, length in group_shapes.pairs)
         rows = int(self._first[-1]) + longest
         if rows > np.iinfo(np.int32).max:
-            raise ValueError(f"{rows} patches are more than a device array is addressed with")
-        self._patches = _upload(bags, rows, NamedSharding(mesh, P()))
+            raise ValueError(f"{rows} patches are more than the index of a device array can count")
+        self._patches = _upload(bags, rows, upload_bytes, NamedSharding(mesh, P()))
 
-    def take(self, pieces: Pieces) -> Group:
-        """The group of some pieces: what lies behind the end of a piece is other bags' patches."""
-        first = np.where(pieces.length > 0, self._first[pieces.bag] + pieces.start, 0)
-        meta = (first.astype(np.int32), pieces.length, pieces.owner, pieces.serial)
-        first, length, owner, serial = jax.device_put(meta, self._split)
-        features = _cut(self._mesh, pieces.size)(self._patches, first)
-        return Group(features, length, owner, serial)
+    def group(self, plan: ChunkPlan) -> ChunkGroup:
+        """The group of some chunks, whose padding is patches of other bags."""
+        first = np.where(plan.length > 0, self._first[plan.bag] + plan.start, 0)
+        fields = (first.astype(np.int32), plan.length, plan.bag_slot, plan.chunk_index)
+        first, length, bag_slot, chunk_index = jax.device_put(fields, self._split)
+        features = _cutter(self._mesh, plan.size)(self._patches, first)
+        return ChunkGroup(features, length, bag_slot, chunk_index)
 
 
 @functools.lru_cache(maxsize=16)
-def _cut(mesh: Mesh, size: int):  # type: ignore[no-untyped-def]
+def _cutter(mesh: Mesh, size: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """(patches [rows, D], first rows [G]) -> [G, size, D], every device its share of G."""
 
     def cut(patches: jax.Array, first: jax.Array) -> jax.Array:
         return jax.vmap(lambda row: jax.lax.dynamic_slice_in_dim(patches, row, size))(first)
 
     axis = P(mesh.axis_names[0])
-    return jax.jit(
-        jax.shard_map(cut, mesh=mesh, in_specs=(P(), axis), out_specs=axis, check_vma=False)
-    )
+    cuts = jax.shard_map(cut, mesh=mesh, in_specs=(P(), axis), out_specs=axis, check_vma=False)
+    return cast(Callable[[jax.Array, jax.Array], jax.Array], jax.jit(cuts))
 
 
-def _upload(bags: BagStore, rows: int, everywhere: NamedSharding) -> jax.Array:
+def _upload(bags: BagReader, rows: int, upload_bytes: int, everywhere: NamedSharding) -> jax.Array:
     """The patches of all bags, one after the other, in at least so many rows."""
     dim, dtype = bags.feature_dim, bags.dtype
-    step = max(1, _UPLOAD_BYTES // (dim * dtype.itemsize))
+    step = max(1, upload_bytes // (dim * dtype.itemsize))
     steps = -(-rows // step)
 
     @partial(jax.jit, out_shardings=everywhere)
@@ -82,14 +82,14 @@ def _upload(bags: BagStore, rows: int, everywhere: NamedSharding) -> jax.Array:
 
     first = np.cumsum([0, *bags.num_patches])
     patches = empty()
-    shown = tqdm(range(steps), desc="uploading features", disable=not sys.stderr.isatty())
-    for at in (number * step for number in shown):
-        chunk = np.zeros((step, dim), dtype)
+    progress = tqdm(range(steps), desc="uploading features", disable=not sys.stderr.isatty())
+    for at in (number * step for number in progress):
+        part = np.zeros((step, dim), dtype)
         bag = int(np.searchsorted(first, at, side="right")) - 1
         while bag < len(bags.num_patches) and first[bag] < at + step:
             begin, end = max(at, first[bag]), min(at + step, first[bag + 1])
             if end > begin:
-                bags.read(bag, int(begin - first[bag]), chunk[begin - at : end - at])
+                bags.read(bag, int(begin - first[bag]), part[begin - at : end - at])
             bag += 1
-        patches = put(patches, chunk, np.int32(at))
+        patches = put(patches, part, np.int32(at))
     return cast(jax.Array, jax.block_until_ready(patches))

@@ -1,4 +1,4 @@
-"""Slides as many frozen ABMIL models see them: embeddings z [n, S, E], computed once and kept.
+"""Embeddings z [n, S, E] of bags by S frozen ABMIL models, each computed once.
 
 Every model goes through `step.forward`, on the same batches as the others.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.engine.loader import HELD_BYTES, Feed
+from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
 from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.engine.step import evaluate, replicate
 from steph_jax.models import task_vectors
@@ -59,23 +59,22 @@ class FrozenEncoder:
 
 
 class Representations:
-    """Embeddings of the bags of a store by models that are not trained.
+    """Embeddings of the bags of a cohort by models that are not trained.
 
-    What a model made of the bags is kept, by the model's parameters, so that the folds of a run
-    share it.
+    They are stored under a digest of the model's parameters, so that the folds of a run share them.
 
     Args:
-        feed: of the bags.
+        loader: of the bags.
         compute_dtype: of products over patches; None for float32.
     """
 
-    def __init__(self, feed: Feed, compute_dtype: Any = None) -> None:
-        self._feed = feed
+    def __init__(self, loader: DeviceLoader, compute_dtype: Any = None) -> None:
+        self._loader = loader
         self._compute_dtype = compute_dtype
         self._computed: dict[str, np.ndarray] = {}
 
     def __call__(self, architecture: Architecture, models: Sequence[Params]) -> np.ndarray:
-        """z [n, S, E] of all bags of the store, in its order; zeros for bags without patches.
+        """z [n, S, E] of all bags of the cohort, in its order; zeros for bags without patches.
 
         Args:
             architecture: of the models.
@@ -90,14 +89,14 @@ class Representations:
         return np.stack([self._computed[name] for name in names], axis=1)
 
     def _encode(self, architecture: Architecture, encoders: Sequence[Params]) -> np.ndarray:
-        """z [S, n, E] of all bags; patches are read once, but for bags longer than `HELD_BYTES`."""
-        feed, mesh = self._feed, self._feed.mesh
+        """z [S, n, E] of all bags; only bags above `MAX_BATCH_BYTES` are read more than once."""
+        loader, mesh = self._loader, self._loader.mesh
         model = FrozenEncoder(architecture, self._compute_dtype)
         encoders = replicate(mesh, list(encoders))
-        filled = np.flatnonzero(feed.bags.num_patches).tolist()
-        z = np.zeros((len(encoders), feed.num_bags, architecture.embed_dim), np.float32)
-        for batch in feed.ahead(feed.chunks(filled, HELD_BYTES), {}, HELD_BYTES):
-            index = np.asarray(batch.slots.index)
+        filled = np.flatnonzero(loader.bags.num_patches).tolist()
+        z = np.zeros((len(encoders), loader.num_bags, architecture.embed_dim), np.float32)
+        for batch in loader.batches(loader.partition(filled, MAX_BATCH_BYTES), {}, MAX_BATCH_BYTES):
+            index = np.asarray(batch.bags.index)
             outputs = [evaluate(model, mesh, {}, encoder, batch).logits for encoder in encoders]
             z[:, index[index >= 0]] = np.stack(outputs)[:, index >= 0]
         return z

@@ -1,10 +1,10 @@
-"""How the bags of a cohort reach the devices: kept there, or read ahead of their step.
+"""How the bags of a cohort reach the devices: from a cache there, or prefetched for every step.
 
-A `Feed` makes the batches of training and evaluation. Where the patches of all bags fit a budget,
-they are uploaded once, to every device, and a group of pieces is cut from them there: an epoch then
-uploads nothing but numbers of rows. Otherwise the patches of a batch are read from where the bags
-are (memory, or a cache that streams them) and uploaded by a thread while the batch before is
-computed. All folds of a run share one feed.
+A `DeviceLoader` makes the batches of training and evaluation. Where the patches of all bags fit
+into the device cache, they are uploaded once, to every device, and groups of chunks are cut from
+them there: an epoch then uploads nothing but indices of rows. Otherwise a thread reads the patches
+of a batch from memory or files (`data.cache`) and uploads them while the devices compute the batch
+before. All folds of a run share one loader.
 """
 
 import queue
@@ -18,34 +18,34 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from steph_jax.data.bags import Bags
+from steph_jax.data.bags import BagReader
 from steph_jax.data.batches import (
     Batch,
-    Group,
-    Groups,
-    Layout,
-    Pieces,
+    ChunkGroup,
+    ChunkGroups,
+    ChunkPlan,
+    GroupShapes,
     bags_for,
-    choose_layout,
+    choose_group_shapes,
     make_batch,
-    read_pieces,
+    read_chunks,
     slots_for,
 )
-from steph_jax.engine.device_cache import ResidentPatches, nbytes
+from steph_jax.engine.device_cache import DeviceCache, nbytes
 from steph_jax.engine.step import device_mesh
 
-#: The most that the groups of a batch of an evaluation may take on the devices, in bytes. A larger
-#: batch is read again for every pass over it, so that a slide may be longer than memory.
-HELD_BYTES = 1 << 30
+#: The most that the groups of a batch of an evaluation may take on the devices, in bytes. Those of
+#: a larger batch are read again in every pass over it: a slide may be longer than memory.
+MAX_BATCH_BYTES = 1 << 30
 
 
 def patches_per_group(platform: str) -> int:
-    """Patches that one compiled call takes at most: enough to keep the device busy."""
+    """The most patches of a group of chunks: enough to keep the device busy."""
     return 4096 if platform == "cpu" else 65536
 
 
-def resident_bytes(device_gb: float, device: jax.Device) -> int:
-    """What features may take on a device, from the setting `data.device_gb`.
+def device_cache_bytes(device_gb: float, device: jax.Device) -> int:
+    """The size of the device cache in bytes, from the setting `data.device_gb`.
 
     Raises:
         ValueError: for less than -1.
@@ -61,43 +61,48 @@ def resident_bytes(device_gb: float, device: jax.Device) -> int:
     return int((device.memory_stats() or {}).get("bytes_limit", 0)) // 2
 
 
-class Feed:
+class DeviceLoader:
     """Batches of the bags of a cohort, on the devices that share them.
 
     Args:
         bags: where the patches are.
-        layout: shapes of the groups.
+        group_shapes: how bags are cut into chunks.
         mesh: devices that share every batch.
         batch_size: bags of a training batch.
-        resident_bytes: what patches may take on each device; they stay there if all fit.
+        device_cache_bytes: of each device; used if the patches of all bags fit.
     """
 
     def __init__(
-        self, bags: Bags, layout: Layout, mesh: Mesh, batch_size: int, resident_bytes: int = 0
+        self,
+        bags: BagReader,
+        group_shapes: GroupShapes,
+        mesh: Mesh,
+        batch_size: int,
+        device_cache_bytes: int = 0,
     ) -> None:
         self.bags = bags
-        self.layout = layout
+        self.group_shapes = group_shapes
         self.mesh = mesh
         self.num_slots = slots_for(batch_size, mesh.size)
         self._split = NamedSharding(mesh, P(mesh.axis_names[0]))
-        self._resident = None
-        if nbytes(bags) <= resident_bytes:
-            self._resident = ResidentPatches(bags, layout, mesh)
+        self._device_cache = None
+        if nbytes(bags) <= device_cache_bytes:
+            self._device_cache = DeviceCache(bags, group_shapes, mesh)
 
     @classmethod
-    def open(cls, bags: Bags, batch_size: int, device_gb: float = 0.0) -> "Feed":
-        """Batches of some bags on all local devices, in groups of the sizes that suit them.
+    def open(cls, bags: BagReader, batch_size: int, device_gb: float = 0.0) -> "DeviceLoader":
+        """A loader to all local devices, with the shapes of groups that suit the bags.
 
         Args:
             bags: where the patches are.
             batch_size: bags of a training batch.
-            device_gb: 10^9 bytes that patches may take on each device; -1 for half of a GPU's.
+            device_gb: 10^9 bytes of device cache; -1 for half of a GPU's memory.
         """
         mesh = device_mesh()
         device = mesh.devices.flat[0]
         budget = patches_per_group(device.platform)
-        layout = choose_layout(bags.num_patches, batch_size, budget)
-        return cls(bags, layout, mesh, batch_size, resident_bytes(device_gb, device))
+        group_shapes = choose_group_shapes(bags.num_patches, batch_size, budget)
+        return cls(bags, group_shapes, mesh, batch_size, device_cache_bytes(device_gb, device))
 
     @property
     def num_bags(self) -> int:
@@ -105,85 +110,92 @@ class Feed:
         return len(self.bags.num_patches)
 
     @property
-    def is_resident(self) -> bool:
-        """Whether all patches are on the devices."""
-        return self._resident is not None
+    def uses_device_cache(self) -> bool:
+        """Whether the patches of all bags stay on the devices."""
+        return self._device_cache is not None
 
-    def expect(self, order: Sequence[int]) -> None:
-        """Says which bags are going to be asked for, in their order (see `cache.Bags`)."""
-        if not self.is_resident:
-            self.bags.expect(order)
+    def prefetch(self, order: Sequence[int]) -> None:
+        """Announces the bags of the next batches, in order (see `BagReader`)."""
+        if not self.uses_device_cache:
+            self.bags.prefetch(order)
 
-    def batch(self, chosen: Sequence[int], labels: dict[str, np.ndarray]) -> Batch:
-        """A batch of some bags; its groups are read as they are asked for.
+    def batch(self, indices: Sequence[int], labels: dict[str, np.ndarray]) -> Batch:
+        """A batch of some bags, each of whose groups is read when it is indexed.
 
         Args:
-            chosen: numbers of the bags, in the order of the batch.
+            indices: numbers of the bags, in the order of the batch.
             labels: arrays [n, ...] over all bags.
         """
-        take = self._upload if self._resident is None else self._resident.take
-        size = self.mesh.size
-        return make_batch(self.bags, self.layout, chosen, labels, self.num_slots, size, take)
+        make_group = self._upload if self._device_cache is None else self._device_cache.group
+        return make_batch(
+            self.bags,
+            self.group_shapes,
+            indices,
+            labels,
+            self.num_slots,
+            self.mesh.size,
+            make_group,
+        )
 
-    def chunks(self, chosen: Sequence[int], held_bytes: float = float("inf")) -> list[list[int]]:
-        """Any bags in batches as large as the devices' slots allow, in their order.
+    def partition(self, indices: Sequence[int], max_bytes: float = float("inf")) -> list[list[int]]:
+        """Any number of bags in batches as large as the devices' slots allow, in order.
 
         Args:
-            chosen: numbers of the bags.
-            held_bytes: what the patches of a batch may take, but for one of a single bag.
+            indices: numbers of the bags.
+            max_bytes: the most that the patches of a batch may take; a single bag may be larger.
         """
-        most = bags_for(self.num_slots, self.mesh.size)
-        width = self.bags.feature_dim * self.bags.dtype.itemsize
-        batches: list[list[int]] = []
-        held = 0
-        for bag in chosen:
-            size = int(self.bags.num_patches[bag]) * width
-            if not batches or len(batches[-1]) == most or held + size > held_bytes:
-                batches.append([])
-                held = 0
-            batches[-1].append(bag)
-            held += size
-        return batches
+        max_bags = bags_for(self.num_slots, self.mesh.size)
+        row_bytes = self.bags.feature_dim * self.bags.dtype.itemsize
+        parts: list[list[int]] = []
+        total = 0
+        for bag in indices:
+            size = int(self.bags.num_patches[bag]) * row_bytes
+            if not parts or len(parts[-1]) == max_bags or total + size > max_bytes:
+                parts.append([])
+                total = 0
+            parts[-1].append(bag)
+            total += size
+        return parts
 
-    def ahead(
+    def batches(
         self,
-        batches: Iterable[Sequence[int]],
+        order: Iterable[Sequence[int]],
         labels: dict[str, np.ndarray],
-        held_bytes: float = float("inf"),
-    ) -> "ReadAhead":
+        max_bytes: float = float("inf"),
+    ) -> "Prefetcher":
         """Batches of some bags, each read and uploaded while the one before is computed.
 
         Args:
-            batches: numbers of the bags of each.
+            order: numbers of the bags of each batch.
             labels: arrays [n, ...] over all bags.
-            held_bytes: batches whose groups take more are not read ahead.
+            max_bytes: batches whose groups take more are not prefetched.
         """
-        width = self.bags.feature_dim * self.bags.dtype.itemsize
+        row_bytes = self.bags.feature_dim * self.bags.dtype.itemsize
 
-        def held(batch: Batch) -> Batch:
-            groups = cast(Groups, batch.groups)
-            if groups.padded_patches * width > held_bytes:
+        def with_groups(batch: Batch) -> Batch:
+            groups = cast(ChunkGroups, batch.groups)
+            if groups.padded_patches * row_bytes > max_bytes:
                 return batch
             return batch._replace(groups=list(groups))
 
-        # The thread that goes through this generator is the one that reads.
-        return ReadAhead((held(self.batch(chosen, labels)) for chosen in batches), depth=1)
+        # The prefetcher's thread iterates over this generator, so it is the one that reads.
+        return Prefetcher((with_groups(self.batch(indices, labels)) for indices in order), depth=1)
 
-    def _upload(self, pieces: Pieces) -> Group:
-        return cast(Group, jax.device_put(read_pieces(self.bags, pieces), self._split))
+    def _upload(self, plan: ChunkPlan) -> ChunkGroup:
+        return cast(ChunkGroup, jax.device_put(read_chunks(self.bags, plan), self._split))
 
 
-class ReadAhead:
+class Prefetcher:
     """Iterates over batches that a thread makes ahead of time.
 
     Attributes:
-        waited: seconds that the consumer has waited for the thread.
+        seconds_waiting: how long the consumer has waited for the thread.
     """
 
     def __init__(self, batches: Iterable[Batch], depth: int) -> None:
         self._batches = batches
         self._depth = depth
-        self.waited = 0.0
+        self.seconds_waiting = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         ready: queue.Queue[Batch | BaseException | None] = queue.Queue(self._depth)
@@ -204,16 +216,16 @@ class ReadAhead:
                     if not put(batch):
                         return
                 put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
+            except BaseException as error:  # raised by the consumer
                 put(error)
 
-        thread = threading.Thread(target=read, name="read-ahead", daemon=True)
+        thread = threading.Thread(target=read, name="prefetch", daemon=True)
         thread.start()
         try:
             while True:
                 began = time.perf_counter()
                 item = ready.get()
-                self.waited += time.perf_counter() - began
+                self.seconds_waiting += time.perf_counter() - began
                 if item is None:
                     return
                 if isinstance(item, BaseException):

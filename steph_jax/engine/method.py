@@ -14,7 +14,7 @@ from steph_jax.models.abmil import Architecture, Params
 
 
 class BagMeans(NamedTuple):
-    """What `BagModel.merge` gets of the B bags of a batch.
+    """Arguments of `BagModel.merge`: the B bags of a batch.
 
     Attributes:
         means: mean embeddings [B, embed_dims] of the patches, by name; {} without an embedding.
@@ -28,24 +28,23 @@ class BagMeans(NamedTuple):
 
 
 class MergedModels(NamedTuple):
-    """What the parameters of the bags of a batch follow from.
+    """The merged parameters of the bags of a batch, or the coefficients they are made from.
 
     Attributes:
-        encoder: what `BagModel.encoder` makes feat_proj and attention_net from; leaves [B, ...] if
-            `BagModel.encoder_per_bag`.
-        head: whatever `BagModel.head` needs; leaves [B, ...].
+        encoder: input of `BagModel.encoder`; leaves [B, ...] if `BagModel.encoder_per_bag`.
+        head: input of `BagModel.head`; leaves [B, ...].
         penalty: [B] regularizers to be added to the loss, weighted.
-        record: arrays [B, ...] to be reported (weights, regularizers), without gradient.
+        aux: arrays [B, ...] to be reported (weights, regularizers); no gradient flows through.
     """
 
     encoder: Params
     head: Params
     penalty: jax.Array
-    record: dict[str, jax.Array]
+    aux: dict[str, jax.Array]
 
 
 class PooledBags(NamedTuple):
-    """What `BagModel.head` gets of the B bags of a batch.
+    """Arguments of `BagModel.head`: the B bags of a batch.
 
     Attributes:
         z: [B, E] pooled embeddings.
@@ -59,15 +58,15 @@ class PooledBags(NamedTuple):
 
 
 class HeadOutputs(NamedTuple):
-    """Outputs of the bags: logits [B, T]; penalty [B] and record as in `MergedModels`."""
+    """Outputs of the bags: logits [B, T]; penalty [B] and aux as in `MergedModels`."""
 
     logits: jax.Array
     penalty: jax.Array
-    record: dict[str, jax.Array]
+    aux: dict[str, jax.Array]
 
 
 class BagModel(Protocol):
-    """What differs between models; everything else is the same for all of them.
+    """All that differs between models.
 
     Attributes:
         architecture: of the ABMIL that encodes a bag.

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from steph_jax.data.batches import Batch, Group, Slots
+from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
 from steph_jax.engine.method import (
     BagMeans,
     BagModel,
@@ -55,21 +55,21 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, P()))
 
 
-#: What is summed over the chunks of B bags: totals [B, embed_dims] by name, and the online softmax.
+#: Sums over the chunks of B bags: totals [B, embed_dims] by name, and the online softmax.
 Sums = tuple[dict[str, jax.Array], SoftmaxState]
 
 
 class Outputs(NamedTuple):
-    """What a pass over a batch gives, per slot.
+    """Outputs of a pass over a batch, per slot.
 
     Attributes:
         logits: [B, T].
-        record: what the model reports, arrays [B, ...].
+        aux: arrays [B, ...] that the model reports (weights, regularizers).
         loss: the training loss of the batch (None in evaluation).
     """
 
     logits: jax.Array
-    record: dict[str, jax.Array]
+    aux: dict[str, jax.Array]
     loss: jax.Array | None = None
 
 
@@ -88,11 +88,11 @@ def forward(
         model: what is computed.
         mesh: devices that share the batch.
         trainable, frozen: parameters, as the model names them.
-        batch: bags; its groups are gone through once or, with an embedding, twice.
+        batch: bags; one pass over its groups or, with an embedding, two.
         key: random key of dropout; None for none.
         start: `empty_sums`, made here by default.
     """
-    bags: Slots = jax.device_put(batch.slots, NamedSharding(mesh, P(AXIS)))
+    bags: BatchBags = jax.device_put(batch.bags, NamedSharding(mesh, P(AXIS)))
     totals, state = start or _start(model, mesh, trainable, frozen, batch)
     if model.embed_parts:
         parts = _copies(mesh, {name: trainable[name] for name in model.embed_parts})
@@ -100,9 +100,9 @@ def forward(
             totals = embed_chunks(model, mesh, parts, totals, group)
     merged = merge_bags(model, mesh, trainable, frozen, totals, bags, key)
     for group in batch.groups:
-        state = pool_chunks(model, mesh, frozen, merged.encoder, state, group, bags.rank, key)
+        state = pool_chunks(model, mesh, frozen, merged.encoder, state, group, bags.position, key)
     out = head_bags(model, trainable, frozen, merged.head, state, bags)
-    return HeadOutputs(out.logits, merged.penalty + out.penalty, merged.record | out.record)
+    return HeadOutputs(out.logits, merged.penalty + out.penalty, merged.aux | out.aux)
 
 
 def evaluate(
@@ -110,7 +110,7 @@ def evaluate(
 ) -> Outputs:
     """Logits and reports of a batch, dropout off; arguments as in `forward`."""
     out = forward(model, mesh, trainable, frozen, batch)
-    return Outputs(out.logits, out.record)
+    return Outputs(out.logits, out.aux)
 
 
 def gradients(
@@ -127,7 +127,7 @@ def gradients(
     Args:
         model, mesh, trainable, frozen: as in `forward`.
         loss: of a batch; penalties of the model are added to it.
-        batch: bags; its groups are read once and kept for the duration of the call.
+        batch: bags; its groups are read once and stay in memory for the duration of the call.
         key: random key of the step; None trains without dropout.
 
     Returns:
@@ -151,17 +151,17 @@ def _gradients(
         totals, state = start
         state = state._replace(max=jax.lax.stop_gradient(state.max))  # as of all later states
         out = forward(model, mesh, trainable, frozen, batch, key, (totals, state))
-        return _loss(loss, out.logits, out.penalty, batch.slots), out
+        return _loss(loss, out.logits, out.penalty, batch.bags), out
 
-    # By the empty sums too, which nobody needs: the first group is then compiled like the others.
+    # Differentiated by the empty sums too, so that the first group is compiled like the others.
     both = jax.value_and_grad(batch_loss, argnums=(0, 1), has_aux=True)
     start = _start(model, mesh, trainable, frozen, batch)
     (value, out), (gradient, _) = both(trainable, start)
-    return gradient, Outputs(out.logits, out.record, value)
+    return gradient, Outputs(out.logits, out.aux, value)
 
 
-#: Of batches of a single group, whose stages would take as long to call as to compute. There are as
-#: few of them to compile as shapes of groups.
+#: For batches of a single group, whose stages would take as long to call as to compute. It is
+#: compiled once per shape of a group.
 _gradients_at_once = jax.jit(_gradients, static_argnums=(0, 1, 2))
 
 
@@ -169,22 +169,22 @@ _gradients_at_once = jax.jit(_gradients, static_argnums=(0, 1, 2))
 
 
 def _on_each_device(mesh: Mesh, *specs: P) -> Callable[..., Any]:
-    """Decorates what one device computes of its share of a group; all it returns is split."""
+    """Decorates a function that every device applies to its share; all outputs are split."""
     return partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=P(AXIS), check_vma=False)
 
 
 def _keep_products(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, of which only the matrix products are kept for the way back.
+    """The function, with only its matrix products stored for the backward pass.
 
-    What follows from them entry by entry is computed again, which is cheaper than to write and
-    read it.
+    All elementwise results are computed again from them, which is cheaper than to write and read
+    them.
     """
     return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_saveable)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def embed_chunks(
-    model: BagModel, mesh: Mesh, parts: Params, totals: dict[str, jax.Array], group: Group
+    model: BagModel, mesh: Mesh, parts: Params, totals: dict[str, jax.Array], group: ChunkGroup
 ) -> dict[str, jax.Array]:
     """totals[bag] + sum_n embed(x_n) over the patches of a group.
 
@@ -195,12 +195,14 @@ def embed_chunks(
 
     @_on_each_device(mesh, P(AXIS), P(AXIS), P(AXIS))
     @_keep_products
-    def embed(parts: Params, totals: dict[str, jax.Array], group: Group) -> dict[str, jax.Array]:
+    def embed(
+        parts: Params, totals: dict[str, jax.Array], group: ChunkGroup
+    ) -> dict[str, jax.Array]:
         mask = _mask(group)[..., None]
 
         def add(total: jax.Array, embedded: jax.Array) -> jax.Array:
             sums = jnp.sum(embedded, axis=1, where=mask)
-            return total + jax.ops.segment_sum(sums, group.owner, total.shape[0])
+            return total + jax.ops.segment_sum(sums, group.bag_slot, total.shape[0])
 
         return jax.tree.map(add, totals, model.embed(parts, group.features))
 
@@ -214,17 +216,17 @@ def merge_bags(
     trainable: Params,
     frozen: Params,
     totals: dict[str, jax.Array],
-    bags: Slots,
+    bags: BatchBags,
     key: jax.Array | None,
 ) -> MergedModels:
     """Parameters of the bags from the totals of their patches' embeddings."""
     count = jnp.maximum(bags.num_patches, 1)
     means = jax.tree.map(lambda total: total / count.astype(total.dtype)[:, None], totals)
-    keys = None if key is None else _bag_keys(key, bags.rank)
-    merged = model.merge(trainable, frozen, BagMeans(means, len(bags.rank), keys))
+    keys = None if key is None else _bag_keys(key, bags.position)
+    merged = model.merge(trainable, frozen, BagMeans(means, len(bags.position), keys))
     if not model.encoder_per_bag:
         merged = merged._replace(encoder=_copies(mesh, merged.encoder))
-    merged = merged._replace(record=jax.lax.stop_gradient(merged.record))
+    merged = merged._replace(aux=jax.lax.stop_gradient(merged.aux))
     return cast(MergedModels, _split(mesh, merged))
 
 
@@ -235,16 +237,16 @@ def pool_chunks(
     frozen: Params,
     encoder: Params,
     state: SoftmaxState,
-    group: Group,
-    rank: jax.Array,
+    group: ChunkGroup,
+    position: jax.Array,
     key: jax.Array | None,
 ) -> SoftmaxState:
-    """The states of the bags with the chunks of a group added.
+    """The states of the bags after the chunks of a group.
 
     Args:
         encoder: `MergedModels.encoder`, as `merge_bags` returns it.
         state: [B, ...].
-        rank: [B] as in `Slots`.
+        position: [B] as in `BatchBags`.
         key: as in `forward`.
     """
     abmil = Abmil(model.architecture, model.compute_dtype)
@@ -255,11 +257,11 @@ def pool_chunks(
         frozen: Params,
         encoder: Params,
         state: SoftmaxState,
-        group: Group,
-        rank: jax.Array,
+        group: ChunkGroup,
+        position: jax.Array,
         key: jax.Array | None,
     ) -> SoftmaxState:
-        keys = None if key is None else _chunk_keys(key, rank, group)
+        keys = None if key is None else _chunk_keys(key, position, group)
 
         def encode(encoder: Params, *chunks: Any) -> SoftmaxState:
             states = abmil.apply({"params": encoder}, *chunks, method="encode")
@@ -269,15 +271,14 @@ def pool_chunks(
         def add(encoders: Params, state: SoftmaxState) -> SoftmaxState:
             chunks = group.features, _mask(group), keys
             each = jax.vmap(encode) if model.encoder_per_bag else encode
-            return add_chunks(pooling, state, each(encoders, *chunks), group.owner)
+            return add_chunks(pooling, state, each(encoders, *chunks), group.bag_slot)
 
         if model.encoder_per_bag:
-            encoder = jax.tree.map(lambda x: x[group.owner], encoder)
-        # Outside of what is computed again on the way back: to merge a model costs more than to
-        # keep it.
+            encoder = jax.tree.map(lambda x: x[group.bag_slot], encoder)
+        # Outside of `_keep_products`: merging a model again would cost more than storing it.
         return cast(SoftmaxState, add(model.encoder(frozen, encoder), state))
 
-    return cast(SoftmaxState, pool(frozen, encoder, state, group, rank, key))
+    return cast(SoftmaxState, pool(frozen, encoder, state, group, position, key))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -287,16 +288,16 @@ def head_bags(
     frozen: Params,
     merged: Params,
     state: SoftmaxState,
-    bags: Slots,
+    bags: BatchBags,
 ) -> HeadOutputs:
     """Outputs of the bags from their states."""
     z = finalize(model.architecture.pooling, state)
     out = model.head(trainable, frozen, PooledBags(z, merged, bags.labels))
-    return out._replace(record=jax.lax.stop_gradient(out.record))
+    return out._replace(aux=jax.lax.stop_gradient(out.aux))
 
 
 @partial(jax.jit, static_argnums=0)
-def _loss(loss: LossFunction, logits: jax.Array, penalty: jax.Array, bags: Slots) -> jax.Array:
+def _loss(loss: LossFunction, logits: jax.Array, penalty: jax.Array, bags: BatchBags) -> jax.Array:
     """The loss of a batch and the mean penalty of its bags; empty slots do not count."""
     filled = bags.index >= 0
     return loss(logits, bags.labels, filled) + jnp.mean(penalty, where=filled)
@@ -304,12 +305,12 @@ def _loss(loss: LossFunction, logits: jax.Array, penalty: jax.Array, bags: Slots
 
 def _start(model: BagModel, mesh: Mesh, trainable: Params, frozen: Params, batch: Batch) -> Sums:
     dtype = jax.tree.leaves((trainable, frozen))[0].dtype
-    return empty_sums(model, mesh, len(batch.slots.index), dtype)
+    return empty_sums(model, mesh, len(batch.bags.index), dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty_sums(model: BagModel, mesh: Mesh, num_bags: int, dtype: Any) -> Sums:
-    """Totals of embeddings, and states of pooling, of bags without any chunk so far."""
+    """The sums before the first chunk."""
     a = model.architecture
     totals = {name: jnp.zeros((num_bags, d), dtype) for name, d in model.embed_dims.items()}
     state = empty_state(a.pooling, (num_bags,), a.embed_dim, dtype)
@@ -334,17 +335,17 @@ def _split(mesh: Mesh, tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, P(AXIS)))
 
 
-def _mask(group: Group) -> jax.Array:
+def _mask(group: ChunkGroup) -> jax.Array:
     """[G, L] True where a chunk has a patch, False on padding."""
-    place = jnp.arange(group.features.shape[1], dtype=jnp.int32)
-    return place[None] < group.length[:, None]
+    patch = jnp.arange(group.features.shape[1], dtype=jnp.int32)
+    return patch[None] < group.length[:, None]
 
 
-def _bag_keys(key: jax.Array, rank: jax.Array) -> jax.Array:
-    """A random key per bag, by its place in the batch: the same wherever its patches lie."""
-    return jax.vmap(partial(jax.random.fold_in, key))(rank)
+def _bag_keys(key: jax.Array, position: jax.Array) -> jax.Array:
+    """A random key per bag, by its position in the batch, whichever device has it."""
+    return jax.vmap(partial(jax.random.fold_in, key))(position)
 
 
-def _chunk_keys(key: jax.Array, rank: jax.Array, group: Group) -> jax.Array:
-    """[G] random keys, by the bag's place in the batch and the chunk's number in the bag."""
-    return jax.vmap(jax.random.fold_in)(_bag_keys(key, rank[group.owner]), group.serial)
+def _chunk_keys(key: jax.Array, position: jax.Array, group: ChunkGroup) -> jax.Array:
+    """[G] random keys, by the bag's position in the batch and the chunk's number in the bag."""
+    return jax.vmap(jax.random.fold_in)(_bag_keys(key, position[group.bag_slot]), group.chunk_index)

@@ -28,10 +28,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data.bags import JoinedBags, MemoryBags
-from steph_jax.data.batches import Batch, Group, Slots
+from steph_jax.data.bags import ConcatBags, InMemoryBags
+from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
 from steph_jax.engine.frozen_encoders import FrozenEncoder, Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.method import BagMeans, BagModel
 from steph_jax.engine.step import device_mesh, forward
 from steph_jax.evaluation.evaluator import Predictor
@@ -75,7 +75,7 @@ def _flops_of_slide(
 
     def logits(trainable: Params, frozen: Params, features: jax.Array, labels: Params) -> jax.Array:
         one, zero = np.full(1, num_patches, np.int32), np.zeros(1, np.int32)
-        batch = Batch(Slots(zero, zero, one, labels), [Group(features, one, zero, zero)])
+        batch = Batch(BatchBags(zero, zero, one, labels), [ChunkGroup(features, one, zero, zero)])
         return forward(model, mesh, trainable, frozen, batch).logits
 
     mesh = device_mesh(jax.local_devices()[:1])
@@ -131,14 +131,16 @@ def seconds_per_slide(
     size = model.architecture.feature_dim
     dtype = np.dtype(np.float32 if compute_dtype is None else compute_dtype)
     features = np.random.default_rng(0).standard_normal((num_patches, size), np.float32)
-    slide = MemoryBags.of([features.astype(dtype)], size, dtype)
-    bags = JoinedBags([slide] * batch_size)
-    feed = Feed.open(bags, batch_size)
-    predictor = Predictor.load(model, feed, compute_dtype)
+    slide = InMemoryBags.of([features.astype(dtype)], size, dtype)
+    bags = ConcatBags([slide] * batch_size)
+    loader = DeviceLoader.open(bags, batch_size)
+    predictor = Predictor.load(model, loader, compute_dtype)
 
     def once() -> float:
         began = time.perf_counter()
-        inputs = find_method(model.kind).patient_inputs(model, Representations(feed, compute_dtype))
+        inputs = find_method(model.kind).patient_inputs(
+            model, Representations(loader, compute_dtype)
+        )
         dataclasses.replace(predictor, labels=inputs)(range(batch_size))
         return time.perf_counter() - began
 

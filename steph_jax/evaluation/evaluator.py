@@ -1,7 +1,7 @@
 """A stored model on bags: opened on the devices, its predictions, C-index and loss.
 
-loader = Feed.open(bags, batch_size)
-outputs, record = Predictor.load(model, loader)(rows)               without labels
+loader = DeviceLoader.open(bags, batch_size)
+outputs, aux = Predictor.load(model, loader)(rows)               without labels
 evaluate = Evaluator.load(model, loader, table); evaluate(rows)     with labels
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.engine.frozen_encoders import Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.method import BagModel, LossFunction
 from steph_jax.engine.step import replicate
 from steph_jax.evaluation import predictions
@@ -69,26 +69,26 @@ def cohort_labels(table: SurvivalTable, bins: TimeBins) -> dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A stored model on the devices, dropout off: numbers of bags -> outputs [n, T] and record.
+    """A stored model on the devices, dropout off: numbers of bags -> outputs [n, T] and aux.
 
     Attributes:
         model: what is computed of every bag.
         trainable, frozen: its parameters, on every device.
-        feed: of the bags.
+        loader: of the bags.
         labels: arrays [all bags, ...] that the method's head reads.
     """
 
     model: BagModel
     trainable: Params
     frozen: Params
-    feed: Feed
+    loader: DeviceLoader
     labels: dict[str, np.ndarray]
 
     @classmethod
     def load(
         cls,
         model: SavedModel,
-        feed: Feed,
+        loader: DeviceLoader,
         compute_dtype: Any = None,
         represent: Represent | None = None,
     ) -> "Predictor":
@@ -96,15 +96,15 @@ class Predictor:
 
         Args:
             model: of any kind.
-            feed: of the bags.
+            loader: of the bags.
             compute_dtype: of products over patches; None for float32.
             represent: the bags as frozen models see them, where several models share it.
         """
         method = find_method(model.kind)
         loaded = method.restore(model, compute_dtype)
-        inputs = method.patient_inputs(model, represent or Representations(feed, compute_dtype))
-        trainable, frozen = replicate(feed.mesh, (loaded.trainable, loaded.frozen))
-        return cls(loaded.model, trainable, frozen, feed, inputs)
+        inputs = method.patient_inputs(model, represent or Representations(loader, compute_dtype))
+        trainable, frozen = replicate(loader.mesh, (loaded.trainable, loaded.frozen))
+        return cls(loaded.model, trainable, frozen, loader, inputs)
 
     def __call__(
         self,
@@ -112,7 +112,7 @@ class Predictor:
         trainable: Params | None = None,
         progress: predictions.Progress = predictions.no_progress,
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Outputs and record of some bags, in the order given.
+        """Outputs and aux of some bags, in the order given.
 
         Args:
             bags: their numbers.
@@ -121,7 +121,7 @@ class Predictor:
         """
         parameters = self.trainable if trainable is None else trainable
         return predictions.run(
-            self.model, parameters, self.frozen, self.feed, bags, self.labels, progress
+            self.model, parameters, self.frozen, self.loader, bags, self.labels, progress
         )
 
 
@@ -143,7 +143,7 @@ class Evaluator:
     def load(
         cls,
         model: SavedModel,
-        feed: Feed,
+        loader: DeviceLoader,
         table: SurvivalTable,
         compute_dtype: Any = None,
         represent: Represent | None = None,
@@ -151,10 +151,10 @@ class Evaluator:
         """Brings a model to the devices; its settings hold "bins", and the loss where they say it.
 
         Args:
-            model, feed, compute_dtype, represent: as in `Predictor.load`.
+            model, loader, compute_dtype, represent: as in `Predictor.load`.
             table: of the patients whose bags they are, in the same order.
         """
-        predict = Predictor.load(model, feed, compute_dtype, represent)
+        predict = Predictor.load(model, loader, compute_dtype, represent)
         labels = cohort_labels(table, TimeBins.from_json(model.metadata["bins"]))
         predict = dataclasses.replace(predict, labels=labels | predict.labels)
         return cls(predict, table, stored_objective(model))
@@ -166,21 +166,21 @@ class Evaluator:
 
     def __call__(self, rows: np.ndarray, trainable: Params | None = None) -> SplitScores:
         """The part of some patients; with other trainable parameters than the model's, if given."""
-        outputs, record = self.predict(rows.tolist(), trainable)
-        return score_outputs(rows, outputs, record, self.labels, self.table, self.objective)
+        outputs, aux = self.predict(rows.tolist(), trainable)
+        return score_outputs(rows, outputs, aux, self.labels, self.table, self.objective)
 
 
 def score_outputs(
     rows: np.ndarray,
     outputs: np.ndarray,
-    record: dict[str, np.ndarray],
+    aux: dict[str, np.ndarray],
     labels: dict[str, np.ndarray],
     table: SurvivalTable,
     objective: Objective,
 ) -> SplitScores:
     """Predictions and numbers from the outputs of a model on some patients."""
     predicted = predictions.predictions_of(
-        [table.patients[i] for i in rows], outputs, record, objective
+        [table.patients[i] for i in rows], outputs, aux, objective
     )
     scores = predictions.c_index_and_nll(
         predicted, table.time[rows], table.event[rows], label_rows(labels, rows), objective
@@ -231,6 +231,6 @@ def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dic
         return {}
     base = SavedModel("abmil", model.architecture, model.metadata, target)
     predict = evaluate.predict
-    base_predictor = Predictor.load(base, predict.feed, predict.model.compute_dtype)
+    base_predictor = Predictor.load(base, predict.loader, predict.model.compute_dtype)
     base_predictor = dataclasses.replace(base_predictor, labels=evaluate.labels)
     return dataclasses.replace(evaluate, predict=base_predictor)(rows).scores

@@ -197,7 +197,7 @@ def write_results(
     history = read_history(directory) if has_history else None
     if history is not None and len(history):
         plots.training_curves(history, directory / "training_curves.png", title)
-    if "weight" in test.predicted.record:
+    if "weight" in test.predicted.aux:
         weights = predictions.merge_weights_table(
             test.predicted, model.metadata["sources"], numbers["dataset"]
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from steph_jax.data.batches import Batch
-from steph_jax.engine.loader import HELD_BYTES, Feed
+from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
 from steph_jax.engine.method import BagModel
 from steph_jax.engine.step import Outputs, evaluate
 from steph_jax.models.abmil import Params
@@ -26,27 +26,27 @@ class Predictions(NamedTuple):
         outputs: [n, T] of the model (logits).
         risk: [n], higher = worse.
         survival: [n, T] survival curve, or None where the loss gives none.
-        record: arrays [n, ...] that the method reports ("weight", "lambda", "selected", ...).
+        aux: arrays [n, ...] that the method reports ("weight", "lambda", "selected", ...).
     """
 
     patients: list[str]
     outputs: np.ndarray
     risk: np.ndarray
     survival: np.ndarray | None
-    record: dict[str, np.ndarray]
+    aux: dict[str, np.ndarray]
 
 
 def collect(batches: Sequence[Batch], outputs: Sequence[Outputs], num_bags: int) -> Any:
-    """Rows of the bags of some batches, in the order of the store: (seen [m], outputs, record)."""
-    fetched = jax.device_get([(o.logits, o.record) for o in outputs])
-    index = np.concatenate([np.asarray(b.slots.index) for b in batches])
+    """(numbers [m], outputs [m, T], aux) of the bags of some batches, by increasing number."""
+    fetched = jax.device_get([(o.logits, o.aux) for o in outputs])
+    index = np.concatenate([np.asarray(b.bags.index) for b in batches])
     trees = jax.tree.map(lambda *rows: np.concatenate(rows), *fetched)
     filled = index >= 0
     place = np.full(num_bags, -1)
     place[index[filled]] = np.flatnonzero(filled)
-    seen = np.flatnonzero(place >= 0)
-    logits, record = jax.tree.map(lambda rows: rows[place[seen]], trees)
-    return seen, logits, record
+    bags = np.flatnonzero(place >= 0)
+    logits, aux = jax.tree.map(lambda rows: rows[place[bags]], trees)
+    return bags, logits, aux
 
 
 #: (batches, their number) -> the same batches.
@@ -62,35 +62,35 @@ def run(
     model: BagModel,
     trainable: Params,
     frozen: Params,
-    feed: Feed,
-    bags: Sequence[int],
+    loader: DeviceLoader,
+    indices: Sequence[int],
     labels: dict[str, np.ndarray],
     progress: Progress = no_progress,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Outputs [n, T] and record of some bags, in the order given; dropout off.
+    """Outputs [n, T] and aux of some bags, in the order given; dropout off.
 
     Args:
         model: what is computed.
         trainable, frozen: its parameters.
-        feed: of the bags.
-        bags: their numbers.
+        loader: of the cohort.
+        indices: numbers of the bags.
         labels: arrays [all bags, ...] that the method's head reads.
         progress: wraps the iteration over (batches, their number).
     """
-    chunks = feed.chunks(bags)
+    order = loader.partition(indices)
     batches, outputs = [], []
-    for batch in progress(iter(feed.ahead(chunks, labels, HELD_BYTES)), len(chunks)):
-        outputs.append(evaluate(model, feed.mesh, trainable, frozen, batch))
+    for batch in progress(iter(loader.batches(order, labels, MAX_BATCH_BYTES)), len(order)):
+        outputs.append(evaluate(model, loader.mesh, trainable, frozen, batch))
         batches.append(batch._replace(groups=()))
-    seen, logits, record = collect(batches, outputs, feed.num_bags)
-    order = np.searchsorted(seen, bags)
-    return logits[order], {name: rows[order] for name, rows in record.items()}
+    bags, logits, aux = collect(batches, outputs, loader.num_bags)
+    place = np.searchsorted(bags, indices)
+    return logits[place], {name: rows[place] for name, rows in aux.items()}
 
 
 def predictions_of(
     patients: Sequence[str],
     outputs: np.ndarray,
-    record: dict[str, np.ndarray],
+    aux: dict[str, np.ndarray],
     objective: Objective,
 ) -> Predictions:
     """Risk and survival curves from a model's outputs [n, T]."""
@@ -99,7 +99,7 @@ def predictions_of(
     survival = (
         None if output.survival is None else np.asarray(output.survival(jnp.asarray(outputs)))
     )
-    return Predictions(list(patients), outputs, risk, survival, record)
+    return Predictions(list(patients), outputs, risk, survival, aux)
 
 
 def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions:
@@ -165,20 +165,20 @@ def merge_weights_table(
         vector, and source_coefficient, that of the source's own (0 and 1 times the weight for
         methods that do not mix; equation 13 of docs/method.md).
     """
-    record = predicted.record
-    n, s = record["weight"].shape
+    aux = predicted.aux
+    n, s = aux["weight"].shape
     table = {
         "patient_id": np.repeat(predicted.patients, s),
         "source": np.tile(np.asarray(sources), n),
-        "weight": record["weight"].ravel(),
+        "weight": aux["weight"].ravel(),
     }
-    if "lambda" in record:
-        table["lambda"] = record["lambda"].ravel()
-    if "selected" in record:
-        table["selected"] = record["selected"].ravel().astype(int)
+    if "lambda" in aux:
+        table["lambda"] = aux["lambda"].ravel()
+    if "selected" in aux:
+        table["selected"] = aux["selected"].ravel().astype(int)
     own = np.tile(np.asarray(sources) == dataset, n)
-    added = record["source"].ravel()
-    target = record["target"].ravel() if "target" in record else np.zeros_like(added)
+    added = aux["source"].ravel()
+    target = aux["target"].ravel() if "target" in aux else np.zeros_like(added)
     table["target"] = np.where(own, target + added, target)
     table["source_coefficient"] = np.where(own, 0.0, added)
     return pd.DataFrame(table)

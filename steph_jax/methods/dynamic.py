@@ -86,14 +86,14 @@ class DynamicModel:
         both = self._hypernetwork.apply({"params": trainable}, bags.means, bags.keys)
         weights, _ = cast(tuple[jax.Array, None], both)
         regularizer = merge_regularizer(weights, selected=None)
-        record = {
+        aux = {
             "weight": weights,
             "selected": jnp.ones(weights.shape, bool),
             "source": weights,
             "merge": regularizer,
         }
         encoder = {"coefficients": sources.coefficients(weights)}
-        return MergedModels(encoder, {}, self.merge_weight * regularizer, record)
+        return MergedModels(encoder, {}, self.merge_weight * regularizer, aux)
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         return task_vectors.weighted_sum(frozen["stack"], merged_encoder["coefficients"])

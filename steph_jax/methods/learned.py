@@ -48,13 +48,13 @@ class LearnedModel(AbmilModel):
         encoder = task_vectors.weighted_sum(frozen["stack"], sources.coefficients(w))
         weights = jnp.broadcast_to(w, (bags.num_bags, *w.shape))
         regularizer = merge_regularizer(weights, selected=None)
-        record = {
+        aux = {
             "weight": weights,
             "selected": jnp.ones(weights.shape, bool),
             "source": weights,
             "merge": regularizer,
         }
-        return MergedModels(encoder, {}, self.merge_weight * regularizer, record)
+        return MergedModels(encoder, {}, self.merge_weight * regularizer, aux)
 
 
 def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:

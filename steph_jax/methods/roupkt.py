@@ -60,14 +60,14 @@ class RoupktModel(AbmilModel):
         routing = roupkt.route(matmul(bags.z, trainable["gate"]["kernel"]), self.options.top_k)
         mixed = roupkt.mixture(trainable.get("experts", {}), bags.labels[REPRESENTATIONS], routing)
         penalty = self.options.balance_weight * routing.balance + self.options.z_weight * routing.z
-        record = {
+        aux = {
             "weight": routing.probabilities,
             "selected": routing.selected,
             "source": jnp.where(routing.selected, routing.probabilities, 0.0),
             "balance": routing.balance,
             "z": routing.z,
         }
-        return HeadOutputs(apply_head(trainable["pred_head"], mixed), penalty, record)
+        return HeadOutputs(apply_head(trainable["pred_head"], mixed), penalty, aux)
 
 
 def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:

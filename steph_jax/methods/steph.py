@@ -108,7 +108,7 @@ class StephModel:
         merge = merge_regularizer(sources.weights, selected)
         mix = mix_regularizer(sources.ratios, sources.selected)
         of_target, of_source = steph.shares(sources, self.options)
-        record = {
+        aux = {
             "weight": sources.weights,
             "lambda": sources.ratios,
             "selected": sources.selected,
@@ -118,7 +118,7 @@ class StephModel:
             "mix": mix,
         }
         penalty = self.merge_weight * merge + self.mix_weight * mix
-        return MergedModels(encoder, head, penalty, record)
+        return MergedModels(encoder, head, penalty, aux)
 
     def encoder(self, frozen: Params, merged_encoder: Params) -> Params:
         if not self.encoder_per_bag:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from steph_jax.data.batches import Batch
-from steph_jax.engine.loader import ReadAhead
+from steph_jax.engine.loader import Prefetcher
 from steph_jax.engine.method import BagModel, LossFunction
 from steph_jax.engine.step import Outputs, gradients
 from steph_jax.models.abmil import Params
@@ -44,19 +44,19 @@ class TrainCheckpoint(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What one epoch of training went through.
+    """One epoch of training.
 
     Attributes:
-        batches: in order.
+        batches: in order, without their patches.
         outputs: of the training passes over them, dropout on.
         seconds: wall time.
-        waited: seconds of it spent waiting for data.
+        seconds_waiting: the part of it spent waiting for data.
     """
 
     batches: list[Batch]
     outputs: list[Outputs]
     seconds: float
-    waited: float
+    seconds_waiting: float
 
 
 def learning_rates(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
@@ -105,7 +105,7 @@ def train_epoch(
     optimizer: optax.GradientTransformation,
     state: State,
     frozen: Params,
-    batches: ReadAhead,
+    batches: Prefetcher,
     key: jax.Array,
     step: int,
     progress: Callable[[Iterator[Batch]], Iterator[Batch]] = iter,
@@ -126,19 +126,19 @@ def train_epoch(
         progress: wraps the iteration.
 
     Returns:
-        the state after the epoch, and what was seen.
+        the state after the epoch, and the epoch's batches and outputs.
     """
     began = time.perf_counter()
-    seen: list[Batch] = []
+    passed: list[Batch] = []
     outputs: list[Outputs] = []
     for batch in progress(iter(batches)):
-        dropout = jax.random.fold_in(key, step + len(seen))
+        dropout = jax.random.fold_in(key, step + len(passed))
         gradient, out = gradients(model, loss, mesh, state.trainable, frozen, batch, dropout)
         state = update(optimizer, state, gradient)
-        seen.append(batch._replace(groups=()))
+        passed.append(batch._replace(groups=()))
         outputs.append(out)
         # One step may be under way while the next is prepared; more would only hold memory.
         if len(outputs) > 1:
             jax.block_until_ready(outputs[-2].loss)
     jax.block_until_ready(state)
-    return state, Epoch(seen, outputs, time.perf_counter() - began, batches.waited)
+    return state, Epoch(passed, outputs, time.perf_counter() - began, batches.seconds_waiting)

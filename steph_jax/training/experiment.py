@@ -8,14 +8,14 @@ from typing import Any
 from absl import logging
 
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.data.bags import Bags
-from steph_jax.data.cache import needed_bytes, open_bags
+from steph_jax.data.bags import BagReader
+from steph_jax.data.cache import open_bags, total_bytes
 from steph_jax.data.cohort import Cohort, Fold, joined, load_cohort, other_patients, read_patients
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.engine.frozen_encoders import Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.methods.base import FoldSpec, Method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import Config
@@ -30,7 +30,7 @@ class Experiment:
         pool: of models.
         cohort: of the target; for a method that joins cohorts, with the others' patients.
         bags: of all patients of the cohort.
-        feed: batches of them, of `config.batch_size`.
+        loader: batches of them, of `config.batch_size`.
         represent: embeddings of the bags by frozen models.
         profile: folder for the trace of one epoch, unless there is one already; None for none.
         encoder: name of the encoder of the target's features, stored with models of a pool.
@@ -39,8 +39,8 @@ class Experiment:
     config: Config
     pool: Pool
     cohort: Cohort
-    bags: Bags
-    feed: Feed
+    bags: BagReader
+    loader: DeviceLoader
     represent: Representations
     profile: pathlib.Path | None = None
     encoder: str = ""
@@ -75,11 +75,11 @@ def open_experiment(config: Config, cohort: Cohort, pool: Pool) -> Experiment:
     return _experiment(config, cohort, pool, bags)
 
 
-def _experiment(config: Config, cohort: Cohort, pool: Pool, bags: Bags) -> Experiment:
+def _experiment(config: Config, cohort: Cohort, pool: Pool, bags: BagReader) -> Experiment:
     """The experiment on bags that are open."""
-    feed = Feed.open(bags, config.batch_size, config.data.device_gb)
-    represent = Representations(feed, config.precision.operands)
-    return Experiment(config, pool, cohort, bags, feed, represent)
+    loader = DeviceLoader.open(bags, config.batch_size, config.data.device_gb)
+    represent = Representations(loader, config.precision.operands)
+    return Experiment(config, pool, cohort, bags, loader, represent)
 
 
 def with_config(run: Experiment, config: Config) -> Experiment:
@@ -87,7 +87,7 @@ def with_config(run: Experiment, config: Config) -> Experiment:
     if config.batch_size == run.config.batch_size:
         return dataclasses.replace(run, config=config)
     other = _experiment(config, run.cohort, run.pool, run.bags)
-    return dataclasses.replace(run, config=config, feed=other.feed, represent=other.represent)
+    return dataclasses.replace(run, config=config, loader=other.loader, represent=other.represent)
 
 
 def fold_spec(
@@ -141,17 +141,17 @@ def open_source(
     )
 
 
-def read_bags(config: Config, dataset: str, table: SurvivalTable) -> Bags:
+def read_bags(config: Config, dataset: str, table: SurvivalTable) -> BagReader:
     """The features of the patients of a dataset."""
     return open_all_bags(config, [(open_source(config, dataset), table)])[0]
 
 
 def open_all_bags(
     config: Config, parts: Sequence[tuple[FeatureSource, SurvivalTable]]
-) -> list[Bags]:
+) -> list[BagReader]:
     """The features of the patients of several tables, which share the cache by their sizes."""
     dtype = config.precision.features
-    needed = [needed_bytes(source, table.slides, dtype) for source, table in parts]
+    needed = [total_bytes(source, table.slides, dtype) for source, table in parts]
     return [
         open_bags(
             source,
@@ -166,7 +166,7 @@ def open_all_bags(
     ]
 
 
-def join_cohorts(config: Config, cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, Bags]:
+def join_cohorts(config: Config, cohort: Cohort, names: Sequence[str]) -> tuple[Cohort, BagReader]:
     """The target's cohort followed by all patients of other cohorts, and the features of all."""
     root, columns = config.data.folder, config.data.table_columns
     complete = [read_patients(root, name, columns) for name in names]

@@ -26,20 +26,20 @@ def epoch_row(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dic
         sources: names of the sources, for a model that reports weights.
     """
     table, labels = evaluate.table, evaluate.labels
-    rows, outputs, record = predictions.collect(passed.batches, passed.outputs, len(table.patients))
-    part = score_outputs(rows, outputs, record, labels, table, evaluate.objective)
+    rows, outputs, aux = predictions.collect(passed.batches, passed.outputs, len(table.patients))
+    part = score_outputs(rows, outputs, aux, labels, table, evaluate.objective)
     row = {f"train_{name}": value for name, value in part.scores.items()}
     row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
-    patches = int(evaluate.predict.feed.bags.num_patches[rows].sum())
+    patches = int(evaluate.predict.loader.bags.num_patches[rows].sum())
     row |= {
         "seconds": passed.seconds,
         "slides_per_second": len(rows) / passed.seconds,
         "patches_per_second": patches / passed.seconds,
-        "waiting_share": passed.waited / passed.seconds,
+        "waiting_share": passed.seconds_waiting / passed.seconds,
     }
     for name in ("weight", "selected", "target", "source"):
-        if name in record:
-            means = np.asarray(record[name], np.float64).mean(axis=0)
+        if name in aux:
+            means = np.asarray(aux[name], np.float64).mean(axis=0)
             row |= {f"{name}_{s}": float(m) for s, m in zip(sources, means, strict=True)}
     return row
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from steph_jax import files, records, run_directory
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
-from steph_jax.data.bags import Bags, JoinedBags, LazyBags
+from steph_jax.data.bags import BagReader, ConcatBags, OnDiskBags
 from steph_jax.data.cohort import Cohort
 from steph_jax.data.features.store_plan import file_of
 from steph_jax.messages import listed
@@ -97,7 +97,9 @@ def read(workdir: pathlib.Path) -> Inputs | None:
     return records.read(path, _KIND, "the inputs of a run", "use another --workdir")
 
 
-def of_run(cohort: Cohort, bags: Bags, models: Mapping[str, str], stored: Inputs | None) -> Inputs:
+def of_run(
+    cohort: Cohort, bags: BagReader, models: Mapping[str, str], stored: Inputs | None
+) -> Inputs:
     """The inputs as they are now.
 
     Args:
@@ -187,10 +189,10 @@ def _rows_of(features: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
 
 
 def _features(
-    patients: Sequence[str], bags: Bags, before: Mapping[str, Mapping[str, str]]
+    patients: Sequence[str], bags: BagReader, before: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
     """Digests of the rows and of the files of every patient's bag."""
-    parts = bags.parts if isinstance(bags, JoinedBags) else [bags]
+    parts = bags.parts if isinstance(bags, ConcatBags) else [bags]
     features: dict[str, dict[str, str]] = {}
     for part in parts:
         number = len(part.num_patches)
@@ -207,10 +209,10 @@ def _features(
     return features
 
 
-def _sampled(bags: Bags) -> Callable[[int], bool]:
+def _sampled(bags: BagReader) -> Callable[[int], bool]:
     """Says of which bags rows are read: all, but of files that are read as a whole only some."""
     number = len(bags.num_patches)
-    if not isinstance(bags, LazyBags) or number <= _WHOLE_FILES:
+    if not isinstance(bags, OnDiskBags) or number <= _WHOLE_FILES:
         return lambda index: True
     whole = [
         index
@@ -222,22 +224,22 @@ def _sampled(bags: Bags) -> Callable[[int], bool]:
     return lambda index: index not in left_out
 
 
-def _rows(bags: Bags, index: int) -> str:
+def _rows(bags: BagReader, index: int) -> str:
     """A digest of rows from the middle of a bag, in the type that it is trained in."""
     number = int(bags.num_patches[index])
     size = min(_ROWS, number)
     rows = np.zeros((size, bags.feature_dim), bags.dtype)
     start = (number - size) // 2
-    if isinstance(bags, LazyBags):  # past the cache, which would read the whole bag
-        LazyBags.read(bags, index, start, rows)
+    if isinstance(bags, OnDiskBags):  # past the cache, which would read the whole bag
+        OnDiskBags.read(bags, index, start, rows)
     else:
         bags.read(index, start, rows)
     return _digest(f"{number} {rows.dtype} ", rows.tobytes())
 
 
-def _files(bags: Bags, index: int) -> str:
+def _files(bags: BagReader, index: int) -> str:
     """A digest of sizes and times of the files of a bag; "" for bags that are in memory."""
-    if not isinstance(bags, LazyBags):
+    if not isinstance(bags, OnDiskBags):
         return ""
     stats = [file_of(bags.source, slide).stat() for slide in bags.slides[index]]
     return _digest(json.dumps([[stat.st_size, stat.st_mtime_ns] for stat in stats]))

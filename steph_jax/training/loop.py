@@ -106,7 +106,7 @@ def train_model(run: Experiment, job: TrainingJob) -> TrainResult:
         DivergedError: the loss is not finite.
     """
     evaluate = Evaluator.load(
-        job.model, run.feed, run.cohort.table, run.config.precision.operands, run.represent
+        job.model, run.loader, run.cohort.table, run.config.precision.operands, run.represent
     )
     trainable: Params = evaluate.predict.trainable
     history: list[dict[str, float]] = []
@@ -132,12 +132,12 @@ def fit(
     Returns:
         the parameters of the last epoch, or of the best by `config.validation`; and the history.
     """
-    config, feed = run.config, run.feed
+    config, loader = run.config, run.loader
     steps, last = len(job.patients) // config.batch_size, config.epochs
     schedule = learning_rates(config.learning_rate, config.warmup_epochs * steps, last * steps)
     optimizer = adamw(schedule, config.weight_decay)
     early_stopping = config.validation
-    state = replicate(feed.mesh, initial_state(trainable, optimizer))
+    state = replicate(loader.mesh, initial_state(trainable, optimizer))
     initial = TrainCheckpoint(state, copy_of(trainable) if early_stopping.is_on else ())
     start = _fingerprint(job, evaluate)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
@@ -156,18 +156,18 @@ def fit(
             break
         parts = _evaluated_after(config, job.split, epoch)
         order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
-        feed.expect([*chain(*order), *chain(*parts.values()), *chain(*following)])
+        loader.prefetch([*chain(*order), *chain(*parts.values()), *chain(*following)])
         named = f"{job.label} epoch {epoch + 1}/{last}"
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
             state, passed = train_epoch(
                 evaluate.predict.model,
                 loss_function(evaluate.objective),
-                feed.mesh,
+                loader.mesh,
                 optimizer,
                 state,
                 evaluate.predict.frozen,
-                feed.ahead(order, evaluate.labels),
+                loader.batches(order, evaluate.labels),
                 key,
                 epoch * steps,
                 partial(progress_bar, total=steps, label=named),
@@ -194,7 +194,7 @@ def _fingerprint(job: TrainingJob, evaluate: Evaluator) -> str:
         job.model,
         {
             "patients": np.array([table.patients[i] for i in rows], np.str_),
-            "num_patches": evaluate.predict.feed.bags.num_patches[rows],
+            "num_patches": evaluate.predict.loader.bags.num_patches[rows],
             "time": table.time[rows],
             "event": table.event[rows],
         },

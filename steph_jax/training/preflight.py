@@ -63,7 +63,7 @@ def encoder_of(config: Config, dataset: str, table: SurvivalTable) -> str:
             several encoders.
     """
     source = open_source(config, dataset)
-    slides = [slide for of_patient in table.slides for slide in of_patient]
+    slides = [slide for patient_slides in table.slides for slide in patient_slides]
     source.require(slides)
     names = {slide: source.encoder(slide) for slide in slides}
     several = kinds.several_encoders(names)
@@ -107,7 +107,7 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
     Raises:
         ValueError: values that are not finite or cannot be read; lists every such slide.
     """
-    parts = [] if run.feed.is_resident else finite_check.unchecked(run.bags)
+    parts = [] if run.loader.uses_device_cache else finite_check.unchecked(run.bags)
     if not parts:
         return
     fingerprint = finite_check.fingerprint(parts)
@@ -222,7 +222,7 @@ def _expect_alike(
     """Raises ValueError where the first slides of two cohorts differ in size or encoder."""
     found = []
     for source, table in ((ours, our_table), (theirs, their_table)):
-        slides = (slide for of_patient in table.slides for slide in of_patient)
+        slides = (slide for patient_slides in table.slides for slide in patient_slides)
         first = next((slide for slide in slides if not source.missing([slide])), None)
         if first is None:  # what is missing is said when the features that are needed are opened
             return

@@ -1,4 +1,4 @@
-"""Bags in memory, streamed within a bounded cache, and read ahead: always the same numbers."""
+"""Bags in memory, and streamed within a bounded cache, prefetched or not: the same numbers."""
 
 import pathlib
 import threading
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from steph_jax.data import cache
-from steph_jax.data.bags import Bags, LazyBags, MemoryBags, load_bags
+from steph_jax.data.bags import BagReader, InMemoryBags, OnDiskBags, load_bags
 from steph_jax.data.batches import epoch_order
 from steph_jax.data.cache import CachedBags, open_bags
 from steph_jax.data.features.open import open_features
@@ -36,7 +36,7 @@ SLIDES = [[f"{2 * i:02}", f"{2 * i + 1:02}"] for i in range(NUM_PATIENTS)]
 
 
 @pytest.fixture
-def whole(source: FeatureSource) -> MemoryBags:
+def whole(source: FeatureSource) -> InMemoryBags:
     return load_bags(source, PATIENTS, SLIDES, FLOAT32)
 
 
@@ -44,40 +44,40 @@ def whole(source: FeatureSource) -> MemoryBags:
 def counted(source: FeatureSource, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Patches that were read from files, by bag."""
     rows: Counter[int] = Counter()
-    inner = LazyBags.read
+    inner = OnDiskBags.read
 
-    def read(self: LazyBags, index: int, start: int, out: np.ndarray) -> None:
+    def read(self: OnDiskBags, index: int, start: int, out: np.ndarray) -> None:
         rows[index] += len(out)
         inner(self, index, start, out)
 
-    monkeypatch.setattr(LazyBags, "read", read)
+    monkeypatch.setattr(OnDiskBags, "read", read)
     return rows
 
 
-def pieces(num_patches: int) -> Iterator[tuple[int, int]]:
+def chunks(num_patches: int) -> Iterator[tuple[int, int]]:
     """(first patch, patches) of a bag that is read by sevens."""
     for start in range(0, num_patches, 7):
         yield start, min(7, num_patches - start)
 
 
-def check(bags: Bags, whole: MemoryBags, order: list[int]) -> None:
-    """Reads bags in an order, in pieces, and compares them."""
+def check(bags: BagReader, whole: InMemoryBags, order: list[int]) -> None:
+    """Reads bags in an order, in chunks, and compares them."""
     for index in order:
-        for start, number in pieces(int(whole.num_patches[index])):
-            found, expected = np.empty((2, number, D), np.float32)
-            bags.read(index, start, found)
+        for start, number in chunks(int(whole.num_patches[index])):
+            values, expected = np.empty((2, number, D), np.float32)
+            bags.read(index, start, values)
             whole.read(index, start, expected)
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(values, expected)
 
 
-def total_bytes(whole: MemoryBags) -> int:
+def total_bytes(whole: InMemoryBags) -> int:
     return int(whole.num_patches.sum()) * D * 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
 @pytest.mark.parametrize("announced", [True, False])
-def test_same_bags_within_the_bound(
-    source: FeatureSource, whole: MemoryBags, share: float, announced: bool
+def test_streamed_bags_equal_those_in_memory(
+    source: FeatureSource, whole: InMemoryBags, share: float, announced: bool
 ) -> None:
     room = int(share * total_bytes(whole))
     bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
@@ -85,53 +85,55 @@ def test_same_bags_within_the_bound(
     for epoch in range(3):
         order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch)))
         if announced:
-            bags.expect(order)
+            bags.prefetch(order)
         for batch in range(0, len(order), BATCH):
             check(bags, whole, order[batch : batch + BATCH])
-            assert bags.held_bytes <= room
+            assert bags.cached_bytes <= room
 
 
-def test_no_read_begins_beyond_the_bound(
-    source: FeatureSource, whole: MemoryBags, monkeypatch: pytest.MonkeyPatch
+def test_reads_stay_within_the_bound(
+    source: FeatureSource, whole: InMemoryBags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While files are read, too, those bags included that are on their way."""
+    """Bags that are being read count."""
     room = total_bytes(whole) // 3
     bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
-    inner, held = LazyBags.read, []
+    inner, held = OnDiskBags.read, []
 
-    def read(self: LazyBags, index: int, start: int, out: np.ndarray) -> None:
-        held.append(bags.held_bytes)
+    def read(self: OnDiskBags, index: int, start: int, out: np.ndarray) -> None:
+        held.append(bags.cached_bytes)
         inner(self, index, start, out)
 
-    monkeypatch.setattr(LazyBags, "read", read)
+    monkeypatch.setattr(OnDiskBags, "read", read)
     order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, 0)))
-    bags.expect([*order, *order])
+    bags.prefetch([*order, *order])
     check(bags, whole, order)
     assert room / 2 < max(held) <= room
 
 
-def test_reading_ahead_ends_at_the_bound(
-    source: FeatureSource, whole: MemoryBags, counted: Counter[int]
+def test_prefetching_ends_at_the_bound(
+    source: FeatureSource, whole: InMemoryBags, counted: Counter[int]
 ) -> None:
-    """However much is expected: nobody takes what was read, and the threads wait."""
+    """However many bags are announced: nothing is consumed, and the threads wait."""
     room = total_bytes(whole) // 3
     bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
     others = set(threading.enumerate())
-    bags.expect(range(NUM_PATIENTS))
+    bags.prefetch(range(NUM_PATIENTS))
     threads = set(threading.enumerate()) - others
     check(bags, whole, [0])
-    bags.expect([])
+    bags.prefetch([])
     for thread in threads:
         thread.join()
-    beside = int(whole.num_patches[0])
-    assert sum(counted.values()) - beside <= room // (4 * D)
+    consumed = int(whole.num_patches[0])
+    assert sum(counted.values()) - consumed <= room // (4 * D)
 
 
-def test_bags_that_nobody_holds_are_let_go(source: FeatureSource, whole: MemoryBags) -> None:
-    """A training that ends early leaves expected bags behind, and no thread with its cache."""
+def test_cache_is_freed_while_bags_are_prefetched(
+    source: FeatureSource, whole: InMemoryBags
+) -> None:
+    """A training that ends early leaves announced bags behind, and no thread with its cache."""
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
     held, others = weakref.ref(bags), set(threading.enumerate())
-    bags.expect(range(NUM_PATIENTS))
+    bags.prefetch(range(NUM_PATIENTS))
     threads = set(threading.enumerate()) - others
     assert threads
     del bags
@@ -140,19 +142,19 @@ def test_bags_that_nobody_holds_are_let_go(source: FeatureSource, whole: MemoryB
     assert held() is None
 
 
-def test_cohorts_share_a_cache_by_their_sizes(source: FeatureSource, whole: MemoryBags) -> None:
+def test_cohorts_share_a_cache_by_size(source: FeatureSource, whole: InMemoryBags) -> None:
     """Two halves of the patients: both in memory, or both streamed, within one bound."""
     halves = [(PATIENTS[part], SLIDES[part]) for part in (slice(0, 9), slice(9, None))]
-    needed = [cache.needed_bytes(source, slides, FLOAT32) for _, slides in halves]
+    needed = [cache.total_bytes(source, slides, FLOAT32) for _, slides in halves]
     assert sum(needed) == total_bytes(whole)
 
-    def opened(cache_bytes: int) -> list[Bags]:
+    def opened(cache_bytes: int) -> list[BagReader]:
         return [
             open_bags(source, patients, slides, FLOAT32, cache_bytes / 1e9, BATCH, other)
             for (patients, slides), other in zip(halves, reversed(needed), strict=True)
         ]
 
-    assert all(isinstance(bags, MemoryBags) for bags in opened(sum(needed) + 1))
+    assert all(isinstance(bags, InMemoryBags) for bags in opened(sum(needed) + 1))
     room = sum(needed) // 2
     streamed = opened(room)
     held = 0
@@ -161,12 +163,12 @@ def test_cohorts_share_a_cache_by_their_sizes(source: FeatureSource, whole: Memo
         out = np.empty((int(bags.num_patches.max()), D), np.float32)
         for index in range(len(patients)):
             bags.read(index, 0, out[: bags.num_patches[index]])
-        held += bags.held_bytes
+        held += bags.cached_bytes
     assert 0 < held <= room
 
 
-def test_resident_bags_are_read_once(
-    source: FeatureSource, whole: MemoryBags, counted: Counter[int]
+def test_permanent_bags_are_read_once(
+    source: FeatureSource, whole: InMemoryBags, counted: Counter[int]
 ) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
     epochs = 4
@@ -174,42 +176,44 @@ def test_resident_bags_are_read_once(
         list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch))) for epoch in range(epochs)
     ]
     for order, following in zip(orders, [*orders[1:], []], strict=True):
-        bags.expect([*order, *following])
+        bags.prefetch([*order, *following])
         check(bags, whole, order)
     read = sum(counted.values()) / whole.num_patches.sum()
     once = [index for index in range(NUM_PATIENTS) if counted[index] == whole.num_patches[index]]
-    resident = whole.num_patches[once].sum() / whole.num_patches.sum()
-    assert resident > 0.3
-    assert read <= resident + epochs * (1 - resident)
+    permanent = whole.num_patches[once].sum() / whole.num_patches.sum()
+    assert permanent > 0.3
+    assert read <= permanent + epochs * (1 - permanent)
 
 
-def test_pieces_of_several_bags_in_turn(source: FeatureSource, whole: MemoryBags) -> None:
+def test_chunks_of_several_bags_in_turn(source: FeatureSource, whole: InMemoryBags) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
     order = list(range(NUM_PATIENTS))
-    bags.expect(order)
+    bags.prefetch(order)
     for first in range(0, NUM_PATIENTS, BATCH):
         batch = order[first : first + BATCH]
-        cut = [(i, *piece) for i in batch for piece in pieces(int(whole.num_patches[i]))]
-        for index, start, number in sorted(cut, key=lambda piece: piece[1]):
-            found, expected = np.empty((2, number, D), np.float32)
-            bags.read(index, start, found)
+        cut = [(i, *chunk) for i in batch for chunk in chunks(int(whole.num_patches[i]))]
+        for index, start, number in sorted(cut, key=lambda chunk: chunk[1]):
+            values, expected = np.empty((2, number, D), np.float32)
+            bags.read(index, start, values)
             whole.read(index, start, expected)
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(values, expected)
 
 
-def test_what_is_expected_may_change_or_stay_away(source: FeatureSource, whole: MemoryBags) -> None:
+def test_announced_order_may_change_or_be_ignored(
+    source: FeatureSource, whole: InMemoryBags
+) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.expect(range(NUM_PATIENTS))
+    bags.prefetch(range(NUM_PATIENTS))
     check(bags, whole, [23, 3, 3, 11])
-    bags.expect([5, 5, 6])
+    bags.prefetch([5, 5, 6])
     check(bags, whole, [6, 5, 7, 5])
-    bags.expect([])
+    bags.prefetch([])
     check(bags, whole, list(range(NUM_PATIENTS)))
 
 
-def test_many_readers(source: FeatureSource, whole: MemoryBags) -> None:
+def test_many_readers(source: FeatureSource, whole: InMemoryBags) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.expect(range(NUM_PATIENTS))
+    bags.prefetch(range(NUM_PATIENTS))
     failures: list[BaseException] = []
 
     def reader(seed: int) -> None:
@@ -226,13 +230,15 @@ def test_many_readers(source: FeatureSource, whole: MemoryBags) -> None:
     assert not failures
 
 
-def test_a_bad_bag_is_told_to_whoever_reads_it(source: FeatureSource, whole: MemoryBags) -> None:
+def test_error_of_a_bad_bag_reaches_every_reader(
+    source: FeatureSource, whole: InMemoryBags
+) -> None:
     path = pathlib.Path(source.path_of("11"))
     rows = np.load(path)
     rows[0, 3] = np.inf
     np.save(path, rows)
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.expect(range(NUM_PATIENTS))
+    bags.prefetch(range(NUM_PATIENTS))
     check(bags, whole, [0, 1, 2, 3, 4])
     out = np.empty((int(whole.num_patches[5]), D), np.float32)
     for _ in range(2):
@@ -242,7 +248,7 @@ def test_a_bad_bag_is_told_to_whoever_reads_it(source: FeatureSource, whole: Mem
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
-def test_slides_without_patches_beside_others_are_named(
+def test_empty_slides_among_others_are_named(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, gigabytes: float
 ) -> None:
     for name, rows in (("a", 3), ("empty", 0), ("b", 2)):
@@ -254,14 +260,14 @@ def test_slides_without_patches_beside_others_are_named(
     assert str(tmp_path / "empty.npy") in caplog.text
 
 
-def test_opened_by_size(source: FeatureSource, whole: MemoryBags) -> None:
+def test_open_bags_chooses_by_size(source: FeatureSource, whole: InMemoryBags) -> None:
     gigabytes = total_bytes(whole) / 1e9
 
-    def opened(cache_gb: float) -> Bags:
+    def opened(cache_gb: float) -> BagReader:
         return open_bags(source, PATIENTS, SLIDES, FLOAT32, cache_gb, BATCH)
 
-    assert isinstance(opened(0), MemoryBags)
-    assert isinstance(opened(gigabytes * 1.001), MemoryBags)
+    assert isinstance(opened(0), InMemoryBags)
+    assert isinstance(opened(gigabytes * 1.001), InMemoryBags)
     assert isinstance(opened(gigabytes / 2), CachedBags)
     with pytest.raises(ValueError, match=r"data.cache_gb is 0 .* or more; found -1"):
         opened(-1)

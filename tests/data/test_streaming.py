@@ -50,16 +50,16 @@ def in_memory(home: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def expected(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """What streamed bags were told to expect, call by call; none where nothing was streamed."""
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The orders that streamed bags were given to prefetch; none where nothing was streamed."""
     orders: list[list[int]] = []
-    real = CachedBags.expect
+    real = CachedBags.prefetch
 
-    def expect(self: CachedBags, order: Sequence[int]) -> None:
+    def prefetch(self: CachedBags, order: Sequence[int]) -> None:
         orders.append(list(order))
         real(self, order)
 
-    monkeypatch.setattr(CachedBags, "expect", expect)
+    monkeypatch.setattr(CachedBags, "prefetch", prefetch)
     return orders
 
 
@@ -81,13 +81,13 @@ def assert_same(one: pathlib.Path, other: pathlib.Path) -> None:
     assert next(scores)["test"] == next(scores)["test"]
 
 
-def test_training_is_the_same(home, in_memory, expected, tmp_path):
+def test_training_is_the_same(home, in_memory, announced, tmp_path):
     train.train(config_of(home, TINY_GB), tmp_path / "streamed")
-    assert len(expected) >= 3, "the bags were not streamed"
+    assert len(announced) >= 3, "the bags were not streamed"
     assert_same(in_memory, tmp_path / "streamed")
 
 
-def test_evaluation_is_the_same(home, in_memory, expected, monkeypatch):
+def test_evaluation_is_the_same(home, in_memory, announced, monkeypatch):
     directory = in_memory / "fold_0"
     names = ("predictions_test.csv", "merge_weights_test.csv")
     before = {name: (directory / name).read_bytes() for name in names}
@@ -109,7 +109,7 @@ def test_evaluation_is_the_same(home, in_memory, expected, monkeypatch):
 
 @pytest.mark.parametrize("cache_gb", [TINY_GB, 1.0])
 def test_a_streamed_run_goes_on_where_it_stopped(
-    home, in_memory, expected, tmp_path, monkeypatch, cache_gb
+    home, in_memory, announced, tmp_path, monkeypatch, cache_gb
 ):
     """In the same order, with the cache of before or another one."""
 
@@ -129,14 +129,16 @@ def test_a_streamed_run_goes_on_where_it_stopped(
     monkeypatch.setattr(loop, "train_epoch", interrupted)
     with pytest.raises(Interrupted):
         train.train(config_of(home, TINY_GB), tmp_path / "w")
-    look, *before = expected
+    look, *before = announced
     assert look == sorted(look), "all values are read before the first epoch"
     assert len(before) == 2
-    expected.clear()
+    announced.clear()
     train.train(config_of(home, cache_gb), tmp_path / "w")
     assert passed == 1 + 3, "the first epoch ran again"
     if cache_gb == TINY_GB:
-        assert expected[0] == before[1], "the order of the second epoch has changed, or all is read"
+        assert announced[0] == before[1], (
+            "the order of the second epoch has changed, or all is read"
+        )
     assert_same(in_memory, tmp_path / "w")
 
 
@@ -206,7 +208,7 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
     assert not (tmp_path / "marker").exists()
 
 
-def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
+def test_the_default_is_a_quarter_of_the_memory(home, announced, monkeypatch):
     """`data.cache_gb` of configs/default.py, at both sides of the bound."""
     config = Config.from_dict(pools.config(home))
     assert config.data.cache_gb == 0
@@ -220,9 +222,9 @@ def test_the_default_is_a_quarter_of_the_memory(home, expected, monkeypatch):
         assert isinstance(opened, CachedBags) == streamed
 
 
-def test_joined_cohorts_are_the_same(home, expected, tmp_path):
+def test_joined_cohorts_are_the_same(home, announced, tmp_path):
     for name, cache_gb in (("memory", 1.0), ("streamed", TINY_GB)):
         config = config_of(home, cache_gb, "joint") | {"epochs": 1}
         train.train(config, tmp_path / name)
-        assert (name == "streamed") == bool(expected)
+        assert (name == "streamed") == bool(announced)
     assert digest(tmp_path / "memory") == digest(tmp_path / "streamed")

@@ -4,21 +4,21 @@ import jax
 import numpy as np
 import pytest
 
-from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Layout
+from steph_jax.data.bags import InMemoryBags
+from steph_jax.data.batches import GroupShapes
 from steph_jax.engine import frozen_encoders
 from steph_jax.engine.frozen_encoders import Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.step import device_mesh
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 
 ARCHITECTURE = Architecture(feature_dim=6, embed_dim=5, attention_dim=4, num_bins=3)
 NUM_PATCHES = (9, 1, 0, 40, 23)
-LAYOUT = Layout(((2, 16), (3, 5)))
+GROUP_SHAPES = GroupShapes(((2, 16), (3, 5)))
 
 
-class CountedBags(MemoryBags):
+class CountedBags(InMemoryBags):
     """Bags that count the patches that are read."""
 
     patches_read = 0
@@ -55,12 +55,12 @@ def pooled(theta, x):
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_embeddings_are_those_of_every_encoder(num_devices):
-    made, store = bags()
-    feed = Feed(store, LAYOUT, device_mesh(jax.devices()[:num_devices]), 2)
+    arrays, store = bags()
+    loader = DeviceLoader(store, GROUP_SHAPES, device_mesh(jax.devices()[:num_devices]), 2)
     encoders = models(1, 2, 3)
-    z = Representations(feed)(ARCHITECTURE, encoders)
+    z = Representations(loader)(ARCHITECTURE, encoders)
     assert z.shape == (5, 3, 5)
-    for bag, x in enumerate(made):
+    for bag, x in enumerate(arrays):
         for s, theta in enumerate(encoders):
             expected = pooled(theta, x) if len(x) else np.zeros(5)
             np.testing.assert_allclose(z[bag, s], expected, rtol=1e-5, atol=1e-6)
@@ -68,8 +68,8 @@ def test_embeddings_are_those_of_every_encoder(num_devices):
 
 def test_patches_are_read_once_for_all_new_encoders():
     _, store = bags()
-    feed = Feed(store, LAYOUT, device_mesh(jax.devices()[:1]), 2)
-    represent = Representations(feed)
+    loader = DeviceLoader(store, GROUP_SHAPES, device_mesh(jax.devices()[:1]), 2)
+    represent = Representations(loader)
     first, second, third = models(1, 2, 3)
     z = represent(ARCHITECTURE, [first, second])
     assert store.patches_read == sum(NUM_PATCHES)
@@ -81,10 +81,10 @@ def test_patches_are_read_once_for_all_new_encoders():
 
 def test_bags_larger_than_device_memory_allows_are_encoded_too(monkeypatch):
     _, store = bags()
-    feed = Feed(store, LAYOUT, device_mesh(jax.devices()[:1]), 4)
+    loader = DeviceLoader(store, GROUP_SHAPES, device_mesh(jax.devices()[:1]), 4)
     encoders = models(1, 2)
-    expected = Representations(feed)(ARCHITECTURE, encoders)
-    monkeypatch.setattr(frozen_encoders, "HELD_BYTES", 20 * 6 * 4)
+    expected = Representations(loader)(ARCHITECTURE, encoders)
+    monkeypatch.setattr(frozen_encoders, "MAX_BATCH_BYTES", 20 * 6 * 4)
     np.testing.assert_allclose(
-        Representations(feed)(ARCHITECTURE, encoders), expected, rtol=1e-5, atol=1e-6
+        Representations(loader)(ARCHITECTURE, encoders), expected, rtol=1e-5, atol=1e-6
     )

@@ -15,8 +15,8 @@ import reference_bags
 from reference_bags import NUM_PATHWAYS, difference
 
 from steph_jax.checkpoints import torch_layers, torch_names
-from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Layout, make_batch
+from steph_jax.data.bags import InMemoryBags
+from steph_jax.data.batches import GroupShapes, make_batch
 from steph_jax.engine.step import device_mesh, evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel, freeze
@@ -29,10 +29,10 @@ from steph_jax.training import epoch
 TARGET = "tcga_gbmlgg"
 COHORTS = ("blca", "brca", "coadread", "gbmlgg", "hnsc", "kirc", "lihc", "luad")
 TOLERANCE = {"float32": 1e-5, "float64": 3e-6}
-#: Whole bags in one group, and bags cut into pieces of two lengths with padding.
-WHOLE = Layout(((16, NUM_PATHWAYS),))
-PIECES = Layout(((3, 40), (5, 11)))
-WHOLE_OF_FOUR = Layout(((4, NUM_PATHWAYS),))
+#: Whole bags in one group, and bags cut into chunks of two lengths with padding.
+WHOLE = GroupShapes(((16, NUM_PATHWAYS),))
+GROUP_SHAPES = GroupShapes(((3, 40), (5, 11)))
+WHOLE_OF_FOUR = GroupShapes(((4, NUM_PATHWAYS),))
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
@@ -55,10 +55,10 @@ def one_device():
     return device_mesh(jax.devices()[:1])
 
 
-def evaluated(method, trainable, frozen, store, layout):
+def evaluated(method, trainable, frozen, store, group_shapes):
     """Outputs of a store's bags, all in one batch."""
     size = len(store.num_patches)
-    batch = make_batch(store, layout, range(size), {}, size)
+    batch = make_batch(store, group_shapes, range(size), {}, size)
     return evaluate(method, one_device(), trainable, frozen, batch)
 
 
@@ -74,7 +74,7 @@ def test_abmil(shared, parity, dtype, tolerance, cohort):
     assert architecture == Architecture()
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
 
-    out = evaluated(AbmilModel(architecture), theta, {}, store, PIECES)
+    out = evaluated(AbmilModel(architecture), theta, {}, store, GROUP_SHAPES)
     assert out.logits.dtype == dtype
     assert difference(out.logits, recorded[f"{cohort}/logits"]) < tolerance
 
@@ -108,8 +108,8 @@ def test_abmil_variant(parity, dtype, tolerance, variant, pooling):
     architecture, theta = torch_names.abmil_from_torch(state, without_attention=pooling)
     theta = jax.tree.map(lambda x: jnp.asarray(x, dtype), theta)
     features = recorded["features"].astype(dtype)
-    store = MemoryBags.of([features], features.shape[1], np.dtype(dtype))
-    out = evaluated(AbmilModel(architecture), theta, {}, store, Layout(((2, 5), (1, 3))))
+    store = InMemoryBags.of([features], features.shape[1], np.dtype(dtype))
+    out = evaluated(AbmilModel(architecture), theta, {}, store, GroupShapes(((2, 5), (1, 3))))
     assert difference(out.logits[0], recorded[f"{variant}/logits"]) < tolerance
 
 
@@ -130,10 +130,10 @@ def model(parity, recorded, dtype):
 
 @pytest.fixture(scope="module")
 def batch_of(shared, recorded, dtype):
-    """layout -> the batch of the 16 recorded patients."""
+    """group_shapes -> the batch of the 16 recorded patients."""
     store = reference_bags.bags(shared, TARGET, recorded["patient_id"], dtype)
     labels = {"time_bin": recorded["bin"], "event": recorded["event"]}
-    return lambda layout: make_batch(store, layout, range(16), labels, 16)
+    return lambda group_shapes: make_batch(store, group_shapes, range(16), labels, 16)
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +146,20 @@ def frozen(model, method):
     return jax.tree.map(jnp.asarray, freeze(model.frozen, method.options))
 
 
-@pytest.mark.parametrize("layout", [WHOLE, PIECES], ids=["whole", "pieces"])
+@pytest.mark.parametrize("group_shapes", [WHOLE, GROUP_SHAPES], ids=["whole", "chunks"])
 def test_steph_outputs_losses_and_gradients(
-    recorded, model, method, frozen, batch_of, tolerance, layout
+    recorded, model, method, frozen, batch_of, tolerance, group_shapes
 ):
     trainable = jax.tree.map(jnp.asarray, model.trainable)
-    batch = batch_of(layout)
+    batch = batch_of(group_shapes)
     gradient, out = gradients(method, the_loss, one_device(), trainable, frozen, batch, None)
     assert difference(out.logits, recorded["logits"]) < tolerance
-    assert difference(out.record["weight"], recorded["w"]) < tolerance
-    assert difference(out.record["lambda"], recorded["lambda"]) < tolerance
-    assert difference(np.mean(out.record["merge"]), recorded["merge"]) < tolerance
-    assert difference(np.mean(out.record["mix"]), recorded["mix"]) < tolerance
+    assert difference(out.aux["weight"], recorded["w"]) < tolerance
+    assert difference(out.aux["lambda"], recorded["lambda"]) < tolerance
+    assert difference(np.mean(out.aux["merge"]), recorded["merge"]) < tolerance
+    assert difference(np.mean(out.aux["mix"]), recorded["mix"]) < tolerance
     assert difference(out.loss, recorded["loss"]) < tolerance
-    penalty = 0.005 * np.mean(out.record["merge"]) + 0.05 * np.mean(out.record["mix"])
+    penalty = 0.005 * np.mean(out.aux["merge"]) + 0.05 * np.mean(out.aux["mix"])
     assert difference(out.loss - penalty, recorded["nll"]) < tolerance
 
     found = torch_layers.to_state(gradient, reference_bags.TRAINED)
@@ -267,10 +267,10 @@ def test_option(
     trainable = _trainable_for(options, model.trainable, dtype)
     method = StephModel(model.architecture, model.num_sources, options)
     out = evaluated(method, trainable, frozen_for(options), four_bags, WHOLE_OF_FOUR)
-    assert difference(out.record["weight"], of_options[f"{case}/w"]) < tolerance
+    assert difference(out.aux["weight"], of_options[f"{case}/w"]) < tolerance
     assert difference(out.logits, of_options[f"{case}/logits"]) < tolerance
     penalty = merge_penalty(of_options[f"{case}/w"], options.top_k)
-    assert difference(out.record["merge"], penalty) < tolerance
+    assert difference(out.aux["merge"], penalty) < tolerance
 
 
 def merge_penalty(w, top_k):

@@ -1,4 +1,4 @@
-"""The engine: bags in pieces, in groups, on devices, against one bag at a time."""
+"""The engine: bags in chunks, in groups, on devices, against one bag at a time."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import pytest
 import slow_twin
 from slow_twin import DIMS, EVENT, NUM_SOURCES, SIZES, TIME_BIN
 
-from steph_jax.data.batches import Layout, make_batch
+from steph_jax.data.batches import GroupShapes, make_batch
 from steph_jax.engine.step import device_mesh, evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel
@@ -18,7 +18,7 @@ from steph_jax.models import abmil
 from steph_jax.models.steph import Options
 from steph_jax.survival import losses
 
-LAYOUT = Layout(((2, 16), (3, 5)))
+GROUP_SHAPES = GroupShapes(((2, 16), (3, 5)))
 WEIGHTS = (0.03, 0.2)
 ARCHITECTURES = {
     "gated": DIMS,
@@ -72,44 +72,44 @@ def steph_case(name):
 
 def cases(*names):
     """Runs a test with the cases of some architectures and options, made as they are needed."""
-    of = [functools.partial(abmil_case if n in ARCHITECTURES else steph_case, n) for n in names]
-    return pytest.mark.parametrize("case", of, ids=names)
+    makers = [functools.partial(abmil_case if n in ARCHITECTURES else steph_case, n) for n in names]
+    return pytest.mark.parametrize("case", makers, ids=names)
 
 
-def a_batch(layout=LAYOUT, chosen=range(4), num_devices=1, num_slots=4):
+def a_batch(group_shapes=GROUP_SHAPES, chosen=range(4), num_devices=1, num_slots=4):
     store = slow_twin.bags()[1]
     labels = {"time_bin": TIME_BIN, "event": EVENT}
-    return make_batch(store, layout, list(chosen), labels, num_slots, num_devices)
+    return make_batch(store, group_shapes, list(chosen), labels, num_slots, num_devices)
 
 
 def in_order(batch, values):
     """Rows of `values`, which are by slot, by the bag's place in the batch."""
-    filled = np.flatnonzero(np.asarray(batch.slots.index) >= 0)
-    order = filled[np.argsort(np.asarray(batch.slots.rank)[filled])]
+    filled = np.flatnonzero(np.asarray(batch.bags.index) >= 0)
+    order = filled[np.argsort(np.asarray(batch.bags.position)[filled])]
     return np.asarray(values)[order]
 
 
-def assert_close(found, expected, tolerance=1e-5):
+def assert_close(values, expected, tolerance=1e-5):
     """Leaf by leaf, relative to its largest entry, or to a hundredth of the largest of all."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert jax.tree.structure(values) == jax.tree.structure(expected)
     largest = max(np.abs(np.asarray(x)).max() for x in jax.tree.leaves(expected))
-    for (path, ours), reference in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    for (path, value), reference in zip(
+        jax.tree_util.tree_leaves_with_path(values), jax.tree.leaves(expected), strict=True
     ):
         scale = max(np.abs(np.asarray(reference)).max(), 1e-2 * largest)
-        error = np.abs(np.asarray(ours) - np.asarray(reference)).max()
+        error = np.abs(np.asarray(value) - np.asarray(reference)).max()
         assert error <= tolerance * scale, (jax.tree_util.keystr(path), error, scale)
 
 
-def check_against_twin(case, layout=LAYOUT, num_devices=1):
+def check_against_twin(case, group_shapes=GROUP_SHAPES, num_devices=1):
     method, trainable, frozen, ((loss, logits), gradient) = case
-    batch = a_batch(layout, num_devices=num_devices)
-    found, out = trained(method, trainable, frozen, batch, num_devices=num_devices)
-    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(found))
+    batch = a_batch(group_shapes, num_devices=num_devices)
+    computed, out = trained(method, trainable, frozen, batch, num_devices=num_devices)
+    assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(computed))
     assert_close(out.loss, loss)
     assert_close(in_order(batch, out.logits), logits)
     # attention_c's bias shifts all scores alike: its gradient is zero, and rounding on both sides.
-    assert_close(_without_bias_c(found), _without_bias_c(gradient))
+    assert_close(_without_bias_c(computed), _without_bias_c(gradient))
     evaluated = evaluate(method, mesh_of(num_devices), trainable, frozen, batch)
     assert_close(in_order(batch, evaluated.logits), logits)
 
@@ -136,9 +136,9 @@ def test_steph_equals_one_bag_at_a_time(name):
 @pytest.mark.parametrize(
     "shapes", [((4, 40),), ((1, 7),), ((1, 32), (2, 8), (3, 1))], ids=["whole", "cut", "three"]
 )
-def test_the_layout_changes_nothing(shapes):
-    check_against_twin(steph_case("default"), Layout(shapes))
-    check_against_twin(abmil_case("gated"), Layout(shapes))
+def test_group_shapes_have_no_effect(shapes):
+    check_against_twin(steph_case("default"), GroupShapes(shapes))
+    check_against_twin(abmil_case("gated"), GroupShapes(shapes))
 
 
 @cases("gated", "max", "default", "merge_head")
@@ -151,13 +151,13 @@ def test_dropout_is_the_same_on_two_devices_and_in_other_groups():
     method, trainable, frozen, _ = steph_case("default")
     key = jax.random.key(8)
     gradient, out = trained(method, trainable, frozen, a_batch(), key)
-    same_pieces = Layout(((1, 16), (4, 5)))
-    for num_devices, layout in ((1, same_pieces), (2, LAYOUT)):
-        batch = a_batch(layout, num_devices=num_devices)
-        found, again = trained(method, trainable, frozen, batch, key, num_devices)
+    same_chunks = GroupShapes(((1, 16), (4, 5)))
+    for num_devices, group_shapes in ((1, same_chunks), (2, GROUP_SHAPES)):
+        batch = a_batch(group_shapes, num_devices=num_devices)
+        gradient_again, again = trained(method, trainable, frozen, batch, key, num_devices)
         assert_close(again.loss, out.loss)
         assert_close(in_order(batch, again.logits), np.asarray(out.logits))
-        assert_close(found, gradient)
+        assert_close(gradient_again, gradient)
 
 
 def test_dropout_follows_the_key():
@@ -190,39 +190,39 @@ def test_a_bag_does_not_depend_on_its_batch(num_devices):
         assert np.isfinite(np.asarray(out.logits)).all()
 
 
-def test_slots_without_a_bag_change_neither_loss_nor_gradient():
+def test_empty_slots_have_no_effect():
     method, theta, frozen, _ = abmil_case("gated")
     expected, out = trained(method, theta, frozen, a_batch(chosen=[2, 0], num_slots=2))
-    found, wide_out = trained(method, theta, frozen, a_batch(chosen=[2, 0]))
+    wide, wide_out = trained(method, theta, frozen, a_batch(chosen=[2, 0]))
     assert_close(wide_out.loss, out.loss)
-    assert_close(_without_bias_c(found), _without_bias_c(expected))
+    assert_close(_without_bias_c(wide), _without_bias_c(expected))
 
 
 @cases("gated", "max", "two_layers", "default")
-def test_what_lies_behind_a_lent_piece_has_no_say(case):
+def test_padding_has_no_effect(case):
     method, trainable, frozen, _ = case()
     (bag, *_), _ = slow_twin.bags()
     results = []
     for value in (0.0, 3e38):
         behind = np.full((40, DIMS.feature_dim), value, np.float32)
         behind[:, ::2] *= -1
-        store = slow_twin.MemoryBags.of([bag, behind], DIMS.feature_dim, behind.dtype)
+        store = slow_twin.InMemoryBags.of([bag, behind], DIMS.feature_dim, behind.dtype)
         labels = {"time_bin": TIME_BIN[:2], "event": EVENT[:2]}
-        batch = make_batch(store, Layout(((1, 40),)), [0], labels, 4)
+        batch = make_batch(store, GroupShapes(((1, 40),)), [0], labels, 4)
         assert np.abs(batch.groups[0].features[0, len(bag) :]).max() == np.float32(value)
         evaluated = evaluate(method, mesh_of(), trainable, frozen, batch).logits
         results.append((*trained(method, trainable, frozen, batch), evaluated))
     jax.tree.map(np.testing.assert_array_equal, results[1], results[0])
 
 
-def test_the_order_of_patches_changes_nothing():
+def test_order_of_patches_has_no_effect():
     method, trainable, frozen, ((_, logits), _) = steph_case("default")
     made, _ = slow_twin.bags()
     rng = np.random.default_rng(0)
-    shuffled = slow_twin.MemoryBags.of(
+    shuffled = slow_twin.InMemoryBags.of(
         [rng.permutation(bag) for bag in made], DIMS.feature_dim, np.dtype(np.float32)
     )
-    batch = make_batch(shuffled, LAYOUT, range(4), {}, 4, 1)
+    batch = make_batch(shuffled, GROUP_SHAPES, range(4), {}, 4, 1)
     out = evaluate(method, mesh_of(), trainable, frozen, batch)
     assert_close(np.asarray(out.logits), logits)
 
@@ -231,16 +231,17 @@ def test_the_order_of_patches_changes_nothing():
 def test_products_in_bfloat16_are_accumulated_in_float32(case):
     method, trainable, frozen, ((loss, logits), gradient) = case()
     rounded = dataclasses.replace(method, compute_dtype=jnp.bfloat16)
-    found, out = trained(rounded, trainable, frozen, a_batch())
-    assert {x.dtype for x in jax.tree.leaves((found, out))} <= {
+    rounded_gradient, out = trained(rounded, trainable, frozen, a_batch())
+    assert {x.dtype for x in jax.tree.leaves((rounded_gradient, out))} <= {
         np.dtype(np.float32),
         np.dtype(bool),
     }
     assert_close(out.loss, loss, 3e-2)
     assert_close(out.logits, logits, 3e-2)
-    ours, theirs = (
-        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (found, gradient)
+    bfloat16, float32 = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+        for tree in (rounded_gradient, gradient)
     )
-    assert np.linalg.norm(ours - theirs) < 0.1 * np.linalg.norm(theirs)
+    assert np.linalg.norm(bfloat16 - float32) < 0.1 * np.linalg.norm(float32)
     # The operands were rounded: this is another number than float32's.
     assert not np.allclose(out.logits, logits, rtol=1e-6, atol=0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.checkpoints.torch_layers import Linear
-from steph_jax.data.bags import MemoryBags
-from steph_jax.data.batches import Layout, make_batch
+from steph_jax.data.bags import InMemoryBags
+from steph_jax.data.batches import GroupShapes, make_batch
 from steph_jax.data.torch_format import reader
 from steph_jax.engine.step import device_mesh, evaluate
 from steph_jax.models.abmil import Architecture
@@ -51,7 +51,7 @@ def bags(shared, cohort, patients, dtype):
         bag = np.zeros((NUM_PATHWAYS, FEATURE_DIM), np.float32)
         bag[:, :num_genes] = scale * profiles[row[str(patient)]].astype(np.float32)
         bag_list.append(bag.astype(dtype))
-    return MemoryBags.of(bag_list, FEATURE_DIM, np.dtype(dtype))
+    return InMemoryBags.of(bag_list, FEATURE_DIM, np.dtype(dtype))
 
 
 def state(file: pathlib.Path):
@@ -108,8 +108,8 @@ def outputs(ready, store):
         store: as `bags` gives it.
     """
     num_bags = len(store.num_patches)
-    layout = Layout(((num_bags, NUM_PATHWAYS),))
-    batch = make_batch(store, layout, range(num_bags), {}, num_bags)
+    group_shapes = GroupShapes(((num_bags, NUM_PATHWAYS),))
+    batch = make_batch(store, group_shapes, range(num_bags), {}, num_bags)
     trees = jax.tree.map(lambda x: jnp.asarray(x, store.dtype), (ready[1], ready[2]))
     return evaluate(ready[0], device_mesh(jax.devices()[:1]), *trees, batch)
 

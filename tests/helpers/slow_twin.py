@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.data.bags import MemoryBags
+from steph_jax.data.bags import InMemoryBags
 from steph_jax.methods.steph import freeze
 from steph_jax.models import abmil, hypernetworks, task_vectors
 from steph_jax.models.abmil import Architecture
@@ -21,7 +21,7 @@ def bags(sizes=SIZES, dim=DIMS.feature_dim):
     """Random bags, and a store of them."""
     rng = np.random.default_rng(11)
     bag_list = [rng.normal(size=(n, dim)).astype(np.float32) for n in sizes]
-    return bag_list, MemoryBags.of(bag_list, dim, np.dtype(np.float32))
+    return bag_list, InMemoryBags.of(bag_list, dim, np.dtype(np.float32))
 
 
 def models(architecture=DIMS):

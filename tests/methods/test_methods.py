@@ -162,7 +162,7 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
 
     def train_epoch(*given):
         state, epoch = real(*given)
-        index = np.concatenate([np.asarray(batch.slots.index).ravel() for batch in epoch.batches])
+        index = np.concatenate([np.asarray(batch.bags.index).ravel() for batch in epoch.batches])
         seen.extend(index[index >= 0].tolist())
         return state, epoch
 

@@ -102,10 +102,8 @@ def test_learned(parity, shared, recorded, pool, spec, dtype, case):
     ready = (LearnedModel(model.architecture), trainable, frozen)
     out = outputs(shared, recorded, ready, dtype)
     assert difference(out.logits, recorded[f"{case}/logits"]) < TOLERANCE[dtype]
-    assert difference(out.record["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
-    assert (
-        difference(out.record["merge"][:1], penalty(recorded[f"{case}/w"][None])) < TOLERANCE[dtype]
-    )
+    assert difference(out.aux["weight"][0], recorded[f"{case}/w"]) < TOLERANCE[dtype]
+    assert difference(out.aux["merge"][:1], penalty(recorded[f"{case}/w"][None])) < TOLERANCE[dtype]
 
 
 def test_dynamic(parity, shared, recorded, pool, spec, dtype):
@@ -131,8 +129,8 @@ def test_dynamic(parity, shared, recorded, pool, spec, dtype):
     method = DynamicModel(model.architecture, len(spec.sources))
     frozen = {"stack": encoder_stack(model.params["frozen"])}
     out = outputs(shared, recorded, (method, trainable, frozen), dtype)
-    assert difference(out.record["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
-    assert difference(out.record["merge"], penalty(recorded["dynamic/w"])) < TOLERANCE[dtype]
+    assert difference(out.aux["weight"], recorded["dynamic/w"]) < TOLERANCE[dtype]
+    assert difference(out.aux["merge"], penalty(recorded["dynamic/w"])) < TOLERANCE[dtype]
     assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]
 
 

@@ -8,10 +8,10 @@ import reference_bags
 from reference_bags import difference
 
 from steph_jax.checkpoints import torch_names
-from steph_jax.data.batches import Layout, make_batch
+from steph_jax.data.batches import GroupShapes, make_batch
 from steph_jax.data.tables import read_table
 from steph_jax.engine.frozen_encoders import Representations
-from steph_jax.engine.loader import Feed
+from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.step import device_mesh, evaluate
 from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktModel
 from steph_jax.models import roupkt
@@ -20,8 +20,8 @@ from steph_jax.survival import losses
 from steph_jax.survival.time_bins import uniform_bins
 
 COHORT = "tcga_gbmlgg"
-#: Bags cut into pieces of two lengths, with padding.
-PIECES = Layout(((3, 40), (5, 11)))
+#: Bags cut into chunks of two lengths, with padding.
+GROUP_SHAPES = GroupShapes(((3, 40), (5, 11)))
 
 
 def test_routing_and_mixture_by_hand():
@@ -99,8 +99,10 @@ def test_parity(shared, parity, dtype, tolerance):
     patients = [str(patient) for patient in recorded["patient_id"]]
     mesh = device_mesh(jax.devices()[:1])
     # Representations are kept in float32, whatever the rest is computed in.
-    feed = Feed(reference_bags.bags(shared, COHORT, patients, np.float32), PIECES, mesh, 4)
-    z = Representations(feed)(architecture, models)
+    loader = DeviceLoader(
+        reference_bags.bags(shared, COHORT, patients, np.float32), GROUP_SHAPES, mesh, 4
+    )
+    z = Representations(loader)(architecture, models)
     assert difference(z, recorded["bag_feature"]) < 1e-5
 
     table = read_table(shared / "tcga_rna" / COHORT / f"{COHORT}_survival.csv")
@@ -109,13 +111,13 @@ def test_parity(shared, parity, dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         store = reference_bags.bags(shared, COHORT, patients, dtype)
         labels = {REPRESENTATIONS: z.astype(dtype)}
-        batch = make_batch(store, PIECES, range(6), labels, 6, 1)
+        batch = make_batch(store, GROUP_SHAPES, range(6), labels, 6, 1)
         trainable = jax.tree.map(lambda x: jnp.asarray(x, dtype), trainable)
         out = evaluate(RoupktModel(architecture), mesh, trainable, {}, batch)
         nll = losses.mean(losses.nll(out.logits, jnp.asarray(time_bin), jnp.asarray(event)))
     assert out.logits.dtype == dtype
     assert difference(out.logits, recorded["logits"]) < tolerance
-    assert difference(out.record["weight"], recorded["p"]) < tolerance
-    assert difference(np.mean(np.asarray(out.record["balance"])), recorded["balance"]) < tolerance
-    assert difference(np.mean(np.asarray(out.record["z"])), recorded["z"]) < tolerance
+    assert difference(out.aux["weight"], recorded["p"]) < tolerance
+    assert difference(np.mean(np.asarray(out.aux["balance"])), recorded["balance"]) < tolerance
+    assert difference(np.mean(np.asarray(out.aux["z"])), recorded["z"]) < tolerance
     assert difference(nll, recorded["nll"]) < tolerance

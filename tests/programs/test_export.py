@@ -150,7 +150,7 @@ def test_an_import_with_the_printed_flags_predicts_the_same(tmp_path, case, endi
     source = open_features(tmp_path / "slides")
     first, second = (predict.predict(m, source, {"a": ("a",)}) for m in (model, again))
     np.testing.assert_array_equal(first.survival, second.survival)
-    np.testing.assert_array_equal(first.record["weight"], second.record["weight"])
+    np.testing.assert_array_equal(first.aux["weight"], second.aux["weight"])
     export.export(again, tmp_path / f"again{ending}")
     assert (tmp_path / f"again{ending}").read_bytes() == out.read_bytes()
 

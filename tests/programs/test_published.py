@@ -82,8 +82,8 @@ def test_published_file(published, recorded, bags, slides, tmp_path, case):
     out = reference_bags.outputs(find_method(kind).restore(model, None), bags)
     logits = recorded[f"{case}/logits"]
     assert difference(out.logits, logits) < 1e-5
-    w = np.broadcast_to(recorded[f"{case}/w"], out.record["weight"].shape)
-    assert difference(out.record["weight"], w) < 1e-5
+    w = np.broadcast_to(recorded[f"{case}/w"], out.aux["weight"].shape)
+    assert difference(out.aux["weight"], w) < 1e-5
 
     # As users do it, with their own files.
     patients = [str(patient) for patient in recorded["patient_id"]]

@@ -172,7 +172,7 @@ def test_an_exported_model_is_imported_and_predicts_the_same(home, steph_run, tm
     slides = {slide: (slide,) for slide in sorted(source.slide_ids)[:5]}
     original, reimported = (predict.predict(m, source, slides) for m in (model, imported))
     np.testing.assert_array_equal(original.risk, reimported.risk)
-    np.testing.assert_array_equal(original.record["weight"], reimported.record["weight"])
+    np.testing.assert_array_equal(original.aux["weight"], reimported.aux["weight"])
 
 
 def params_of(directory: pathlib.Path) -> str:

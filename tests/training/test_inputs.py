@@ -13,7 +13,7 @@ import pytest
 
 from steph_jax import train
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.data.bags import LazyBags
+from steph_jax.data.bags import OnDiskBags
 from steph_jax.data.features.open import open_features
 from steph_jax.training import inputs
 
@@ -145,7 +145,7 @@ def test_folds_asked_for_later_are_added(world, tmp_path):
 def test_streamed_rows_are_read_again_only_where_a_file_has_changed(world):
     source = open_features(world / "data/features/sim_a")
     ids = sorted(source.slide_ids)
-    bags = LazyBags(source, [[slide] for slide in ids], np.dtype(np.float32))
+    bags = OnDiskBags(source, [[slide] for slide in ids], np.dtype(np.float32))
     first = inputs._features(ids, bags, {})
     known = {name: of | {"rows": "as it was"} for name, of in first.items()}
     assert inputs._features(ids, bags, known) == known
