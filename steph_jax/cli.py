@@ -19,7 +19,7 @@ import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
-from steph_jax import files, interrupts
+from steph_jax import config_files, files, interrupts
 from steph_jax.messages import USER_ERRORS, escaped
 
 #: What JAX says of an entry of its cache that it cannot read, and of one that it cannot write.
@@ -222,14 +222,8 @@ def _with_config_path(argv: Sequence[str]) -> list[str]:
         if flag not in ("--config", "-config") or (not equals and i + 1 == len(words)):
             continue
         name, colon, argument = (value if equals else words[i + 1]).partition(":")
-        config = files.path_of(name)
-        if not config.is_file() or config.suffix != ".py":
-            kind = "a folder" if config.is_dir() else "another file"
-            kind = kind if config.exists() else "no such file"
-            raise ValueError(
-                f"--config {name}: expected a Python file of settings, as configs/default.py; "
-                f"found {kind}"
-            )
+        config = config_files.find(name)
+        config_files.make_importable(config)
         text = f"{config}{colon}{argument}"
         words[i if equals else i + 1] = f"{flag}={text}" if equals else text
     return words

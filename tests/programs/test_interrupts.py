@@ -13,7 +13,7 @@ import simulated
 
 PROGRAMS = sorted(
     path.stem
-    for path in (simulated.ROOT / "steph_jax").glob("*.py")
+    for path in (simulated.ROOT / "steph_jax").glob("[!_]*.py")
     if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
 NUMBERS = {"interrupted": signal.SIGINT, "terminated": signal.SIGTERM}
@@ -30,15 +30,18 @@ def run(command: list[str], **more) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("word", NUMBERS)
-@pytest.mark.parametrize("program", [*PROGRAMS, "convert_torch_ckpt.py"])
+@pytest.mark.parametrize("program", [*PROGRAMS, "convert_torch_ckpt.py", "steph_jax train"])
 def test_a_signal_among_the_imports(tmp_path: pathlib.Path, program: str, word: str) -> None:
     """The first module that takes long to import is one that sends the signal."""
     for name in ("jax", "numpy", "absl", "tqdm"):
         text = f"import os; os.kill(os.getpid(), {int(NUMBERS[word])}); raise ImportError"
         (tmp_path / f"{name}.py").write_text(text)
-    ours = [program] if program.endswith(".py") else ["-m", f"steph_jax.{program}"]
+    if program == "steph_jax train":
+        words = ["-m", *program.split()]
+    else:
+        words = [program] if program.endswith(".py") else ["-m", f"steph_jax.{program}"]
     paths = os.pathsep.join([str(tmp_path), str(simulated.ROOT)])
-    ended = run([sys.executable, *ours], env=os.environ | {"PYTHONPATH": paths})
+    ended = run([sys.executable, *words], env=os.environ | {"PYTHONPATH": paths})
     assert ended.stderr == f"{word}\n"
     assert ended.returncode == 128 + NUMBERS[word]
 
