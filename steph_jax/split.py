@@ -25,7 +25,7 @@ from steph_jax.checks.cohort import warn_of_patients
 from steph_jax.data import tables
 from steph_jax.data.cohort import left_out
 from steph_jax.data.columns import DAYS_PER_UNIT, EVENT_CODINGS, UNLABELED, Columns
-from steph_jax.data.folds import choose_validation, make_folds
+from steph_jax.data.folds import choose_validation, describe_sites, make_folds
 from steph_jax.data.splits import Split, check_split
 from steph_jax.data.tables import SurvivalTable
 
@@ -224,6 +224,7 @@ def main(argv: Sequence[str]) -> None:
     write_splits(splits, arguments.overwrite, arguments.table)
     print("\n".join(describe(splits, table)))
     print(f"{arguments.out}: {len(splits)} splits of {len(table)} patients")
+    print(describe_sites((split.train, split.test) for split in splits))
     if table.left_out:
         print(f"{arguments.table}: {left_out(table)}")
     for line in warn_of_patients(arguments.table, columns):

@@ -8,7 +8,7 @@ for a test on hospitals that training has not seen.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,31 @@ def tissue_source_site(patient: str) -> str:
     """The site of a TCGA barcode (`BH` of TCGA-BH-A0B1); empty for other ids."""
     program, _, rest = barcode_patient(patient).partition("-")
     return rest.partition("-")[0] if program == "TCGA" else ""
+
+
+def describe_sites(folds: Iterable[tuple[Sequence[str], Sequence[str]]]) -> str:
+    """Whether folds keep tissue source sites whole, as a sentence.
+
+    A model may learn to tell sites apart by their stains, and sites differ in outcome: where a site
+    is on both sides of a fold, a C-index holds for patients of known sites only.
+
+    Args:
+        folds: training and test patients of each.
+    """
+    known = test_patients = 0
+    for train, test in folds:
+        trained = set(map(tissue_source_site, train)) - {""}
+        sites = [site for site in map(tissue_source_site, test) if site]
+        known += sum(site in trained for site in sites)
+        test_patients += len(sites)
+    if not test_patients:
+        return "Ids are no TCGA barcodes, so it is not known whether folds keep hospitals whole."
+    if not known:
+        return "Tissue source sites are whole: no test patient is of a site that training has seen."
+    return (
+        f"Tissue source sites are spread over folds: {known / test_patients:.0%} of the test "
+        "patients are of sites that training has seen."
+    )
 
 
 def strata(

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from steph_jax import cli, split
-from steph_jax.data.folds import choose_validation, make_folds, strata, tissue_source_site
+from steph_jax.data.folds import (
+    choose_validation,
+    describe_sites,
+    make_folds,
+    strata,
+    tissue_source_site,
+)
 from steph_jax.data.splits import check_split, read_split
 from steph_jax.data.tables import read_table
 
@@ -186,6 +192,21 @@ def test_patients_without_labels(tmp_path, capsys):
     assert "2 splits of 30 patients" in printed
     assert "1 patients without time or event are left out" in printed
     assert all("P-1," not in path.read_text() for path in tmp_path.glob("splits_*.csv"))
+
+
+def test_splits_say_whether_sites_are_whole(tmp_path, capsys):
+    path = write(tmp_path / "table.csv", *cohort(60))
+    flags = ["--table", str(path), "--out", str(tmp_path), "--folds", "3", "--overwrite"]
+    for more, sentence in (
+        ([], "Tissue source sites are spread over folds: 100% of the test patients"),
+        (["--group", "site"], "Tissue source sites are whole: no test patient is of a site"),
+    ):
+        split.main([*flags, *more])
+        assert sentence in capsys.readouterr().out
+    assert describe_sites([(["TCGA-AA-0001"], ["TCGA-AA-0002", "TCGA-CC-0001"])]).endswith(
+        "50% of the test patients are of sites that training has seen."
+    )
+    assert "no TCGA barcodes" in describe_sites([(["P1"], ["P2"])])
 
 
 def test_mistakes_end_in_one_message(tmp_path, capsys):
