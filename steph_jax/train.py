@@ -21,6 +21,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -36,8 +37,9 @@ from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.checks.cohort import warn_of_cohort
 from steph_jax.checks.findings import Status, sentence
 from steph_jax.checks.models import check_pool
-from steph_jax.data.cohort import Cohort
+from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.evaluation import evaluator, fold_results, run_summary
+from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
 from steph_jax.models import task_vectors
@@ -236,7 +238,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: S
     saved_model.save_model(directory / "model", stored)
     # Before the metrics, which say that the fold is finished.
     if saves_to_pool(config):
-        abmil.add_to_pool(run.pool, with_metadata(stored, encoder=run.encoder))
+        abmil.add_to_pool(run.pool, as_pool_member(stored, run, split, parts["test"]))
     fold_results.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.history_table(history))
     count = task_vectors.count_parameters(result.trainable) if method.trains else 0
@@ -259,6 +261,20 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: S
     target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
     with_curves = evaluator.parts_with_curves(parts, stored)
     fold_results.write_results(directory, with_curves, cohort.table, stored, numbers | target_only)
+
+
+def as_pool_member(
+    model: SavedModel, run: Experiment, split: Fold, test: SplitScores
+) -> SavedModel:
+    """The model with what a pool tells of it: encoder, training patients, and its test C-index."""
+    c_index = test.scores["c_index"]
+    return with_metadata(
+        model,
+        encoder=run.encoder,
+        patients=len(split.train),
+        events=int(run.cohort.table.event[split.train].sum()),
+        test_c_index=None if math.isnan(c_index) else c_index,
+    )
 
 
 if __name__ == "__main__":

@@ -123,6 +123,21 @@ def load_header(path: str | os.PathLike[str]) -> Header:
     return Header(record["kind"], Architecture(**record["architecture"]), record["settings"])
 
 
+def verify(path: str | os.PathLike[str]) -> None:
+    """Compares the files of a model with their checksums, if it has any, without loading it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_model`, for files that are missing or damaged.
+    """
+    path = _existing(path)
+    record = model_record.read(_record_of(path))
+    _expect_params(path)
+    try:
+        arrays.verify(path / PARAMS, record.get("files", {}))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{error}; {_ADVICE}") from None
+
+
 def load_model(path: str | os.PathLike[str]) -> SavedModel:
     """Reads a model.
 
@@ -137,8 +152,7 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     path = _existing(path)
     file = _record_of(path)
     record = model_record.read(file)
-    if not (path / PARAMS).is_dir():
-        raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; {_ADVICE}")
+    _expect_params(path)
     described = record["params"]
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(tuple(leaf[1]), np.dtype(leaf[0])),
@@ -177,6 +191,11 @@ def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
         if place.exists():
             return place
     raise FileNotFoundError(f"{path}: no such model; expected a directory with {RECORD}")
+
+
+def _expect_params(path: pathlib.Path) -> None:
+    if not (path / PARAMS).is_dir():
+        raise ValueError(f"{path}: half of a model, {PARAMS}/ is missing; {_ADVICE}")
 
 
 def _record_of(path: pathlib.Path) -> pathlib.Path:
