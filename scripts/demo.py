@@ -19,6 +19,7 @@ import pandas as pd
 from absl import flags
 
 from steph_jax import cli, files, plots, run_directory, train
+from steph_jax.reports import run_page
 from steph_jax.simulate import Settings, simulate
 from steph_jax.survival import metrics
 from steph_jax.training.config import as_dict
@@ -87,6 +88,7 @@ def summarize(out: pathlib.Path, target: str, truth: dict[str, Any]) -> None:
     print(f"\ntable    {out / 'c_index.csv'}\npictures {picture}")
     for name in ("risk_groups.png", "training_curves.png", "fold_0/source_weights.png"):
         print(f"         {workdirs['steph'] / name}")
+    print(f"report   {run_page.write(workdirs['steph'])}")
     print(f"runs     {workdirs['abmil']}\n         {workdirs['steph']}\npool     {out / 'pool'}")
 
 

@@ -3,8 +3,9 @@
 W/report.html   one file, pictures inside, for a browser, a phone or paper
 W/report.json   all its numbers
 
-It works on any run that has a finished fold and on any comparison, those of older versions too, and
-reads nothing but W. `steph_jax.train` and `steph_jax.compare` write the same at their end.
+It works on any run that has a finished fold and on any comparison, those of older versions too. It
+reads nothing but W, and the features that W was trained on for the heatmaps of three patients.
+`steph_jax.train` and `steph_jax.compare` write the same at their end.
 """
 
 from absl import flags

@@ -26,6 +26,7 @@ ORDER = (
     "methods",
     "checks",
     "evaluation",
+    "heatmaps",
     "reports",
     "training",
 )
@@ -48,6 +49,7 @@ HOMES = {
     "matplotlib": ("plots", "reports.pages"),
     "jinja2": ("reports.pages",),
     "filelock": ("locks",),
+    "openslide": ("heatmaps.wsi",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
     "torch": (),

@@ -17,6 +17,14 @@ from steph_jax.plots.learning import (
     training_curves,
     training_curves_figure,
 )
+from steph_jax.plots.patch_maps import (
+    Background,
+    Panel,
+    patch_maps,
+    patch_maps_figure,
+    patch_pictures,
+    patch_pictures_figure,
+)
 from steph_jax.plots.patients import (
     risk_groups,
     risk_groups_figure,
@@ -27,7 +35,9 @@ from steph_jax.plots.speed import speed, speed_figure
 from steph_jax.plots.truth import simulated_truth, simulated_truth_figure
 
 __all__ = [
+    "Background",
     "Heatmap",
+    "Panel",
     "calibration",
     "calibration_figure",
     "folds",
@@ -38,6 +48,10 @@ __all__ = [
     "matrices_figure",
     "matrix",
     "matrix_figure",
+    "patch_maps",
+    "patch_maps_figure",
+    "patch_pictures",
+    "patch_pictures_figure",
     "risk_groups",
     "risk_groups_figure",
     "simulated_truth",

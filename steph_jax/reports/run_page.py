@@ -6,7 +6,7 @@ from typing import Any
 
 from steph_jax import files, plots
 from steph_jax.messages import setting_values
-from steph_jax.reports import pages, provenance, run_numbers
+from steph_jax.reports import pages, provenance, run_heatmaps, run_numbers
 from steph_jax.run_directory import flatten
 
 
@@ -22,9 +22,11 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     """
     numbers = run_numbers.report_numbers(workdir)
     numbers["provenance"] = provenance.read(workdir)
+    heatmaps = run_heatmaps.section(workdir, numbers["settings"], numbers["folds"][0])
+    numbers["heatmaps"] = run_heatmaps.without_images(heatmaps)
     files.write_json(workdir / "report.json", numbers)
     page = workdir / "report.html"
-    files.write_text(page, html(numbers, pictures(workdir, numbers)))
+    files.write_text(page, html(numbers | {"heatmaps": heatmaps}, pictures(workdir, numbers)))
     return page
 
 

@@ -5,13 +5,14 @@ import shutil
 import sys
 from html.parser import HTMLParser
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import simulated
 
 from steph_jax import report, run_directory, train
-from steph_jax.reports import comparison_page, provenance, run_numbers, run_page
+from steph_jax.reports import comparison_page, provenance, run_heatmaps, run_numbers, run_page
 from steph_jax.survival import metrics
 
 
@@ -97,6 +98,62 @@ def test_page_needs_no_network_and_holds_the_numbers(workdir):
     assert numbers["verdict"] in text
     assert f"{numbers['c_index']['mean']:.3f}" in text
     assert str(numbers["participants"]["events"]) in text
+
+
+def test_heatmaps_of_high_median_and_low_risk(workdir):
+    page = Page(run_page.write(workdir).read_text(encoding="utf-8"))
+    heatmaps = json.loads((workdir / "report.json").read_text())["heatmaps"]
+    table = pd.read_csv(workdir / "fold_0" / "predictions_test.csv")
+    table = table.sort_values("risk", ascending=False)
+    which = {patient["which"]: patient for patient in heatmaps["patients"]}
+    assert list(which) == ["highest", "median", "lowest"]
+    for name, row in (("highest", 0), ("median", (len(table) - 1) // 2), ("lowest", -1)):
+        assert which[name]["patient_id"] == table["patient_id"].iloc[row]
+        assert which[name]["risk"] == pytest.approx(table["risk"].iloc[row], rel=1e-5)
+        assert any(which[name]["slide_id"] in text for text in page.text)
+    cut = json.loads((workdir / "fold_0" / "metrics.json").read_text())["risk_cut"]
+    assert heatmaps["reference"] == pytest.approx(cut)
+    assert page.tags.count("figure") == len(page.targets)
+
+
+@pytest.mark.parametrize("removed", ["features", "coordinates", "patient"])
+def test_page_says_in_its_place_why_there_are_no_heatmaps(workdir, tmp_path, removed):
+    other = tmp_path / "other"
+    shutil.copytree(workdir, other)
+    settings = json.loads((other / "config.json").read_text())
+    location = tmp_path / "features"
+    settings["data"]["features"] = str(location)
+    (other / "config.json").write_text(json.dumps(settings))
+    if removed != "features":
+        shutil.copytree(workdir.parent / "data" / "features" / "sim_a", location)
+    for path in location.glob("*.h5"):
+        if removed == "patient":
+            path.unlink()
+        else:
+            with h5py.File(path, "r+") as file:
+                del file["coords"]
+    if removed == "patient":
+        np.save(location / "X.npy", np.zeros((1, 24), np.float32))
+    reasons = {
+        "features": "no such file or folder",
+        "coordinates": "no coordinates of patches",
+        "patient": "no features of",
+    }
+    text = " ".join(Page(run_page.write(other).read_text(encoding="utf-8")).text)
+    assert "No heatmaps: " in text
+    assert reasons[removed] in text
+    numbers = json.loads((other / "report.json").read_text())
+    assert reasons[removed] in numbers["heatmaps"]["missing"]
+
+
+def test_few_patients_are_shown_once():
+    assert run_heatmaps.extremes(np.array([1.0])) == {"highest": 0}
+    assert run_heatmaps.extremes(np.array([1.0, 2.0])) == {"highest": 1, "lowest": 0}
+    assert run_heatmaps.extremes(np.array([1.0, 3.0, 2.0])) == {
+        "highest": 1,
+        "median": 2,
+        "lowest": 0,
+    }
 
 
 def test_names_are_text_never_markup(workdir):

@@ -28,7 +28,7 @@ UNIT_NAME = "unit"
 #: How to make coordinates, for messages.
 ADVICE = (
     "TRIDENT and CLAM write `coords` beside `features` in HDF5, and into files of patches, whose "
-    "folder --coords names; extract the features again where neither is at hand"
+    "folder --coords names; a store that was packed without them is to be packed again"
 )
 
 
@@ -89,12 +89,11 @@ def from_values(array: np.ndarray, notes: Mapping[str, Any], where: str) -> Coor
         where: the file, for messages.
 
     Raises:
-        BadFeatures: another shape or type; NaN or infinity.
+        BadFeatures: another shape or type; see also `expect_finite`.
     """
     check_shape(array.shape, array.dtype, where)
     xy = array.reshape(-1, 2).astype(np.float64)
-    if not np.isfinite(xy).all():
-        raise BadFeatures(f"{where}: NaN or infinity in the coordinates; extract the slide again")
+    expect_finite(xy, where)
     sizes = {name: _number(notes[name]) for name in SIZE_NAMES if name in notes}
     unit = notes.get(UNIT_NAME)
     if isinstance(unit, str) and unit.strip().lower() in ("um", "µm", "μm", "micrometer"):
@@ -138,6 +137,19 @@ def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Non
         raise BadFeatures(
             f"{where}: expected coordinates [patches, 2] in numbers, found {list(shape)} {dtype}; "
             "write x and y of the left upper corner of every patch"
+        )
+
+
+def expect_finite(xy: np.ndarray, where: str) -> None:
+    """Refuses coordinates that no slide has.
+
+    Raises:
+        BadFeatures: NaN, infinity, or 2^53 and more, from where not every integer is a float64.
+    """
+    if not (np.abs(xy) < 2.0**53).all():
+        raise BadFeatures(
+            f"{where}: NaN, infinity or numbers beyond 2^53 in the coordinates; extract the slide "
+            "again"
         )
 
 

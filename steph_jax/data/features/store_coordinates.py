@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from steph_jax.data.features.coordinates import MICROMETERS, PIXELS, Coordinates
+from steph_jax.data.features.coordinates import MICROMETERS, PIXELS, Coordinates, expect_finite
 from steph_jax.data.features.slide import BadFeatures
 from steph_jax.data.features.source import FeatureSource
 
@@ -144,6 +144,7 @@ def read(
             f"{start + num_patches - 1}; copy the store again, or pack it again"
         )
     xy = np.frombuffer(data, DTYPE).reshape(-1, 2).astype(np.float64)
+    expect_finite(xy, str(path))
     return Coordinates(xy, entry["patch_size"], entry["unit"])
 
 

@@ -100,9 +100,10 @@ def test_lmdb_with_coordinates(tmp_path):
         (XY[:3], "expected coordinates of 5 patches, found 3"),
         (XY.T, r"expected coordinates \[patches, 2\] in numbers, found \[2, 5\]"),
         (XY.astype("S4"), r"expected coordinates \[patches, 2\] in numbers"),
-        (np.where(XY == 512, np.nan, XY), "NaN or infinity in the coordinates"),
+        (np.where(XY == 512, np.nan, XY), "NaN, infinity or numbers beyond"),
+        (XY * 2**60, "NaN, infinity or numbers beyond"),
     ],
-    ids=["number", "shape", "type", "nan"],
+    ids=["number", "shape", "type", "nan", "huge"],
 )
 def test_bad_coordinates_are_named(tmp_path, xy, message):
     hdf5(tmp_path / "a.h5", xy)
