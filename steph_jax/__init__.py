@@ -18,6 +18,7 @@ Folders, in the order of imports (each may import those before it):
     methods        what each method changes, a file each
     checks         what `steph_jax.check` looks at
     evaluation     predictions, metrics of folds and runs, comparisons
+    formats        models for other programs: published names, StableHLO, model hub
     heatmaps       attention and contributions of patches, as tables and maps
     reports        the page of a run or a comparison
     training       configs, runs, epochs, resuming, sweeps

@@ -7,10 +7,13 @@ only the features are read from elsewhere: from where training found them, or fr
 """
 
 import pathlib
+from typing import NamedTuple
 
 from absl import flags
 
 from steph_jax import cli, run_directory
+from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.cohort import Fold
 from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.evaluation.evaluator import Evaluator
@@ -35,15 +38,27 @@ def main() -> int:
     return 0
 
 
-def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | None = None) -> None:
-    """Evaluates the model of one fold on its training and test patients.
+class OpenFold(NamedTuple):
+    """A trained fold: its model, what runs it on the fold's patients, and who they are."""
+
+    model: SavedModel
+    evaluate: Evaluator
+    split: Fold
+
+
+def open_fold(
+    directory: pathlib.Path, config: Config, features_at: str | pathlib.Path | None = None
+) -> OpenFold:
+    """The model of a fold and the features of its patients.
 
     Args:
         directory: of the fold.
         config: of the run.
         features_at: where the features are, if not where training found them.
+
+    Raises:
+        FileNotFoundError, ValueError: a file of the fold, or features, that are missing or damaged.
     """
-    numbers = fold_results.read_training(directory)
     model = load_model(directory / "model")
     table, split = fold_results.read_patients(directory)
     source = experiment.open_source(
@@ -52,6 +67,16 @@ def evaluate_fold(directory: pathlib.Path, config: Config, features_at: str | No
     (bags,) = experiment.open_all_bags(config, [(source, table)])
     loader = DeviceLoader.open(bags, config.batch_size, config.data.device_gb)
     evaluate = Evaluator.load(model, loader, table, config.precision.operands)
+    return OpenFold(model, evaluate, split)
+
+
+def evaluate_fold(
+    directory: pathlib.Path, config: Config, features_at: str | pathlib.Path | None = None
+) -> None:
+    """Evaluates the model of one fold on its patients; arguments as in `open_fold`."""
+    numbers = fold_results.read_training(directory)
+    model, evaluate, split = open_fold(directory, config, features_at)
+    table = evaluate.table
     parts = {"train": evaluate(split.train), "test": evaluate(split.test)}
     parts = evaluator.parts_with_curves(parts, model)
     alone = evaluator.target_only(model, evaluate, split.test)

@@ -2,7 +2,8 @@
 
     python -m steph_jax.predict --checkpoint W/fold_0 --features DIR [--table CSV] --out preds.csv
 
-`--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported.
+`--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported, or a
+run, whose folds then all predict (steph_jax/evaluation/fold_votes.py).
 `--features` is what training takes (a directory, a .lmdb, a packed store), or files, as many as
 there are. A patient is a patient of the table (columns patient_id and pathology_id, unless
 `--patient_column` and `--slide_column` name others), or else a slide. The output has patient_id,
@@ -11,6 +12,7 @@ STEPH gave each source. `--out -` is standard output. Patients without any patch
 out. Slides are read as they are needed: memory does not grow with the length of a slide.
 """
 
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.evaluation import predictions
+from steph_jax.evaluation import fold_votes, predictions
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
 from steph_jax.messages import listed, naming_flags
@@ -51,17 +53,16 @@ _FLAGS = {
 def main(more_files: Sequence[str]) -> int:
     """The entry point; `more_files` are those a shell put behind the first of --features."""
     arguments = flags.FLAGS
-    directory = run_directory.model_directory(arguments.checkpoint)
+    directories = model_directories(arguments.checkpoint)
     features = [*arguments.features, *map(files.path_of, more_files)]
     outputs = [path for path in (arguments.out, arguments.merge_weights) if path is not None]
-    check_outputs(outputs, [directory, *([arguments.table] if arguments.table else [])])
-    model = load_model(directory)
-    # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
-    if arguments.merge_weights and (model.kind == "abmil" or "sources" not in model.metadata):
-        raise ValueError(
-            f"{arguments.checkpoint}: a model of kind {model.kind} gives no source a weight that "
-            "differs between patients; leave --merge_weights out"
-        )
+    inputs = [*directories.values(), *([arguments.table] if arguments.table else [])]
+    check_outputs(outputs, inputs)
+    models = [load_model(directory) for directory in directories.values()]
+    model = models[0]
+    if arguments.merge_weights:
+        expect_merge_weights(arguments.checkpoint, models)
+    cuts = fold_votes.read_cuts(directories) if None not in directories else []
     source = open_features(
         features if len(features) > 1 else features[0],
         dataset_name=arguments.hdf5_dataset,
@@ -75,19 +76,55 @@ def main(more_files: Sequence[str]) -> int:
         raise ValueError("--patient_column and --slide_column name columns of a --table; give one")
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
-    predicted = predict(model, source, slides_of, arguments.batch_size, arguments.compute_dtype)
+    patients = Patients.open(source, slides_of, arguments.batch_size, arguments.compute_dtype)
+    by_model = [patients.predict(model) for model in models]
+    predicted = by_model[0]
     if arguments.merge_weights:
         weights = predictions.merge_weights_table(
             predicted, model.metadata["sources"], model.metadata.get("dataset", "")
         )
         files.write_output(arguments.merge_weights, weights)
-    files.write_output(arguments.out, predictions.predictions_table(predicted))
+    if cuts:
+        table = fold_votes.table(predicted.patients, [each.risk for each in by_model], cuts)
+    else:
+        table = predictions.predictions_table(predicted)
+    files.write_output(arguments.out, table)
     to_stdout = any(map(files.is_stdout, outputs))
     print(
         f"{len(predicted.patients)} patients written to {arguments.out}",
         file=sys.stderr if to_stdout else sys.stdout,
     )
     return 0
+
+
+def model_directories(path: pathlib.Path) -> dict[int | None, pathlib.Path]:
+    """Where the models of `--checkpoint` are: of a run by fold, else one, under None.
+
+    Raises:
+        ValueError: no fold of a run is finished.
+    """
+    if not run_directory.is_run(path):
+        return {None: run_directory.model_directory(path)}
+    folds = run_directory.finished_folds(path)
+    if not folds:
+        raise ValueError(f"{path}: no fold is finished yet; run steph_jax.train to its end")
+    return {
+        fold: run_directory.model_directory(run_directory.fold_directory(path, fold))
+        for fold in folds
+    }
+
+
+def expect_merge_weights(path: pathlib.Path, models: Sequence[SavedModel]) -> None:
+    """Raises ValueError where --merge_weights would have nothing to write, or that of many."""
+    if run_directory.is_run(path):
+        raise ValueError(f"{path}: --merge_weights are those of one model; name a fold of the run")
+    (model,) = models
+    # A model whose weights are fixed is one of kind "abmil", with the names of its sources.
+    if model.kind == "abmil" or "sources" not in model.metadata:
+        raise ValueError(
+            f"{path}: a model of kind {model.kind} gives no source a weight that differs between "
+            "patients; leave --merge_weights out"
+        )
 
 
 def check_outputs(outputs: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
@@ -115,52 +152,84 @@ def files_of(source: FeatureSource, locations: Sequence[pathlib.Path]) -> list[p
     return paths
 
 
+@dataclasses.dataclass(frozen=True)
+class Patients:
+    """The patients to be predicted, whose features are open.
+
+    Attributes:
+        names: of all patients.
+        loader: of their bags.
+        filled: numbers of those with patches.
+        precision: of products over patches.
+    """
+
+    names: list[str]
+    loader: DeviceLoader
+    filled: list[int]
+    precision: Precision
+
+    @classmethod
+    def open(
+        cls,
+        source: FeatureSource,
+        slides_of: dict[str, tuple[str, ...]],
+        batch_size: int = 16,
+        dtype: str = "float32",
+    ) -> "Patients":
+        """Opens the features; patients without any patch are listed on the log and left out.
+
+        Args:
+            source: where the features are.
+            slides_of: the slides of each patient.
+            batch_size: patients at a time.
+            dtype: "float32" or "bfloat16", of the operands of products over patches.
+
+        Raises:
+            FileNotFoundError: slides without features; lists them.
+            ValueError: features that cannot be used.
+        """
+        precision = Precision(dtype)
+        bags = OnDiskBags(source, list(slides_of.values()), precision.features)
+        patients = list(slides_of)
+        counts = [source.num_patches(slide) for slides in slides_of.values() for slide in slides]
+        slide_level = kinds.slide_level_text([number for number in counts if number])
+        if slide_level:
+            logging.warning("%s: %s", source.location, slide_level)
+        filled = np.flatnonzero(bags.num_patches).tolist()
+        empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
+        if empty:
+            text = "%d patients without any patch are left out: %s"
+            logging.warning(text, len(empty), listed(empty))
+        if not filled:
+            raise ValueError("no patient has any patch; nothing to predict")
+        return cls(patients, DeviceLoader.open(bags, batch_size), filled, precision)
+
+    def predict(self, model: SavedModel) -> Predictions:
+        """Predictions of a model of any kind."""
+        predictor = Predictor.load(model, self.loader, self.precision.operands)
+
+        def progress(batches: Any, total: int) -> Any:
+            return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
+
+        outputs, aux = predictor(self.filled, progress=progress)
+        objective = saved_model.stored_objective(model)
+        patients = [self.names[i] for i in self.filled]
+        predicted = predictions.predictions_of(patients, outputs, aux, objective)
+        return predictions.with_curves(predicted, model.metadata)
+
+
 def predict(
     model: SavedModel,
     source: FeatureSource,
     slides_of: dict[str, tuple[str, ...]],
     batch_size: int = 16,
-    dtype: str = "float32",
 ) -> Predictions:
-    """Predictions of some patients; those without any patch are listed on the log and left out.
-
-    Args:
-        model: any kind of model.
-        source: where the features are.
-        slides_of: the slides of each patient.
-        batch_size: patients at a time.
-        dtype: "float32" or "bfloat16", of the operands of products over patches.
-
-    Raises:
-        FileNotFoundError: slides without features; lists them.
-        ValueError: features that cannot be used.
-    """
-    precision = Precision(dtype)
-    bags = OnDiskBags(source, list(slides_of.values()), precision.features)
-    patients = list(slides_of)
-    counts = [source.num_patches(slide) for slides in slides_of.values() for slide in slides]
-    slide_level = kinds.slide_level_text([number for number in counts if number])
-    if slide_level:
-        logging.warning("%s: %s", source.location, slide_level)
-    filled = np.flatnonzero(bags.num_patches)
-    empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
-    if empty:
-        logging.warning("%d patients without any patch are left out: %s", len(empty), listed(empty))
-    if not len(filled):
-        raise ValueError("no patient has any patch; nothing to predict")
-    predictor = Predictor.load(model, DeviceLoader.open(bags, batch_size), precision.operands)
-
-    def progress(batches: Any, total: int) -> Any:
-        return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())
-
-    outputs, aux = predictor(filled.tolist(), progress=progress)
-    objective = saved_model.stored_objective(model)
-    predicted = predictions.predictions_of([patients[i] for i in filled], outputs, aux, objective)
-    return predictions.with_curves(predicted, model.metadata)
+    """Predictions of one model; arguments and errors as of `Patients.open`."""
+    return Patients.open(source, slides_of, batch_size).predict(model)
 
 
 if __name__ == "__main__":
-    cli.define_path("checkpoint", None, "A fold's directory or an imported model.")
+    cli.define_path("checkpoint", None, "A fold's directory, a run, or an imported model.")
     cli.define_path("features", None, "A directory, .lmdb, store, or files.", multi=True)
     cli.define_path("table", None, "CSV with a row for each slide.")
     flags.DEFINE_string("patient_column", Columns.patient, "Column of patient ids in --table.")

@@ -205,6 +205,11 @@ def training_record(directory: pathlib.Path) -> pathlib.Path:
     return directory / "training.json"
 
 
+def is_run(path: pathlib.Path) -> bool:
+    """Whether a directory is that of a run, whose folds have models of their own."""
+    return (path / SETTINGS).is_file() and any(path.glob("fold_*/"))
+
+
 def is_finished(directory: pathlib.Path) -> bool:
     """Whether a fold is done: its metrics are written last."""
     return (directory / "metrics.json").is_file()

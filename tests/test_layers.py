@@ -26,7 +26,11 @@ ORDER = (
     "methods",
     "checks",
     "evaluation",
+<<<<<<< HEAD
     "heatmaps",
+=======
+    "formats",
+>>>>>>> 211619b (A model is handed on: one static model of STEPH, StableHLO, a folder for the Hugging Face Hub; predict by a whole run)
     "reports",
     "training",
 )
@@ -49,7 +53,11 @@ HOMES = {
     "matplotlib": ("plots", "reports.pages"),
     "jinja2": ("reports.pages",),
     "filelock": ("locks",),
+<<<<<<< HEAD
     "openslide": ("heatmaps.wsi",),
+=======
+    "yaml": ("formats.model_card",),
+>>>>>>> 211619b (A model is handed on: one static model of STEPH, StableHLO, a folder for the Hugging Face Hub; predict by a whole run)
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
     "torch": (),

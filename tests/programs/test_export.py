@@ -3,11 +3,11 @@
 import dataclasses
 import subprocess
 import sys
-from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from merged_models import SMALL, roupkt_model, rule_model, steph_model, steph_with, tree
 from safetensors.numpy import load_file
 
 from steph_jax import convert, export, predict
@@ -16,32 +16,9 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.features.open import open_features
 from steph_jax.data.torch_format import reader
+from steph_jax.formats import published
 from steph_jax.methods import sources
-from steph_jax.methods.base import as_numpy
-from steph_jax.models import abmil, hypernetworks, steph, task_vectors
-from steph_jax.models.abmil import Architecture
-
-SMALL = Architecture(feature_dim=12, embed_dim=8, attention_dim=5, num_bins=4)
-
-
-def tree(seed: int, architecture: Architecture = SMALL):
-    return as_numpy(abmil.init(jax.random.key(seed), architecture))
-
-
-def steph_model(mixing: str = "nn", fixed: tuple[float, ...] = ()) -> SavedModel:
-    options = steph.Options(top_k=2, mixing=mixing, fixed_mixing=fixed)
-    null, target, members = tree(0), tree(1), [tree(i) for i in (2, 3, 4)]
-    vectors = [jax.tree.map(np.subtract, source, null) for source in members]
-    frozen = {
-        "null": null,
-        "target": target,
-        "target_task_vector": jax.tree.map(np.subtract, target, null),
-        "task_vectors": jax.tree.map(lambda *leaves: np.stack(leaves), *vectors),
-    }
-    trainable = hypernetworks.init(jax.random.key(5), 12, 3, "relu", mixing, fixed)
-    trainable = as_numpy(trainable | {"pred_head": tree(6)["pred_head"]})
-    settings = {"sources": ["a", "b", "c"], "options": steph.as_dict(options)}
-    return SavedModel("steph", SMALL, settings, {"trainable": trainable, "frozen": frozen})
+from steph_jax.models import task_vectors
 
 
 def assert_same(actual, expected):
@@ -93,33 +70,6 @@ def test_an_exported_file_is_imported_by_the_converter(tmp_path, ending):
     assert_same(Pool(tmp_path / "pool").null().params, params)
 
 
-def rule_model(kind: str) -> SavedModel:
-    """A model of a rule without mixup, as training or an import stores it."""
-    models = {
-        name: x for name, x in steph_model().params["frozen"].items() if "target_" not in name
-    }
-    settings: dict[str, Any] = {"sources": ["a", "b", "c"], "dataset": "x", "fold": 2}
-    trainable: dict[str, Any] = {"pred_head": tree(6)["pred_head"]}
-    if kind == "learned":
-        trainable["weights"] = np.float32([0.1, 0.2, 0.3])
-        settings["merge_weight"] = 0.005
-    if kind == "dynamic":
-        trainable |= hypernetworks.init(jax.random.key(5), 12, 3, "sigmoid", mixing="")
-        settings |= {"weight_output": "sigmoid", "merge_weight": 0.005}
-    if kind == "fix":
-        trainable, settings["weights"] = {}, [0.25, 0.5, 0.75]
-    params = {"trainable": as_numpy(trainable), "frozen": models}
-    return SavedModel(kind, SMALL, settings, params)
-
-
-def steph_with(**options: Any) -> SavedModel:
-    model = steph_model()
-    changed = model.metadata["options"] | options
-    return dataclasses.replace(
-        model, metadata=model.metadata | {"options": changed, "dataset": "x", "fold": 2}
-    )
-
-
 MERGED_MODELS = {
     "steph": lambda: steph_with(weight_output="softplus", clamp=True),
     "onto the target": lambda: steph_with(base="target", top_k=0),
@@ -137,7 +87,7 @@ def test_an_import_with_the_printed_flags_predicts_the_same(tmp_path, case, endi
     saved_model.save_model(tmp_path / "model", model)
     out = tmp_path / f"merged{ending}"
     export.export(model, out)
-    flags = export.import_flags(model)
+    flags = published.import_flags(model)
     pool = tmp_path / "pool"
     assert convert.main([str(out), "--out", str(pool), "--name", "merged", *flags]) == 0
     again = saved_model.load_model(pool / "merged")
@@ -174,12 +124,11 @@ def test_earlier_models_predict_but_cannot_be_exported(tmp_path, kind):
 
 
 def test_models_without_a_published_class_have_their_own_names(tmp_path):
-    params = {"trainable": {"router": tree(1)}, "frozen": {}}
-    model = SavedModel("roupkt", SMALL, {}, params)
+    model = roupkt_model()
     export.export(model, tmp_path / "model.safetensors")
     tensors = load_file(tmp_path / "model.safetensors")
-    name = "trainable/router/pred_head/bias"
-    np.testing.assert_array_equal(tensors[name], params["trainable"]["router"]["pred_head"]["bias"])
+    name = "trainable/pred_head/bias"
+    np.testing.assert_array_equal(tensors[name], model.params["trainable"]["pred_head"]["bias"])
     with pytest.raises(ValueError, match="no published class"):
         export.export(model, tmp_path / "model.pth")
 
@@ -192,7 +141,7 @@ def test_missing_folder(tmp_path, ending):
 
 
 def test_another_ending_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in \.safetensors or \.pth"):
+    with pytest.raises(ValueError, match=r"ends in .safetensors, .pth, .stablehlo, or in none"):
         export.export(SavedModel("abmil", SMALL, {}, tree(0)), tmp_path / "model.onnx")
 
 
