@@ -26,11 +26,8 @@ ORDER = (
     "methods",
     "checks",
     "evaluation",
-<<<<<<< HEAD
-    "heatmaps",
-=======
     "formats",
->>>>>>> 211619b (A model is handed on: one static model of STEPH, StableHLO, a folder for the Hugging Face Hub; predict by a whole run)
+    "heatmaps",
     "reports",
     "training",
 )
@@ -53,11 +50,8 @@ HOMES = {
     "matplotlib": ("plots", "reports.pages"),
     "jinja2": ("reports.pages",),
     "filelock": ("locks",),
-<<<<<<< HEAD
-    "openslide": ("heatmaps.wsi",),
-=======
     "yaml": ("formats.model_card",),
->>>>>>> 211619b (A model is handed on: one static model of STEPH, StableHLO, a folder for the Hugging Face Hub; predict by a whole run)
+    "openslide": ("heatmaps.wsi",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
     "torch": (),

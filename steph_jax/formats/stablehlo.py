@@ -9,6 +9,7 @@ N is any number of patches from 1 on; parameters are constants of the function. 
 import importlib.util
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.engine.method import BagMeans, PooledBags
 from steph_jax.methods.registry import find_method
 from steph_jax.models.abmil import Abmil, Architecture, Params
-from steph_jax.models.pooling import finalize
+from steph_jax.models.pooling import SoftmaxState, finalize
 
 ENDING = ".stablehlo"
 #: What a file runs on.
@@ -81,4 +82,4 @@ def _pooled(architecture: Architecture, encoder: Params, features: jax.Array) ->
     mask = jnp.ones(features.shape[:1], bool)
     abmil = Abmil(architecture)
     state = abmil.apply({"params": encoder}, features, mask, method="encode")
-    return finalize(architecture.pooling, state)
+    return finalize(architecture.pooling, cast(SoftmaxState, state))
