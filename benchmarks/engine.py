@@ -13,7 +13,7 @@ import workload
 from workers import memory
 from workload import Sizes
 
-from steph_jax.data import batches
+from steph_jax.data import batches, chunks
 from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import Batch, ChunkGroups
 from steph_jax.engine import loader
@@ -96,7 +96,7 @@ class Engine:
         budget = loader.patches_per_group(self._device.platform)
         self.loader = DeviceLoader(
             InMemoryBags.of(bags, sizes.feature_dim, features_dtype),
-            batches.choose_group_shapes(self._num_patches, size, budget),
+            chunks.choose_group_shapes(self._num_patches, size, budget),
             mesh,
             size,
             loader.device_cache_bytes(-1, self._device),

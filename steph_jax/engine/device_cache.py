@@ -14,7 +14,8 @@ from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
 from steph_jax.data.bags import BagReader
-from steph_jax.data.batches import ChunkGroup, ChunkPlan, GroupShapes
+from steph_jax.data.batches import ChunkGroup, ChunkPlan
+from steph_jax.data.chunks import GroupShapes
 
 
 def nbytes(bags: BagReader) -> int:

@@ -24,13 +24,12 @@ from steph_jax.data.batches import (
     ChunkGroup,
     ChunkGroups,
     ChunkPlan,
-    GroupShapes,
     bags_for,
-    choose_group_shapes,
     make_batch,
     read_chunks,
     slots_for,
 )
+from steph_jax.data.chunks import GroupShapes, choose_group_shapes
 from steph_jax.engine.device_cache import DeviceCache, nbytes
 from steph_jax.engine.step import device_mesh
 

@@ -8,14 +8,13 @@ import pytest
 from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import (
     ChunkPlan,
-    GroupShapes,
     assign,
-    choose_group_shapes,
     epoch_order,
     make_batch,
     read_chunks,
     slots_for,
 )
+from steph_jax.data.chunks import GroupShapes, choose_group_shapes
 
 
 def bags_of(sizes, dim=3):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from steph_jax.data.bags import InMemoryBags
-from steph_jax.data.batches import GroupShapes
+from steph_jax.data.chunks import GroupShapes
 from steph_jax.engine import frozen_encoders
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader

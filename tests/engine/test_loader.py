@@ -9,7 +9,8 @@ import pytest
 
 from configs import default
 from steph_jax.data.bags import InMemoryBags
-from steph_jax.data.batches import GroupShapes, make_batch
+from steph_jax.data.batches import make_batch
+from steph_jax.data.chunks import GroupShapes
 from steph_jax.engine.device_cache import DeviceCache, nbytes
 from steph_jax.engine.loader import DeviceLoader, device_cache_bytes
 from steph_jax.engine.step import device_mesh

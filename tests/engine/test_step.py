@@ -10,7 +10,8 @@ import pytest
 import slow_twin
 from slow_twin import DIMS, EVENT, NUM_SOURCES, SIZES, TIME_BIN
 
-from steph_jax.data.batches import GroupShapes, make_batch
+from steph_jax.data.batches import make_batch
+from steph_jax.data.chunks import GroupShapes
 from steph_jax.engine.step import device_mesh, evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel

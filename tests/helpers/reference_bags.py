@@ -10,7 +10,8 @@ import numpy as np
 from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.checkpoints.torch_layers import Linear
 from steph_jax.data.bags import InMemoryBags
-from steph_jax.data.batches import GroupShapes, make_batch
+from steph_jax.data.batches import make_batch
+from steph_jax.data.chunks import GroupShapes
 from steph_jax.data.torch_format import reader
 from steph_jax.engine.step import device_mesh, evaluate
 from steph_jax.models.abmil import Architecture

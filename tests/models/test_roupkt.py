@@ -8,7 +8,8 @@ import reference_bags
 from reference_bags import difference
 
 from steph_jax.checkpoints import torch_names
-from steph_jax.data.batches import GroupShapes, make_batch
+from steph_jax.data.batches import make_batch
+from steph_jax.data.chunks import GroupShapes
 from steph_jax.data.tables import read_table
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
