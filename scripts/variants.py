@@ -28,6 +28,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, sweep
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, defaults
+from steph_jax.training.inner_folds import cut_inner_folds
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -77,7 +78,7 @@ def try_variants(
     run = experiment.open_experiment(config, cohort, Pool(config.pool.root))
     rows = []
     for fold in config.folds:
-        for number, cut in enumerate(sweep.inner_folds(cohort, fold, config.seed)):
+        for number, cut in enumerate(cut_inner_folds(cohort, fold, config.seed)):
             within = place / f"fold_{fold}" / f"inner_{number}"
             label = f"fold {fold}, inner fold {number}"
             pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")

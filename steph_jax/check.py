@@ -26,7 +26,17 @@ from tqdm import tqdm
 
 from steph_jax import cli, files, messages
 from steph_jax.checkpoints.pool import Pool, member_name
-from steph_jax.checks import cohort, devices, findings, folds, models, reading, slides, tables
+from steph_jax.checks import (
+    check_report,
+    cohort,
+    devices,
+    findings,
+    folds,
+    models,
+    reading,
+    slides,
+    tables,
+)
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import take
 from steph_jax.data.features import kinds, sandbox
@@ -72,53 +82,15 @@ def run(
             files.check_output_folder(pathlib.Path(out_dir))
         results = check(record, seconds=seconds, slide_seconds=slide_seconds)
         dataset = str(record.get("dataset"))
-        write(dataset, results, json_file, out_dir)
+        check_report.write(dataset, results, json_file, out_dir)
     except messages.USER_ERRORS as problem:
         print(f"error: {problem}", file=sys.stderr)
         return int(Status.ERROR)
-    print("\n".join([*findings.report(results), *models.matrix(results)]))
-    print(summary(dataset, results))
-    cut = any(len(finding.items) > findings.MAX_SHOWN for finding in results)
-    if cut and not (json_file or out_dir):
+    print("\n".join(check_report.lines(dataset, results, findings.MAX_SHOWN)))
+    is_cut = any(len(finding.items) > findings.MAX_SHOWN for finding in results)
+    if is_cut and not (json_file or out_dir):
         print("lists are cut; --json FILE or --out DIR writes them in full")
     return int(findings.worst(results))
-
-
-def summary(dataset: str, results: list[Finding]) -> str:
-    """How many findings there are of each kind."""
-    numbers = findings.counts(results)
-    return (
-        f"{dataset}: {numbers['error']} errors, {numbers['warning']} warnings, "
-        f"{numbers['ok']} checks without finding"
-    )
-
-
-def write(
-    dataset: str,
-    results: list[Finding],
-    json_file: str | os.PathLike[str] | None,
-    out: str | os.PathLike[str] | None,
-) -> None:
-    """Writes the whole report to the places the user named."""
-    record = {
-        "dataset": dataset,
-        "exit_status": int(findings.worst(results)),
-        "status": findings.worst(results).word,
-        "counts": findings.counts(results),
-        "findings": [finding.to_json() for finding in results],
-    }
-    places = [pathlib.Path(json_file)] if json_file else []
-    if out:
-        places.append(pathlib.Path(out) / "report.json")
-        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-        lines = [
-            *findings.report(results, None),
-            *models.matrix(results),
-            summary(dataset, results),
-        ]
-        files.write_text(pathlib.Path(out) / "report.txt", "\n".join(lines) + "\n")
-    for place in places:
-        files.write_json(place, record)
 
 
 def check(

@@ -33,19 +33,18 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Cohort, Fold
-from steph_jax.data.folds import make_folds
 from steph_jax.methods import abmil
-from steph_jax.survival import metrics, objectives
+from steph_jax.survival import objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import preflight, resume
 from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins, with_config
 from steph_jax.training.grid import Grid, Point
+from steph_jax.training.inner_folds import InnerFold, cut_inner_folds
 from steph_jax.training.loop import DivergedError, TrainingJob, train_model
 from steph_jax.training.preflight import check_splits
 from steph_jax.training.restarts import train_split
 
-NUM_INNER_FOLDS = 3
 _BEGUN = records.record(
     {"models": records.mapping(records.TEXT), "held_out": records.list_of(records.ANYTHING)}
 )
@@ -66,18 +65,6 @@ class SweepResult(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Entries of metrics.json."""
         return {"selected": self.point, "inner_c_index": self.c_index} if self.point else {}
-
-
-class InnerFold(NamedTuple):
-    """A cut of a fold's training patients.
-
-    Attributes:
-        split: the inner training patients; the fold's validation patients; no test patients.
-        held_out: numbers of the patients that values are compared on.
-    """
-
-    split: Fold
-    held_out: np.ndarray
 
 
 class InnerPool(Pool):
@@ -117,7 +104,7 @@ def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
             f"--sweep: the cohorts of {config.method} are read once for a run, so `sources` "
             "cannot be swept with it; use a run for each"
         )
-    inner = {fold: inner_folds(cohort, fold, config.seed) for fold in cohort.folds}
+    inner = {fold: cut_inner_folds(cohort, fold, config.seed) for fold in cohort.folds}
     for point in grid.points():
         changed = config.with_values(point)
         check_splits(changed, cohort)
@@ -135,44 +122,6 @@ def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
         method.start(fold_spec(changed, cohort, fold), pool)
 
 
-def inner_folds(cohort: Cohort, fold: int, seed: int) -> list[InnerFold]:
-    """Cuts the training patients of a fold into inner folds; equal arguments give equal ones.
-
-    Raises:
-        ValueError: an inner fold would have no two patients to compare.
-    """
-    outer = cohort.folds[fold]
-    rows, table = outer.train, cohort.table
-    event = table.event[rows]
-    if event.sum() < NUM_INNER_FOLDS:
-        raise ValueError(_too_few(cohort, fold))
-    number_of = make_folds(
-        [table.patients[i] for i in rows],
-        table.time[rows],
-        event,
-        num_folds=NUM_INNER_FOLDS,
-        seed=seed,
-    )
-    cuts = []
-    for number in range(NUM_INNER_FOLDS):
-        held_out = rows[number_of == number]
-        labels = table.time[held_out], table.event[held_out]
-        if math.isnan(metrics.concordance_index(*labels, np.zeros(len(held_out)))):
-            raise ValueError(_too_few(cohort, fold))
-        none = np.zeros(0, rows.dtype)
-        cuts.append(InnerFold(Fold(rows[number_of != number], none, outer.validation), held_out))
-    return cuts
-
-
-def _too_few(cohort: Cohort, fold: int) -> str:
-    rows = cohort.folds[fold].train
-    return (
-        f"--sweep: fold {fold} of {cohort.dataset} has {int(cohort.table.event[rows].sum())} "
-        f"events among {len(rows)} training patients, too few for {NUM_INNER_FOLDS} inner folds: "
-        "each needs a patient with an event whom another one outlived. Train without --sweep"
-    )
-
-
 def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> SweepResult:
     """Selects the values that a fold is trained with; goes on where an earlier call ended.
 
@@ -188,7 +137,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
     config, points = run.config, grid.points()
     if not grid.values:
         return SweepResult({}, math.nan)
-    inner = inner_folds(run.cohort, fold, config.seed)
+    inner = cut_inner_folds(run.cohort, fold, config.seed)
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
     tried = [with_point(run, point) for point in points]

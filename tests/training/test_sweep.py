@@ -28,8 +28,9 @@ from steph_jax.methods.base import as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival.objectives import Objective, objective_record
-from steph_jax.training import epoch, experiment, grid, loop, sweep
+from steph_jax.training import epoch, experiment, grid, loop
 from steph_jax.training.config import Config
+from steph_jax.training.inner_folds import cut_inner_folds
 
 COHORTS = Settings(cohorts=3, patients=30, patches=8, feature_dim=24, two_slides=0.0, seed=3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -197,7 +198,7 @@ def test_inner_folds_part_the_training_patients_evenly_along_event_and_time():
     time, event = rng.exponential(900, 80), rng.random(80) < 0.4
     rows = rng.permutation(80)
     cohort = cohort_of(time, event, rows[:60], rows[60:75], rows[75:])
-    cuts = sweep.inner_folds(cohort, 0, seed=42)
+    cuts = cut_inner_folds(cohort, 0, seed=42)
     assert sorted(np.concatenate([cut.held_out for cut in cuts])) == sorted(rows[:60])
     for cut in cuts:
         assert sorted([*cut.split.train, *cut.held_out]) == sorted(rows[:60])
@@ -207,8 +208,8 @@ def test_inner_folds_part_the_training_patients_evenly_along_event_and_time():
     assert max(events) - min(events) <= 1
     late = [int((time[cut.held_out] > np.median(time[rows[:60]])).sum()) for cut in cuts]
     assert max(late) - min(late) <= 3
-    again = sweep.inner_folds(cohort, 0, seed=42)
-    other = sweep.inner_folds(cohort, 0, seed=43)
+    again = cut_inner_folds(cohort, 0, seed=42)
+    other = cut_inner_folds(cohort, 0, seed=43)
     assert all((a.held_out == b.held_out).all() for a, b in zip(cuts, again, strict=True))
     assert any(a.held_out.tolist() != b.held_out.tolist() for a, b in zip(cuts, other, strict=True))
 
@@ -225,7 +226,7 @@ def test_too_few_events_for_inner_folds_are_refused(time, event):
     cohort = cohort_of(time, event, range(len(time)))
     message = rf"fold 0 of toy has {sum(event)} events among {len(time)} training.*too few for 3"
     with pytest.raises(ValueError, match=message):
-        sweep.inner_folds(cohort, 0, seed=42)
+        cut_inner_folds(cohort, 0, seed=42)
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def test_an_inner_number_is_that_of_plain_runs_on_the_inner_fold(home, swept, tm
     config = config_of(home, loss__merge_weight=20.0)
     typed = Config.from_dict(config)
     cohort = experiment.read_cohort(typed)
-    cut = sweep.inner_folds(cohort, 0, config["seed"])[1]
+    cut = cut_inner_folds(cohort, 0, config["seed"])[1]
     rows = {"train": cut.split.train, "test": cut.held_out, "validation": cohort.folds[0].test}
     named = {part: pd.Series([cohort.table.patients[i] for i in of]) for part, of in rows.items()}
     shutil.copytree(home / "data" / "sim_a", tmp_path / "data" / "sim_a")
@@ -440,6 +441,6 @@ def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_
         saved_model.load_model(path).metadata["bins"]
         for path in sorted(tmp_path.glob("w/fold_0/sweep/inner_*/target"))
     ]
-    inner = sweep.inner_folds(cohort, 0, config["seed"])
+    inner = cut_inner_folds(cohort, 0, config["seed"])
     assert found == [experiment.time_bins(typed, cohort, cut.split).to_json() for cut in inner]
     assert any(bins != outer.to_json() for bins in found)

@@ -13,6 +13,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from steph_jax.data.torch_format.containers import KeyCheck, check_result
 from steph_jax.data.torch_format.placeholders import (
     AllowedFunction,
     Budget,
@@ -22,21 +23,8 @@ from steph_jax.data.torch_format.placeholders import (
     printable,
 )
 
-#: Nesting of containers beyond which a pickle is refused.
-MAX_DEPTH = 64
-#: Values in the result, each counted as often as it is reached.
-MAX_VALUES = 5_000_000
 #: Bytes of an integer; the longest that PyTorch writes is the magic number of its old format.
 MAX_INT_BYTES = 16
-#: Characters of a key of a dict. Comparing equal keys takes time in proportion.
-MAX_KEY_LENGTH = 4096
-#: Integers from 0 up to this are cheap as keys, however many there are: too few of them share a
-#: place in a table of their number.
-SMALL_INT = 2**24
-#: Keys of a file that are neither text nor small integers. Python hashes numbers by a rule that
-#: everybody knows, so that a file may choose keys which all fall on one place; then each is
-#: compared with all that were before.
-MAX_OTHER_KEYS = 4096
 
 
 def run(
@@ -65,57 +53,13 @@ def run(
     machine = _Machine(data, start, admitted, persistent, budget)
     try:
         value = machine.run()
-        _check_plain(value)
+        check_result(value)
     except Malformed as error:
         if machine.foreign:
             names = ", ".join(list(machine.foreign)[:5])
             raise Malformed(f"{error} (in a pickle that names {names})") from None
         raise
     return value, machine.position
-
-
-def _children(value: object) -> list[object]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return list(value) if isinstance(value, (list, tuple, set)) else []
-
-
-def _check_plain(root: object) -> None:
-    """Refuses results that are too deep, cyclic, hugely shared or unfinished."""
-    totals: dict[int, int] = {}  # by id: values below, itself included
-    heights: dict[int, int] = {}
-    path = [(root, _children(root))]
-    on_path = {id(root)}
-    while path:
-        value, remaining = path[-1]
-        if isinstance(value, Unbuilt):
-            raise Malformed("an array whose content is missing")
-        if not remaining:
-            path.pop()
-            on_path.discard(id(value))
-            children = _children(value)
-            heights[id(value)] = 1 + max((heights.get(id(c), 0) for c in children), default=0)
-            totals[id(value)] = 1 + sum(totals.get(id(c), 1) for c in children)
-            if totals[id(value)] > MAX_VALUES:
-                raise Malformed(f"more than {MAX_VALUES} values, most of them repetitions")
-            continue
-        child = remaining.pop()
-        if not isinstance(child, (dict, list, tuple, set, Unbuilt)):
-            continue
-        if id(child) in on_path:
-            raise Malformed("a container that holds itself")
-        if len(path) + 1 + heights.get(id(child), 0) > MAX_DEPTH:
-            raise Malformed(f"containers nested more than {MAX_DEPTH} deep")
-        if id(child) not in totals:
-            on_path.add(id(child))
-            path.append((child, _children(child)))
-
-
-def _is_scalar(key: object) -> bool:
-    """Whether `key` is None, a number or a text that is quickly hashed and compared."""
-    if isinstance(key, str):
-        return len(key) <= MAX_KEY_LENGTH
-    return key is None or isinstance(key, (int, float))
 
 
 class _Machine:
@@ -138,7 +82,7 @@ class _Machine:
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
         self.foreign: dict[str, None] = {}
-        self.other_keys = 0
+        self.keys = KeyCheck()
 
     def run(self) -> object:
         while True:
@@ -286,28 +230,9 @@ class _Machine:
         self.budget.charge(64 * len(items))
         if isinstance(target, dict):
             for i in range(0, len(items), 2):
-                target[self.checked_key(items[i])] = items[i + 1]
+                target[self.keys.check(items[i])] = items[i + 1]
         elif not isinstance(target, UnknownGlobal):
             raise Malformed(f"items for a {type(target).__name__} at byte {self.position}")
-
-    def checked_key(self, key: object) -> object:
-        """`key` if hashing and comparing it is safe and cheap: see the limits of this module."""
-        if isinstance(key, str) and len(key) > MAX_KEY_LENGTH:
-            raise Malformed(f"a dict with a key of {len(key)} characters")
-        if isinstance(key, tuple):
-            is_cheap = len(key) <= 16 and all(map(_is_scalar, key))
-        else:
-            is_cheap = _is_scalar(key) or isinstance(key, UnknownGlobal)
-        if not is_cheap:
-            raise Malformed(f"a dict with a key of type {type(key).__name__}")
-        if not isinstance(key, str) and not (type(key) is int and 0 <= key < SMALL_INT):
-            self.other_keys += 1
-            if self.other_keys > MAX_OTHER_KEYS:
-                raise Malformed(
-                    f"more than {MAX_OTHER_KEYS} dict keys that are neither text nor integers "
-                    f"from 0 to {SMALL_INT - 1}"
-                )
-        return key
 
     def set_item(self) -> None:
         value = self.pop()
@@ -326,7 +251,7 @@ class _Machine:
         target = self.top()
         self.budget.charge(128 * len(items))
         if isinstance(target, set):
-            target.update(map(self.checked_key, items))
+            target.update(map(self.keys.check, items))
         elif not isinstance(target, UnknownGlobal):
             raise Malformed(f"items for a {type(target).__name__} at byte {self.position}")
 

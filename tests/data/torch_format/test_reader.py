@@ -14,7 +14,7 @@ import pytest
 import torch_writer
 from torch_writer import Raw, View, pickled_tensor, stream_bytes, zip_bytes
 
-from steph_jax.data.torch_format import placeholders, reader, unpickler
+from steph_jax.data.torch_format import containers, placeholders, reader
 from steph_jax.data.torch_format.reader import TorchFileError, UnknownGlobal, loads
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -353,12 +353,12 @@ PRIME = 2**61 - 1  # Python's hash of an integer is its remainder
 
 
 COLLIDING = {
-    "integers": [i * PRIME for i in range(2, 2 + unpickler.MAX_OTHER_KEYS)],
-    "negative": [-i * PRIME for i in range(2, 2 + unpickler.MAX_OTHER_KEYS)],
+    "integers": [i * PRIME for i in range(2, 2 + containers.MAX_OTHER_KEYS)],
+    "negative": [-i * PRIME for i in range(2, 2 + containers.MAX_OTHER_KEYS)],
     "tuples": [
-        tuple(-1 - (i >> bit & 1) for bit in range(14)) for i in range(unpickler.MAX_OTHER_KEYS)
+        tuple(-1 - (i >> bit & 1) for bit in range(14)) for i in range(containers.MAX_OTHER_KEYS)
     ],
-    "floats": [float(2**i) for i in range(10)] * (unpickler.MAX_OTHER_KEYS // 10 + 1),
+    "floats": [float(2**i) for i in range(10)] * (containers.MAX_OTHER_KEYS // 10 + 1),
 }
 
 
@@ -384,7 +384,7 @@ def test_many_keys_that_are_text_or_small_integers(write):
 
 def test_long_keys_are_refused(write):
     """Comparing equal keys takes time in proportion to their length."""
-    longest = "k" * unpickler.MAX_KEY_LENGTH
+    longest = "k" * containers.MAX_KEY_LENGTH
     assert loads(write({longest: 1}), "f.pt") == {longest: 1}
     for key in (longest + "k", (longest + "k", 1)):
         with pytest.raises(TorchFileError, match="a dict with a key of"):
