@@ -80,8 +80,8 @@ def write_published(shared: pathlib.Path, out: pathlib.Path, cohorts: Sequence[s
     reference = json.loads((shared / "parity" / "reference.json").read_text(encoding="utf-8"))
     rows = []
     for cohort in cohorts:
-        ours = pd.read_csv(out / cohort / "compare.csv")
-        for method, runs in ours.groupby("method", sort=False):
+        actual = pd.read_csv(out / cohort / "compare.csv")
+        for method, runs in actual.groupby("method", sort=False):
             published = reference.get(method, {}).get(cohort)
             if published:
                 means = (

@@ -96,7 +96,7 @@ def folders_of(module):
     return {name for name in top if name in FOLDERS or (ROOT / f"{name}.py").is_file()}
 
 
-def test_nothing_lies_loose():
+def test_top_folder_has_only_programs_and_shared_files():
     files = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "__main__"}
     assert files - PROGRAMS == {
         "cli",

@@ -101,7 +101,7 @@ def test_file_systems_without_locks(tmp_path, monkeypatch, code) -> None:
         locks.lock_open_file(journal.fileno(), tmp_path / "journal", BUSY)
 
 
-def test_a_lost_lock_is_noticed_before_anything_is_written(tmp_path, monkeypatch) -> None:
+def test_lost_lock_prevents_writing(tmp_path, monkeypatch) -> None:
     """Where directories cannot be locked, as over NFS."""
     monkeypatch.setattr(fcntl, "flock", refusing(fcntl.flock, errno.EBADF, True))
     with locks.hold(tmp_path / ".lock", BUSY, directory=tmp_path):

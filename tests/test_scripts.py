@@ -14,7 +14,7 @@ import variants
 from steph_jax.data.features.open import open_features
 
 
-def test_unknown_cohort_refused_before_anything_is_written(tmp_path):
+def test_unknown_cohort_is_refused_before_writing(tmp_path):
     home = tmp_path / "shared" / "tcga_rna"
     (home / "tcga_kirc").mkdir(parents=True)
     (home / "pathways.npz").touch()

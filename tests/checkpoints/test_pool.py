@@ -47,7 +47,7 @@ def test_members(pool):
     )
 
 
-def test_models_whose_writer_was_killed_while_replacing_them(pool):
+def test_model_of_a_writer_killed_while_replacing_it(pool):
     names = pool.names()
     for name in ("null", "tcga_b-fold_0"):
         (pool.root / name).rename(pool.root / f".{name}.replaced")

@@ -89,7 +89,7 @@ def test_group_shapes_are_few_and_pad_little_on_tcga_lengths():
 
 
 @pytest.mark.parametrize("size", [1, 76, 1000, 4000, 16_000, 100_000])
-def test_bags_of_one_length_are_hardly_padded(size):
+def test_padding_of_bags_of_one_length(size):
     group_shapes = choose_group_shapes(np.full(40, size), 16, 4096)
     padded = sum(group_shapes.pairs[shape][1] for shape, _, _ in group_shapes.cut(size))
     assert padded <= 1.01 * size

@@ -163,11 +163,11 @@ def test_steph_outputs_losses_and_gradients(
     penalty = 0.005 * np.mean(out.aux["merge"]) + 0.05 * np.mean(out.aux["mix"])
     assert difference(out.loss - penalty, recorded["nll"]) < tolerance
 
-    found = torch_layers.to_state(gradient, reference_bags.TRAINED)
+    actual = torch_layers.to_state(gradient, reference_bags.TRAINED)
     expected = [name for name in recorded.files if name.startswith("grad/")]
-    assert {f"grad/{name}" for name in found} == set(expected)
+    assert {f"grad/{name}" for name in actual} == set(expected)
     for name in expected:
-        assert difference(found[name.removeprefix("grad/")], recorded[name]) < tolerance, name
+        assert difference(actual[name.removeprefix("grad/")], recorded[name]) < tolerance, name
 
 
 def allowed(after, gradient, rates, tolerance):
@@ -197,12 +197,12 @@ def test_five_steps_of_training(recorded, model, method, frozen, batch_of, dtype
             state = epoch.update(optimizer, state, gradient)
     assert difference(rates, recorded["train/lr"]) < tolerance
     assert difference(seen_losses, recorded["train/loss"]) < tolerance
-    found = torch_layers.to_state(state.trainable, reference_bags.TRAINED)
+    actual = torch_layers.to_state(state.trainable, reference_bags.TRAINED)
     expected = [name for name in recorded.files if name.startswith("after/")]
-    assert {f"after/{name}" for name in found} == set(expected)
+    assert {f"after/{name}" for name in actual} == set(expected)
     for name in expected:
         after, gradient = recorded[name], recorded[name.replace("after/", "grad/")]
-        error = np.abs(found[name.removeprefix("after/")].astype(np.float64) - after)
+        error = np.abs(actual[name.removeprefix("after/")].astype(np.float64) - after)
         # A patch on the kink of a unit's relu, as near as float32 can tell, counts in its gradient
         # or does not: instruction sets differ. Of 512 units, one or two have such a patch.
         beyond = error > allowed(after, gradient, rates, tolerance)

@@ -140,7 +140,7 @@ def test_labels_of_controls():
     assert comparison.labels_of(table.drop(columns="control")) == ["a", "b"]
 
 
-def test_a_comparison_with_a_control_says_what_is_left(home, tmp_path):
+def test_comparison_with_a_control(home, tmp_path):
     config = simulated.config(home, folds=(0,), epochs=1)
     labels = ["average", "average+permuted"]
     compare.compare(config, labels, [42], tmp_path, "command")

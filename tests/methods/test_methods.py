@@ -174,7 +174,7 @@ def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config,
     assert len(seen) == len(set(seen)) == len(allowed) // 4 * 4
 
 
-def test_what_frozen_models_see_is_computed_once_for_all_folds(config, tmp_path, monkeypatch):
+def test_frozen_embeddings_are_computed_once_for_all_folds(config, tmp_path, monkeypatch):
     encoded = []
     real = Representations._encode
 
@@ -235,7 +235,7 @@ def test_the_epoch_that_validates_best_is_kept_and_patience_ends_training(config
     assert written["test"]["nll"] == pytest.approx(history["test_nll"][best - 1], rel=1e-5)
 
 
-def test_a_config_that_says_other_than_the_null_model_is_told(
+def test_settings_that_differ_from_the_null_model_are_logged(
     config, tmp_path, caplog, monkeypatch
 ):
     monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # it is told once a process

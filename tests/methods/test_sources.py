@@ -134,7 +134,7 @@ def test_dynamic(parity, shared, recorded, pool, spec, dtype):
     assert difference(out.logits, recorded["dynamic/logits"]) < TOLERANCE[dtype]
 
 
-def test_what_is_refused(pool, spec):
+def test_missing_and_misshapen_sources_are_refused(pool, spec):
     with pytest.raises(ValueError, match="none, ties, iso_c, iso_cts, not 'dare'"):
         Merging(prepare="dare")
     two = Merging(include_target=False, weights=(0.1, 0.2))

@@ -95,7 +95,7 @@ def test_the_order_of_patches_changes_nothing(architecture):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_pieces_join_to_the_whole_whatever_the_scores(pooling):
+def test_online_softmax_equals_softmax(pooling):
     rng = np.random.default_rng(2)
     h = rng.normal(size=(9, 4)).astype(np.float32)
     scores = np.array([900, -900, 0, 890, 899, 3, 901, -5, 880], np.float32)
@@ -146,7 +146,7 @@ def test_dropout_zeroes_at_its_rate_and_scales_the_rest(rate):
     assert (dropout(x, jax.random.key(1), rate) != dropped).any()
 
 
-def test_random_words_fall_evenly_whatever_the_key_the_place_and_the_bit():
+def test_dropout_bits_are_uniform():
     words = np.stack([random_words(jax.random.key(i), (256, 384)) for i in range(4)])
     bits = np.unpackbits(words.view(np.uint8)[..., None], axis=-1).reshape(*words.shape, 32)
     for axis, name in enumerate(("key", "row", "column", "bit")):
@@ -214,8 +214,8 @@ def test_every_bag_has_the_mask_of_its_own_key():
     keys = jax.random.split(jax.random.key(3), 4)
     x = jnp.ones((4, 30, 20))
     together = dropout(x, keys, 0.25, site=1)
-    for key, row, found in zip(keys, x, together, strict=True):
-        np.testing.assert_array_equal(found, dropout(row, key, 0.25, site=1))
+    for key, row, actual in zip(keys, x, together, strict=True):
+        np.testing.assert_array_equal(actual, dropout(row, key, 0.25, site=1))
     assert len({np.asarray(row).tobytes() for row in together}) == 4
     assert not np.array_equal(together, dropout(x, keys, 0.25, site=0))
 
@@ -233,26 +233,26 @@ def test_gradients_of_products(kernels, dtype, patches, d, e):
 
     def loss(x, kernel):
         product = partial(matmul, compute_dtype=dtype)
-        found = product(x, kernel) if kernels == "shared" else jax.vmap(product)(x, kernel)
-        return jnp.sum(found * y)
+        actual = product(x, kernel) if kernels == "shared" else jax.vmap(product)(x, kernel)
+        return jnp.sum(actual * y)
 
-    found = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
+    actual = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, kernel)
     # By hand, in float64, from the operands as they are rounded.
     x, y, kernel = (np.asarray(a.astype(dtype), np.float64) for a in (x, y, kernel))
     if kernels == "shared":
         expected = np.einsum("bne,de->bnd", y, kernel), np.einsum("bnd,bne->de", x, y)
     else:
         expected = np.einsum("bne,bde->bnd", y, kernel), np.einsum("bnd,bne->bde", x, y)
-    for mine, other in zip(found, expected, strict=True):
+    for mine, other in zip(actual, expected, strict=True):
         assert mine.dtype == jnp.float32
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6 * np.sqrt(bags * patches))
 
 
 def test_products_of_bfloat16_come_back_in_float32():
     x, kernel = features(), features(12, seed=1)
-    found = matmul(jnp.asarray(x), jnp.asarray(kernel), jnp.bfloat16)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, x @ kernel, atol=0.1)
+    actual = matmul(jnp.asarray(x), jnp.asarray(kernel), jnp.bfloat16)
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, x @ kernel, atol=0.1)
 
 
 @pytest.mark.parametrize(

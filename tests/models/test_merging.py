@@ -82,8 +82,8 @@ def test_iso_equals_the_slow_twin(name, dtype, tolerance):
     slow = {"iso_c": slow_iso_c, "iso_cts": slow_iso_cts}[name]
     with jax.enable_x64(dtype == "float64"):
         target, source = vectors(0, dtype), vectors(1, dtype)
-        found = each(jax.jit(merging.RULES[name])(target, source))
-        for part, value in found.items():
+        actual = each(jax.jit(merging.RULES[name])(target, source))
+        for part, value in actual.items():
             tau_t, tau_s = (np.float64(tree[part]["tensor"]).T for tree in (target, source))
             expected = slow(tau_t, tau_s).T
             assert value.dtype == dtype
@@ -97,8 +97,8 @@ def test_iso_equals_the_slow_twin(name, dtype, tolerance):
 def test_ties_equals_the_slow_twin(seed, decimals):
     both = [jax.tree.map(lambda x: jnp.round(x, decimals), vectors(s)) for s in (seed, seed + 100)]
     flat = [np.concatenate([x.ravel() for x in each(tree).values()]).tolist() for tree in both]
-    found = np.concatenate([x.ravel() for x in each(merging.ties(*both)).values()])
-    np.testing.assert_allclose(found, slow_ties(*flat), rtol=1e-6)
+    actual = np.concatenate([x.ravel() for x in each(merging.ties(*both)).values()])
+    np.testing.assert_allclose(actual, slow_ties(*flat), rtol=1e-6)
 
 
 # The published program
@@ -126,31 +126,31 @@ def published(parity):
 
 def by_torch_name(tree):
     """Tensors [outputs, inputs] of an encoder, by the names of the published program."""
-    found = {}
+    actual = {}
     for name, layer in (
         ("feat_proj.0", tree["feat_proj"]["layers_0"]),
         ("attention_net.attention_a.0", tree["attention_net"]["attention_a"]),
         ("attention_net.attention_b.0", tree["attention_net"]["attention_b"]),
         ("attention_net.attention_c", tree["attention_net"]["attention_c"]),
     ):
-        for ours, theirs in (("kernel", "weight"), ("bias", "bias")):
-            if ours in layer:
-                found[f"{name}.{theirs}"] = np.asarray(layer[ours]).T
-    return found
+        for name_here, torch_name in (("kernel", "weight"), ("bias", "bias")):
+            if name_here in layer:
+                actual[f"{name}.{torch_name}"] = np.asarray(layer[name_here]).T
+    return actual
 
 
 def test_ties_matches_the_published_program(published):
     target, source, record = published
     stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], source)
     prepared = merging.prepare("ties", target, stacked)
-    found = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
+    actual = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
     whole = [name.removeprefix("ties/") for name in record if name.startswith("ties/")]
     assert len(whole) == 7
     for name in whole:
         expected = record[f"ties/{name}"]
-        np.testing.assert_array_equal(found[name] != 0, expected != 0)
-        np.testing.assert_allclose(found[name], expected, rtol=1e-6)
-    projection = found["feat_proj.0.weight"]
+        np.testing.assert_array_equal(actual[name] != 0, expected != 0)
+        np.testing.assert_allclose(actual[name], expected, rtol=1e-6)
+    projection = actual["feat_proj.0.weight"]
     np.testing.assert_allclose(projection[:8], record["ties_head/feat_proj.0.weight"], rtol=1e-6)
     assert np.count_nonzero(projection) == record["ties_nonzero/feat_proj.0.weight"]
     total = float(record["ties_sum/feat_proj.0.weight"])
@@ -174,9 +174,9 @@ def test_iso_matches_the_published_program(name, dtype, tolerance, published):
 
         stacked = jax.tree.map(lambda x: x[None], recorded(source))
         prepared = merging.prepare(name, recorded(target), stacked)
-        found = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
-    assert {f"{name}/{key}" for key in found} == {k for k in record if k.startswith(f"{name}/")}
-    for key, value in found.items():
+        actual = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
+    assert {f"{name}/{key}" for key in actual} == {k for k in record if k.startswith(f"{name}/")}
+    for key, value in actual.items():
         expected = record[f"{name}/{key}"]
         np.testing.assert_allclose(value, expected, atol=tolerance * np.abs(expected).max())
 
@@ -184,25 +184,25 @@ def test_iso_matches_the_published_program(name, dtype, tolerance, published):
 # What they promise
 
 
-def test_ties_keeps_a_fifth_and_adds_what_agrees():
+def test_ties_trims_and_elects_signs():
     target = {"x": jnp.array([5.0, -4.0, 0.1, 0.2, -0.1, 0.3, 0.1, 0.1, 0.1, 3.0])}
     source = {"x": jnp.array([2.0, 0.5, 0.5, 0.1, -0.1, -9.0, 0.3, 0.1, 0.1, 0.2])}
-    found = merging.ties(target, source)["x"]
+    actual = merging.ties(target, source)["x"]
     # d = 10: the eighth smallest magnitudes, 3 and 0.5, are the least that stay. The third entry of
     # the source stays with the second, being as large; the target's -4 outweighs its 0.5.
     expected = [7.0, -4.0, 0.5, 0.0, 0.0, -9.0, 0.0, 0.0, 0.0, 3.0]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_ties_compares_magnitudes_across_tensors():
     loud, quiet = jnp.arange(10.0, 30.0).reshape(4, 5), jnp.full((80,), 0.1)
-    found = merging.ties({"a": loud, "b": quiet}, {"a": loud, "b": quiet})
-    np.testing.assert_array_equal(found["a"], 2 * loud)
+    actual = merging.ties({"a": loud, "b": quiet}, {"a": loud, "b": quiet})
+    np.testing.assert_array_equal(actual["a"], 2 * loud)
     # The least magnitude that stays is the 80th smallest of 100, and that is 0.1: all of them stay.
-    np.testing.assert_allclose(found["b"], 0.2, rtol=1e-6)
+    np.testing.assert_allclose(actual["b"], 0.2, rtol=1e-6)
     one_less = {"a": jnp.concatenate([loud.ravel(), jnp.array([9.0])]), "b": quiet[:79]}
-    found = merging.ties(one_less, one_less)
-    np.testing.assert_array_equal(found["b"], 0.0)
+    actual = merging.ties(one_less, one_less)
+    np.testing.assert_array_equal(actual["b"], 0.0)
 
 
 @pytest.mark.parametrize("majority", [1.0, -1.0])
@@ -210,29 +210,29 @@ def test_ties_gives_opposite_entries_the_sign_of_the_majority(majority):
     # All magnitudes are equal, so all entries stay.
     target = {"x": jnp.array([1.0, majority, majority])}
     source = {"x": jnp.array([-1.0, majority, majority])}
-    found = merging.ties(target, source)["x"]
-    np.testing.assert_array_equal(found, [majority, 2 * majority, 2 * majority])
+    actual = merging.ties(target, source)["x"]
+    np.testing.assert_array_equal(actual, [majority, 2 * majority, 2 * majority])
 
 
 def test_iso_c_of_two_equal_vectors_keeps_the_singular_vectors():
     tau = vectors(3)
     for name, x in each(tau).items():
-        found = np.asarray(merging.iso_c(tau, tau)[name]["tensor"])
+        actual = np.asarray(merging.iso_c(tau, tau)[name]["tensor"])
         if x.ndim == 1:
-            np.testing.assert_allclose(found, x, rtol=1e-6)
+            np.testing.assert_allclose(actual, x, rtol=1e-6)
             continue
         left, values, right = np.linalg.svd(x, full_matrices=False)
         expected = np.diag(np.full(len(values), 2 * values.mean()))
-        np.testing.assert_allclose(left.T @ found @ right.T, expected, atol=2e-5 * values.sum())
+        np.testing.assert_allclose(left.T @ actual @ right.T, expected, atol=2e-5 * values.sum())
 
 
 def test_iso_cts_of_a_vector_with_itself_keeps_its_leading_directions():
     """The target as a source: directions that come twice count once, and none is made up."""
     tau = vectors(3)
     for name, x in each(tau).items():
-        found = np.asarray(merging.iso_cts(tau, tau)[name]["tensor"])
+        actual = np.asarray(merging.iso_cts(tau, tau)[name]["tensor"])
         if x.ndim == 1:
-            np.testing.assert_allclose(found, x, rtol=1e-6)
+            np.testing.assert_allclose(actual, x, rtol=1e-6)
             continue
         left, values, right = np.linalg.svd(x, full_matrices=False)
         r = len(values)
@@ -240,7 +240,7 @@ def test_iso_cts_of_a_vector_with_itself_keeps_its_leading_directions():
         kept = r - specific  # r - 2 * specific common ones, and those that both vectors have left
         strength = 2 * values[:kept].sum() / r
         expected = strength * left[:, :kept] @ right[:kept]
-        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("rule", [merging.iso_c, merging.iso_cts])
@@ -275,11 +275,11 @@ def test_zero_and_equal_vectors_give_finite_results(rule):
 def test_prepare_is_independent_per_source(kind):
     target = vectors(0)
     sources = [vectors(seed) for seed in (1, 2, 3)]
-    found = each(merging.prepare(kind, target, task_vectors.stack(sources)))
+    actual = each(merging.prepare(kind, target, task_vectors.stack(sources)))
     for i, source in enumerate(sources):
         for name, expected in each(merging.RULES[kind](target, source)).items():
             scale = np.abs(expected).max()
-            np.testing.assert_allclose(found[name][i], expected, atol=2e-5 * scale)
+            np.testing.assert_allclose(actual[name][i], expected, atol=2e-5 * scale)
 
 
 def test_preparing_with_none_changes_nothing():

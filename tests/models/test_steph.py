@@ -30,37 +30,37 @@ def merged(stored, weights, ratios, selected, options):
     return jax.tree.map(lambda x: x[0], theta)
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), actual, expected)
 
 
 @pytest.mark.parametrize("base", ["null", "target"])
 @pytest.mark.parametrize("part", ["mil_encoder", "pred_head", "all"])
 def test_weights_of_zero_give_the_base(stored, base, part):
     options = Options(base=base, merged=part)
-    found = merged(stored, [0] * 4, [0.5] * 4, [True] * 4, options)
-    assert_same(found, task_vectors.parts_of(stored[base], part))
+    actual = merged(stored, [0] * 4, [0.5] * 4, [True] * 4, options)
+    assert_same(actual, task_vectors.parts_of(stored[base], part))
 
 
 def test_one_weight_of_one_without_mixing_gives_that_source(stored):
-    found = merged(stored, [0, 0, 1, 0], [0.0] * 4, [True] * 4, Options())
+    actual = merged(stored, [0, 0, 1, 0], [0.0] * 4, [True] * 4, Options())
     source = jax.tree.map(lambda null, tau: null + tau[2], stored["null"], stored["task_vectors"])
-    assert_same(found, task_vectors.parts_of(source, "mil_encoder"))
+    assert_same(actual, task_vectors.parts_of(source, "mil_encoder"))
 
 
 def test_a_ratio_of_one_gives_the_target(stored):
-    found = merged(stored, [0, 1, 0, 0], [1.0] * 4, [True] * 4, Options())
-    assert_same(found, task_vectors.parts_of(stored["target"], "mil_encoder"))
+    actual = merged(stored, [0, 1, 0, 0], [1.0] * 4, [True] * 4, Options())
+    assert_same(actual, task_vectors.parts_of(stored["target"], "mil_encoder"))
 
 
 def test_sources_that_are_not_selected_add_nothing(stored):
-    found = merged(stored, [5, 1, 7, 9], [0.0] * 4, [False, True, False, False], Options())
+    actual = merged(stored, [5, 1, 7, 9], [0.0] * 4, [False, True, False, False], Options())
     alone = merged(stored, [0, 1, 0, 0], [0.0] * 4, [True] * 4, Options())
-    assert_same(found, alone)
+    assert_same(actual, alone)
 
 
-def test_clamp_applies_to_the_sum_alone():
+def test_clamp_applies_to_the_sum():
     w = jnp.array([[0.5, 3.0, 2.0, 1.5]])
     options = Options(top_k=2, clamp=True)
     sources = steph.select(w, jnp.full(4, 0.25), options)

@@ -31,13 +31,13 @@ def test_weighted_sum_equals_a_loop(num_bags):
     trees = [tree(seed) for seed in range(4)]
     shape = (4,) if num_bags is None else (num_bags, 4)
     c = np.random.default_rng(9).normal(size=shape).astype(np.float32)
-    found = task_vectors.weighted_sum(task_vectors.stack(trees), jnp.asarray(c))
+    actual = task_vectors.weighted_sum(task_vectors.stack(trees), jnp.asarray(c))
     for part, layer in (("attention_net", "attention_c"), ("feat_proj", "layers_0")):
         for name in ("kernel", "bias"):
             leaves = [np.asarray(t[part][layer][name]) for t in trees]
             rows = [sum(x * y for x, y in zip(r, leaves, strict=True)) for r in c.reshape(-1, 4)]
             expected = np.reshape(rows, (*shape[:-1], *leaves[0].shape))
-            np.testing.assert_allclose(found[part][layer][name], expected, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(actual[part][layer][name], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_parts():
 
 def test_cosines_of_whole_vectors():
     trees = [tree(0), tree(1), task_vectors.task_vector(tree(0), tree(0))]
-    found = task_vectors.cosine_matrix(task_vectors.stack(trees))
+    actual = task_vectors.cosine_matrix(task_vectors.stack(trees))
     flat = [np.concatenate([np.ravel(x) for x in _leaves(t)]) for t in trees]
     cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
-    np.testing.assert_allclose(found, [[1, cosine, 0], [cosine, 1, 0], [0, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(actual, [[1, cosine, 0], [cosine, 1, 0], [0, 0, 0]], atol=1e-6)
     assert task_vectors.count_parameters(tree(0)) == len(flat[0])
 
 

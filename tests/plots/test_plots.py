@@ -163,7 +163,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_picture_is_a_png_written_whole(name, tmp_path, monkeypatch):
+def test_pictures_are_whole_pngs(name, tmp_path, monkeypatch):
     figures = []
     render = Figure.savefig
     monkeypatch.setattr(

@@ -453,8 +453,8 @@ SLIDES = {
 
 
 def test_every_problem_of_features_is_reported(broken):
-    wanted = [slide for of_patient in SLIDES.values() for slide in of_patient]
-    read = reading.read(broken, "features", wanted, workers=1)
+    slide_ids = [slide for patient_slides in SLIDES.values() for slide in patient_slides]
+    read = reading.read(broken, "features", slide_ids, workers=1)
     results = slides.check_slides(broken, list(SLIDES), list(SLIDES.values()), read)
     missing = having(results, "no features of slides")
     assert missing.items == ("gone.svs",)
@@ -660,14 +660,14 @@ def test_members_fitted_on_features_of_another_encoder(tmp_path):
     for seed, name in enumerate(("uni_v2", "conch", "")):
         model = dataclasses.replace(theta(seed + 20, null.params), metadata={"encoder": name})
         pool.add(f"of_{name or 'unknown'}-fold_0", model)
-    wanted = ("of_conch-fold_0", "of_uni_v2-fold_0")
-    results = models.check_pool(pool, wanted, 24, feature_encoder="UNI-v2")
+    names = ("of_conch-fold_0", "of_uni_v2-fold_0")
+    results = models.check_pool(pool, names, 24, feature_encoder="UNI-v2")
     other = having(results, "fitted on features of the encoder")
     assert other.message.startswith("of_conch-fold_0: ")
     assert other.status == Status.ERROR
     results = models.check_pool(pool, (), 24, feature_encoder="UNI-v2")
     assert having(results, "fitted on features of the encoder").status == Status.WARNING
-    results = models.check_pool(pool, wanted, 24)
+    results = models.check_pool(pool, names, 24)
     assert not any("fitted on features" in finding.message for finding in results)
 
 
@@ -686,8 +686,8 @@ def test_foreign_members(tmp_path):
     (tmp_path / "other" / "wide-fold_0").rename(tmp_path / "wide-fold_0")
     (tmp_path / "half-fold_0").mkdir()
     (tmp_path / "half-fold_0" / "model.json").write_text("{}")
-    wanted = ("random-fold_0", "sim_a-fold_0", "wide-fold_0", "absent-fold_0")
-    results = models.check_pool(pool, wanted, 24)
+    names = ("random-fold_0", "sim_a-fold_0", "wide-fold_0", "absent-fold_0")
+    results = models.check_pool(pool, names, 24)
     assert having(results, "are not there").items == ("absent-fold_0",)
     assert having(results, "not descended from null").status == Status.ERROR
     assert having(results, "not descended").message.startswith("random-fold_0: D = 24")
@@ -808,8 +808,8 @@ def test_bad_options_are_reported_with_bad_features(whole, tmp_path):
 def test_check_reports_errors_of_training(whole, tmp_path):
     config = config_of(whole)
     config["validation"] = config["validation"] | {"select": "loss"}
-    said = having(check.check(config), "expected a column `validation`")
-    assert said.status == Status.ERROR
+    missing = having(check.check(config), "expected a column `validation`")
+    assert missing.status == Status.ERROR
     config = config_of(whole, method="joint")
     config["sources"] = ("sim_b",)
     config["data"] = config["data"] | {"root": str(tmp_path)}

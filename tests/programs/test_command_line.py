@@ -54,8 +54,8 @@ def own(home: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def predict(home: pathlib.Path, *arguments, **environment) -> subprocess.CompletedProcess:
-    given = ("--checkpoint", home / "pool" / "null", "--features", home / "slides")
-    return run("predict", *given, *arguments, **environment)
+    options = ("--checkpoint", home / "pool" / "null", "--features", home / "slides")
+    return run("predict", *options, *arguments, **environment)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_links_to_nothing_are_named(own: pathlib.Path) -> None:
 
 
 def test_home_in_flags(own: pathlib.Path) -> None:
-    given = ("--checkpoint=~/pool/null", "--features=~/slides", "--table=~/table.csv")
-    ended = run("predict", *given, "--out=~/p.csv", HOME=str(own))
+    arguments = ("--checkpoint=~/pool/null", "--features=~/slides", "--table=~/table.csv")
+    ended = run("predict", *arguments, "--out=~/p.csv", HOME=str(own))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert pd.read_csv(own / "p.csv")["patient_id"].tolist() == ["P", "Q"]
     ended = run("export", "--checkpoint=~/pool/null", "--out=~/m.pth", HOME=str(own))
@@ -117,27 +117,27 @@ def test_home_in_flags(own: pathlib.Path) -> None:
 def test_home_in_configs(tmp_path: pathlib.Path) -> None:
     simulated.make(tmp_path)
     shutil.copytree(simulated.ROOT / "configs", tmp_path / "configs")
-    given = (
+    arguments = (
         *("--config=~/configs/testing.py", "--config.data.root=~/data"),
         *("--config.data.features=~/data/features/{dataset}", "--config.pool.root=~/pool"),
         *("--config.method=abmil", "--config.folds=(0,)", "--config.epochs=1"),
     )
-    ended = run("train", *given, "--workdir=~/w", HOME=str(tmp_path))
+    ended = run("train", *arguments, "--workdir=~/w", HOME=str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "w" / "summary.json").is_file()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize(
-    ("config", "found"),
+    ("config", "path_text"),
     [("none.py", "no such file"), ("configs", "a folder"), ("README.md", "another file")],
 )
-def test_configs_of_a_wrong_path(program: str, config: str, found: str) -> None:
+def test_configs_of_a_wrong_path(program: str, config: str, path_text: str) -> None:
     place = {"pack": "out", "check": "out"}.get(program, "workdir")
     ended = run(program, "--config", config, f"--{place}", "/no such folder/w")
     assert ended.returncode == (2 if program == "check" else 1)
     assert ended.stderr.startswith(f"error: --config {config}: expected a Python file of settings")
-    assert ended.stderr.endswith(f"found {found}\n")
+    assert ended.stderr.endswith(f"found {path_text}\n")
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_split_without_events_names_its_table(tmp_path: pathlib.Path) -> None:
 
 def test_a_damaged_cache_of_programs_is_mended(own: pathlib.Path) -> None:
     cache = {"JAX_COMPILATION_CACHE_DIR": str(own / "cache")}
-    given = ("--table", own / "table.csv", "--out", own / "p.csv")
-    assert predict(own, *given, **cache).returncode == 0
+    arguments = ("--table", own / "table.csv", "--out", own / "p.csv")
+    assert predict(own, *arguments, **cache).returncode == 0
     entries = sorted((own / "cache").glob("*-cache"))
     good = {entry.name: entry.stat().st_size for entry in entries}
     assert len(good) > 2
@@ -185,7 +185,7 @@ def test_a_damaged_cache_of_programs_is_mended(own: pathlib.Path) -> None:
         entry.write_bytes(entry.read_bytes()[:50])
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "steph_jax.predict", *map(str, given)),
+            *(sys.executable, "-m", "steph_jax.predict", *map(str, arguments)),
             *("--checkpoint", str(own / "pool" / "null"), "--features", str(own / "slides")),
         ],
         capture_output=True,

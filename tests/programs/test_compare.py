@@ -134,7 +134,7 @@ def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch
         compare.compare(config | {"epochs": 2}, METHODS, SEEDS, workdir, COMMAND)
 
 
-def test_a_comparison_goes_on_where_it_was(compared, config, tmp_path):
+def test_comparison_resumes(compared, config, tmp_path):
     workdir, first = compared
     shutil.copytree(workdir, tmp_path / "W")
     shutil.rmtree(tmp_path / "W/abmil-seed_2/fold_1")

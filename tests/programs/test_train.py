@@ -206,7 +206,7 @@ def test_a_run_interrupted_after_any_epoch_ends_with_the_same_parameters(
         assert params_of(tmp_path / "w" / f"fold_{fold}") == params_of(steph_run / f"fold_{fold}")
 
 
-def test_a_killed_process_goes_on_with_the_same_numbers(home, steph_run, tmp_path):
+def test_killed_run_resumes_with_the_same_numbers(home, steph_run, tmp_path):
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(workdir)]
     command += simulated.flags(home, "--config.folds=(0,)")

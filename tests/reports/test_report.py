@@ -228,11 +228,11 @@ def test_command_line_can_be_typed_again(monkeypatch):
 
 
 def test_program_prints_where_the_page_is(workdir, monkeypatch, capsys):
-    class Given:
+    class FlagValues:
         workdir = None
 
-    given = Given()
-    given.workdir = workdir
-    monkeypatch.setattr(report.flags, "FLAGS", given)
+    flag_values = FlagValues()
+    flag_values.workdir = workdir
+    monkeypatch.setattr(report.flags, "FLAGS", flag_values)
     assert report.main() == 0
     assert capsys.readouterr().out == f"written to {workdir / 'report.html'}\n"

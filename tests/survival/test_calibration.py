@@ -31,15 +31,15 @@ def folds_of(num_patients):
 
 def test_true_probabilities_are_calibrated():
     time, event, _, survival = draw(4000)
-    found = calibration.calibration(time, event, survival, AT, folds_of(4000))
-    assert isinstance(found, Calibration)
-    assert found.missing == {}
-    assert found.slope.interval.low < 1.0 < found.slope.interval.high
-    assert found.slope.value == pytest.approx(1.0, abs=0.06)
-    assert found.in_the_large == pytest.approx(0.0, abs=0.02)
-    assert found.ici < 0.02
-    assert [fifth.patients for fifth in found.fifths] == [800] * 5
-    for fifth in found.fifths:
+    actual = calibration.calibration(time, event, survival, AT, folds_of(4000))
+    assert isinstance(actual, Calibration)
+    assert actual.missing == {}
+    assert actual.slope.interval.low < 1.0 < actual.slope.interval.high
+    assert actual.slope.value == pytest.approx(1.0, abs=0.06)
+    assert actual.in_the_large == pytest.approx(0.0, abs=0.02)
+    assert actual.ici < 0.02
+    assert [fifth.patients for fifth in actual.fifths] == [800] * 5
+    for fifth in actual.fifths:
         low, high = fifth.observed.interval
         assert low - 0.02 < fifth.predicted < high + 0.02
     spread = calibration.d_calibration(event, np.exp(-time / AT * np.exp(draw(4000)[2])))
@@ -49,18 +49,18 @@ def test_true_probabilities_are_calibrated():
 
 def test_too_extreme_probabilities_have_a_slope_below_one():
     time, event, _, survival = draw(3000, shrink=2.0)
-    found = calibration.calibration(time, event, survival, AT, folds_of(3000))
-    assert found.slope.value == pytest.approx(0.5, abs=0.05)
-    assert found.ici > 0.05
+    actual = calibration.calibration(time, event, survival, AT, folds_of(3000))
+    assert actual.slope.value == pytest.approx(0.5, abs=0.05)
+    assert actual.ici > 0.05
     extreme = calibration.d_calibration(event, np.exp(-time / AT * np.exp(2 * draw(3000)[2])))
     assert extreme.p < 1e-6
 
 
 def test_in_the_large_is_the_mean_minus_kaplan_meier():
     time, event, _, survival = draw(500, seed=2)
-    found = calibration.calibration(time, event, survival, AT, folds_of(500))
+    actual = calibration.calibration(time, event, survival, AT, folds_of(500))
     km = lifelines.KaplanMeierFitter().fit(time, event).predict(AT)
-    assert found.in_the_large == pytest.approx(survival.mean() - km, abs=1e-12)
+    assert actual.in_the_large == pytest.approx(survival.mean() - km, abs=1e-12)
 
 
 def test_slope_equals_a_stratified_cox_model():
@@ -74,10 +74,10 @@ def test_slope_equals_a_stratified_cox_model():
         }
     )
     fit = lifelines.CoxPHFitter().fit(table, "t", "e", strata=["fold"])
-    found = calibration.calibration(time, event, survival, AT, folds_of(300))
-    assert found.slope.value == pytest.approx(float(fit.params_["g"]), abs=1e-6)
+    actual = calibration.calibration(time, event, survival, AT, folds_of(300))
+    assert actual.slope.value == pytest.approx(float(fit.params_["g"]), abs=1e-6)
     ends = fit.confidence_intervals_.to_numpy()[0]
-    np.testing.assert_allclose(found.slope.interval, ends, atol=1e-6)
+    np.testing.assert_allclose(actual.slope.interval, ends, atol=1e-6)
 
 
 def test_restricted_cubic_spline_is_smooth_and_straight_outside():
@@ -103,28 +103,28 @@ def test_d_calibration_spreads_the_censored():
     shares[:2] += 0.1 / 0.25
     shares[2] += 0.05 / 0.25
     shares[0] += 1  # censored at 0
-    found = calibration.d_calibration(event, survival)
-    np.testing.assert_allclose(found.shares, shares / 4, atol=1e-12)
+    actual = calibration.d_calibration(event, survival)
+    np.testing.assert_allclose(actual.shares, shares / 4, atol=1e-12)
     statistic = np.sum((shares - 0.4) ** 2) / 0.4
-    assert found.p == pytest.approx(chi2.sf(statistic, 9), rel=1e-12)
+    assert actual.p == pytest.approx(chi2.sf(statistic, 9), rel=1e-12)
 
 
-def test_calibration_without_events_or_follow_up_says_why():
+def test_calibration_without_events_or_follow_up_has_a_reason():
     time, event, _, survival = draw(100)
-    found = calibration.calibration(time, np.zeros(100, bool), survival, AT, folds_of(100))
-    assert found == Estimate(None, "0 events by then, 10 are needed")
-    found = calibration.calibration(np.minimum(time, 900), event, survival, AT, folds_of(100))
-    assert found.value is None
-    assert found.reason == "follow-up of all patients ends before"
+    actual = calibration.calibration(time, np.zeros(100, bool), survival, AT, folds_of(100))
+    assert actual == Estimate(None, "0 events by then, 10 are needed")
+    actual = calibration.calibration(np.minimum(time, 900), event, survival, AT, folds_of(100))
+    assert actual.value is None
+    assert actual.reason == "follow-up of all patients ends before"
 
 
 def test_equal_predictions_have_no_slope():
     time, event, _, _ = draw(200)
-    found = calibration.calibration(time, event, np.full(200, 0.5), AT, folds_of(200))
-    assert found.slope is None
-    assert found.ici is None
-    assert found.missing["slope"] == "the predictor is the same for all patients"
-    assert found.missing["ici"] == "the prediction is the same for all patients"
+    actual = calibration.calibration(time, event, np.full(200, 0.5), AT, folds_of(200))
+    assert actual.slope is None
+    assert actual.ici is None
+    assert actual.missing["slope"] == "the predictor is the same for all patients"
+    assert actual.missing["ici"] == "the prediction is the same for all patients"
 
 
 def test_hazard_ratio_is_the_inverse_variance_mean_over_folds():

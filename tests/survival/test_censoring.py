@@ -44,13 +44,13 @@ def test_numbers_equal_scikit_survival(seed):
     curve = censoring.censoring_curve(*train[:2])
     y_train, y = Surv.from_arrays(train[1], train[0]), Surv.from_arrays(event, time)
     expected = concordance_index_ipcw(y_train, y, risk, tau=tau, tied_tol=1e-8)[0]
-    ours = censoring.uno_concordance(curve, time, event, risk, tau)
-    assert ours.value == pytest.approx(expected, abs=1e-10)
+    computed = censoring.uno_concordance(curve, time, event, risk, tau)
+    assert computed.value == pytest.approx(expected, abs=1e-10)
 
     at = np.array([200.0, 600.0, min(tau, time.max()) * 0.99])
     scores, _ = cumulative_dynamic_auc(y_train, y, risk, at, tied_tol=1e-8)
-    found = [censoring.auc(curve, time, event, risk, t).value for t in at]
-    np.testing.assert_allclose(found, scores, atol=1e-10)
+    actual = [censoring.auc(curve, time, event, risk, t).value for t in at]
+    np.testing.assert_allclose(actual, scores, atol=1e-10)
 
     predicted = survival_of(risk, at)
     _, expected_scores = brier_score(y_train, y, predicted, at)
@@ -60,8 +60,8 @@ def test_numbers_equal_scikit_survival(seed):
     grid = np.linspace(150.0, at[-1], 40)
     curves = survival_of(risk, grid)
     whole = integrated_brier_score(y_train, y, curves, grid)
-    ours = censoring.integrated(censoring.brier_scores(curve, time, event, curves, grid), grid)
-    assert ours == pytest.approx(whole, abs=1e-10)
+    computed = censoring.integrated(censoring.brier_scores(curve, time, event, curves, grid), grid)
+    assert computed == pytest.approx(whole, abs=1e-10)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -96,8 +96,8 @@ def test_an_event_on_the_day_of_a_censoring_comes_first(seed):
                 bottom += weight
                 top += weight * (0.5 if abs(risk[i] - risk[j]) <= 1e-8 else risk[i] > risk[j])
     curve = censoring.censoring_curve(train_time, train_event)
-    ours = censoring.uno_concordance(curve, time, event, risk, tau)
-    assert ours.value == pytest.approx(top / bottom, abs=1e-12)
+    actual = censoring.uno_concordance(curve, time, event, risk, tau)
+    assert actual.value == pytest.approx(top / bottom, abs=1e-12)
 
     at = 800.0
     survival = survival_of(risk, np.array([at]))[:, 0]
@@ -128,8 +128,8 @@ def test_without_censoring_uno_is_harrell():
     time, _, risk = draw(3)
     everyone = np.ones(len(time), bool)
     curve = censoring.censoring_curve(time, everyone)
-    ours = censoring.uno_concordance(curve, time, everyone, risk, tau=np.inf)
-    assert ours.value == pytest.approx(metrics.concordance_index(time, everyone, risk), abs=1e-12)
+    actual = censoring.uno_concordance(curve, time, everyone, risk, tau=np.inf)
+    assert actual.value == pytest.approx(metrics.concordance_index(time, everyone, risk), abs=1e-12)
     assert censoring.largest_weight(curve, time, everyone, np.inf) == 1.0
 
 
@@ -146,7 +146,7 @@ def test_last_time_stops_where_few_are_at_risk():
     assert curve.at(last) > 0.1 >= curve.at(last + 1)
 
 
-def test_what_cannot_be_computed_says_why():
+def test_missing_estimates_have_a_reason():
     time, event, risk = draw(5)
     curve = censoring.censoring_curve(time, event)
     early = censoring.auc(curve, time, event, risk, 1e-3)

@@ -32,9 +32,9 @@ def slow_likelihood(time, event, eta):
 def test_likelihood_equals_the_sum_over_risk_sets(ties):
     x, time, event = draw(ties=ties)
     eta = 3 * x[:, 0]
-    found = cox.log_partial_likelihood(time, event, eta)
-    assert found == pytest.approx(slow_likelihood(time, event, eta), rel=1e-12)
-    assert cox.log_partial_likelihood(time, event, eta + 800) == pytest.approx(found, rel=1e-9)
+    actual = cox.log_partial_likelihood(time, event, eta)
+    assert actual == pytest.approx(slow_likelihood(time, event, eta), rel=1e-12)
+    assert cox.log_partial_likelihood(time, event, eta + 800) == pytest.approx(actual, rel=1e-9)
 
 
 def test_gain_per_event_does_not_grow_with_the_cohort():
@@ -55,8 +55,8 @@ def test_coefficients_equal_lifelines():
     table["t"], table["e"] = time, event
     for penalty in (0.8, 8.0, 80.0):
         fit = lifelines.CoxPHFitter(penalizer=penalty / len(x)).fit(table, "t", "e")
-        ours = cox.ridge_cox(x, time, event, penalty)
-        np.testing.assert_allclose(ours, fit.params_.to_numpy(), atol=2e-4)
+        actual = cox.ridge_cox(x, time, event, penalty)
+        np.testing.assert_allclose(actual, fit.params_.to_numpy(), atol=2e-4)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -69,10 +69,10 @@ def test_coefficients_maximize_the_penalized_likelihood(ties, num_features):
     def loss(beta):
         return -slow_likelihood(time, event, x @ beta) + 0.5 * np.sum(penalty * beta**2)
 
-    ours = cox.ridge_cox(x, time, event, penalty)
+    actual = cox.ridge_cox(x, time, event, penalty)
     best = minimize(loss, np.zeros(num_features), method="L-BFGS-B", options={"maxfun": 100_000})
-    assert loss(ours) <= best.fun + 1e-7
-    np.testing.assert_allclose(ours, best.x, atol=5e-3)
+    assert loss(actual) <= best.fun + 1e-7
+    np.testing.assert_allclose(actual, best.x, atol=5e-3)
 
 
 def test_an_infinite_penalty_keeps_a_coefficient_at_zero():

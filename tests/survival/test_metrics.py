@@ -65,8 +65,8 @@ def test_concordance_index_equals_the_slow_twin(seed):
 
 def test_lifelines_compares_the_same_pairs_but_ties_only_equal_risks():
     time, event, risk = cohort(9)
-    theirs = lifelines.utils.concordance_index(time, -risk, event)
-    assert abs(metrics.concordance_index(time, event, risk) - theirs) <= 1e-12
+    reference = lifelines.utils.concordance_index(time, -risk, event)
+    assert abs(metrics.concordance_index(time, event, risk) - reference) <= 1e-12
     time, event, risk = [1.0, 2.0, 3.0], [1, 1, 1], np.asarray([0.0, 7e-9, 1.4e-8])
     # the first and the last are not tied, though both are tied with the one between
     assert metrics.concordance_index(time, event, risk) == pytest.approx(1 / 3)
@@ -201,9 +201,9 @@ def test_breslow_curve_is_that_of_a_fitted_cox_model():
     fit = lifelines.CoxPHFitter().fit(table, "t", "e")
     log_risk = np.log(fit.predict_partial_hazard(table).to_numpy())
     at = np.arange(1.0, 12.0)
-    theirs = fit.predict_survival_function(table, times=at).to_numpy().T
-    ours = metrics.breslow_baseline(time, event, log_risk).survival(log_risk, at)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    reference = fit.predict_survival_function(table, times=at).to_numpy().T
+    actual = metrics.breslow_baseline(time, event, log_risk).survival(log_risk, at)
+    np.testing.assert_allclose(actual, reference, rtol=1e-6)
 
 
 def test_baseline_survives_json():

@@ -78,7 +78,7 @@ def no_pictures(monkeypatch):
 
 
 def config(home, **overrides):
-    of = {
+    values = {
         "dataset": "easy",
         "folds": (0,),
         "method": "abmil",
@@ -86,7 +86,7 @@ def config(home, **overrides):
         "model__feature_dim": FEATURE_DIM,
         "model__pooling": "mean",
     }
-    return simulated.config(home, **(of | overrides))
+    return simulated.config(home, **(values | overrides))
 
 
 def read_json(path):
@@ -129,20 +129,20 @@ def check_predictions(table, name, outputs, model):
     """Holds a table of predictions against the outputs of the model."""
     curve = expected_curve(name, outputs, model)
     np.testing.assert_allclose(table["risk"], expected_risk(name, outputs, curve), rtol=1e-4)
-    found = table.filter(like="surv_").to_numpy()
+    actual = table.filter(like="surv_").to_numpy()
     if curve is None:
-        assert found.shape[1] == 0
+        assert actual.shape[1] == 0
     else:
-        np.testing.assert_allclose(found, curve, atol=1e-5)
+        np.testing.assert_allclose(actual, curve, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_training_with_every_loss(home, tmp_path, case):
     terms, bins = CASES[case]
     name = terms[0][0]
-    of = config(home, epochs=10, learning_rate=3e-2, loss__terms=terms, bins__kind=bins)
-    of["bins"]["number"] = 4 if bins == "quantile" else 16
-    train.train(of, tmp_path)
+    record = config(home, epochs=10, learning_rate=3e-2, loss__terms=terms, bins__kind=bins)
+    record["bins"]["number"] = 4 if bins == "quantile" else 16
+    train.train(record, tmp_path)
     fold = tmp_path / "fold_0"
     history = pd.read_csv(fold / "history.csv")
     assert history["train_loss"].iloc[-1] < 0.9 * history["train_loss"].iloc[0]
@@ -174,15 +174,15 @@ def test_a_training_with_every_loss(home, tmp_path, case):
     if name == "cox":  # the curves of new patients come from the stored baseline
         chosen = {patient: (patient,) for patient in table["patient_id"]}
         source = open_features(home / "data/features/easy")
-        found = predict.predict(model, source, chosen)
-        np.testing.assert_allclose(found.risk, table["risk"], rtol=1e-5)
-        np.testing.assert_allclose(found.survival, table.filter(like="surv_"), atol=1e-6)
+        actual = predict.predict(model, source, chosen)
+        np.testing.assert_allclose(actual.risk, table["risk"], rtol=1e-5)
+        np.testing.assert_allclose(actual.survival, table.filter(like="surv_"), atol=1e-6)
 
 
-def test_early_stopping_goes_on_with_the_same_numbers(home, tmp_path, monkeypatch):
-    of = config(home, folds=(1,), epochs=12, learning_rate=0.3, batch_size=7)
-    of["validation"] = {"select": "loss", "patience": 2}
-    train.train(of, tmp_path / "whole")
+def test_early_stopping_resumes_with_the_same_numbers(home, tmp_path, monkeypatch):
+    record = config(home, folds=(1,), epochs=12, learning_rate=0.3, batch_size=7)
+    record["validation"] = {"select": "loss", "patience": 2}
+    train.train(record, tmp_path / "whole")
     whole = read_json(tmp_path / "whole/fold_1/metrics.json")
     assert whole["best_epoch"] + 2 == whole["epochs"] < 12, "training is to end early here"
 
@@ -201,14 +201,14 @@ def test_early_stopping_goes_on_with_the_same_numbers(home, tmp_path, monkeypatc
     monkeypatch.setattr(loop, "train_epoch", interrupted)
     for _ in range(2):
         with pytest.raises(Interrupted):
-            train.train(of, tmp_path / "parts")
-    train.train(of, tmp_path / "parts")
+            train.train(record, tmp_path / "parts")
+    train.train(record, tmp_path / "parts")
     assert passed == whole["epochs"] + 2, "each epoch ran once, but for the two interrupted ones"
-    ours, theirs = (
+    actual, reference = (
         resume.fingerprint(saved_model.load_model(tmp_path / run / "fold_1/model"))
         for run in ("whole", "parts")
     )
-    assert ours == theirs
+    assert actual == reference
     parts = read_json(tmp_path / "parts/fold_1/metrics.json")
     for entry in ("train", "test", "best_epoch", "epochs"):
         assert parts[entry] == whole[entry]
@@ -222,13 +222,14 @@ def test_zero_shot_reads_a_model_by_its_own_loss_and_bins(home, tmp_path, loss, 
     name = "nll" if loss == "imported" else loss
     objective = Objective(((name, 1.0),))
     bins = uniform_bins(5, 700.0).to_json()
-    said = {"objective": objective_record(objective), "bins": bins}
+    metadata = {"objective": objective_record(objective), "bins": bins}
     architecture = Architecture(FEATURE_DIM, 16, 8, num_bins, "mean")
     pool = Pool(tmp_path / "pool")
     for seed, member in enumerate(["null", "other-fold_0"]):
         params = as_numpy(abmil.init(jax.random.key(seed), architecture))
         pool.add(
-            member, SavedModel("abmil", architecture, {} if loss == "imported" else said, params)
+            member,
+            SavedModel("abmil", architecture, {} if loss == "imported" else metadata, params),
         )
     terms = [["incidence_nll", 1.0]] if loss == "imported" else [["nll", 1.0]]
     record = config(home, method="zero_shot", pool__root=str(pool.root), loss__terms=terms)

@@ -28,17 +28,17 @@ def drawn(num, resamples, seed):
 def test_resampled_c_index_equals_that_of_the_listed_patients():
     time, event, risk = patients(30, 0)
     chosen, counts = drawn(30, 50, 1)
-    found = significance.resampled_c_index(time, event, risk, counts)
+    actual = significance.resampled_c_index(time, event, risk, counts)
     slow = [metrics.concordance_index(time[i], event[i], risk[i]) for i in chosen]
-    np.testing.assert_allclose(found, slow, rtol=1e-12)
+    np.testing.assert_allclose(actual, slow, rtol=1e-12)
     by_lifelines = [lifelines_c_index(time[i], -risk[i], event[i]) for i in chosen]
-    np.testing.assert_allclose(found, by_lifelines, rtol=1e-12)
+    np.testing.assert_allclose(actual, by_lifelines, rtol=1e-12)
 
 
 def test_resample_of_each_patient_once_is_the_cohort():
     time, event, risk = patients(40, 3)
-    found = significance.resampled_c_index(time, event, risk, np.ones((1, 40)))
-    assert found[0] == pytest.approx(metrics.concordance_index(time, event, risk), abs=1e-14)
+    actual = significance.resampled_c_index(time, event, risk, np.ones((1, 40)))
+    assert actual[0] == pytest.approx(metrics.concordance_index(time, event, risk), abs=1e-14)
 
 
 def test_comparable_pairs_are_those_of_the_definition():
@@ -51,8 +51,8 @@ def test_comparable_pairs_are_those_of_the_definition():
 
 def test_a_resample_without_a_comparable_pair_is_undefined():
     counts = [[2, 0], [1, 1]]
-    found = significance.resampled_c_index([1, 2], [1, 0], [0.5, 0.1], counts)
-    np.testing.assert_array_equal(found, [np.nan, 1.0])
+    actual = significance.resampled_c_index([1, 2], [1, 0], [0.5, 0.1], counts)
+    np.testing.assert_array_equal(actual, [np.nan, 1.0])
 
 
 def test_the_bootstrap_is_paired_within_folds_and_averages_seeds_then_folds():
@@ -61,7 +61,7 @@ def test_the_bootstrap_is_paired_within_folds_and_averages_seeds_then_folds():
         time, event, one = patients(25 + fold, fold)
         other = one + np.random.default_rng(fold).normal(size=len(one))
         folds.append(FoldRisks(time, event, {"a": one[None], "b": np.stack([one, other])}))
-    found = significance.bootstrap_means(folds, 20, seed=5)
+    actual = significance.bootstrap_means(folds, 20, seed=5)
     rng = np.random.default_rng(5)
     expected = {"a": np.zeros(20), "b": np.zeros(20)}
     for fold in folds:
@@ -74,14 +74,14 @@ def test_the_bootstrap_is_paired_within_folds_and_averages_seeds_then_folds():
                 ]
                 expected[method][r] += np.mean(c) / 2
     for method in expected:
-        np.testing.assert_allclose(found[method], expected[method], rtol=1e-12)
+        np.testing.assert_allclose(actual[method], expected[method], rtol=1e-12)
 
 
 def test_a_method_against_itself_does_not_differ_on_any_resample():
     time, event, risk = patients(30, 0)
     fold = FoldRisks(time, event, {"a": risk[None], "b": risk[None].copy()})
-    found = significance.bootstrap_means([fold], 100)
-    interval = significance.percentile_interval(found["b"] - found["a"])
+    actual = significance.bootstrap_means([fold], 100)
+    interval = significance.percentile_interval(actual["b"] - actual["a"])
     assert interval == Interval(0, 0)
     assert not interval.excludes_zero()
 
@@ -120,14 +120,14 @@ def test_the_corrected_t_test_is_students_with_a_larger_variance():
     ratio = np.mean([20 / 80, 19 / 81, 20 / 80, 21 / 79, 20 / 80])
     scale = np.sqrt((1 / 5 + ratio) * d.var(ddof=1))
     expected = 2 * scipy.stats.t.sf(d.mean() / scale, df=4)
-    found = significance.corrected_t_test(d, train, test)
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert significance.corrected_t_test(-d, train, test) == pytest.approx(found)
+    actual = significance.corrected_t_test(d, train, test)
+    assert actual == pytest.approx(expected, rel=1e-12)
+    assert significance.corrected_t_test(-d, train, test) == pytest.approx(actual)
     # Without the correction it is the usual test, which is too sure of itself.
     assert significance.corrected_t_test(d, train, [0] * 5) == pytest.approx(
         scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-10
     )
-    assert scipy.stats.ttest_1samp(d, 0).pvalue < found
+    assert scipy.stats.ttest_1samp(d, 0).pvalue < actual
 
 
 @pytest.mark.parametrize(

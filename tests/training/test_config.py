@@ -177,14 +177,14 @@ def test_dataclasses_have_the_defaults_of_the_default_config():
         assert configs.read_options(method, RECORD) == method.options_type()
 
 
-def test_record_is_what_was_given():
+def test_record_equals_the_input():
     config = Config.from_dict(RECORD)
     assert config.record == RECORD
     assert config.settings == SETTINGS
     assert configs.defaults().keys() == SETTINGS.keys() - {"dataset", "method"}
 
 
-def test_run_of_a_version_without_a_setting_goes_on_with_its_default(tmp_path):
+def test_run_stored_without_a_setting_resumes_with_its_default(tmp_path):
     old = copy.deepcopy(RECORD)
     del old["steph"]["initial_weight"], old["roupkt"]
     run_directory.files.write_json(tmp_path / "config.json", old)
@@ -227,7 +227,7 @@ def test_stored_config_of_another_version(tmp_path):
 
 @pytest.mark.parametrize("name", ["dataset", "method", "folds", "seed", "data"])
 @pytest.mark.parametrize("remove", [True, False])
-def test_stored_config_without_what_evaluation_needs(tmp_path, name, remove):
+def test_stored_config_without_settings_of_evaluation(tmp_path, name, remove):
     run_directory.files.write_json(tmp_path / "config.json", changed(name, None, remove))
     with pytest.raises(ValueError, match=rf"config\.json: {name}( is missing)?: expected [^\n]*$"):
         stored_config(tmp_path)
@@ -269,7 +269,7 @@ def test_program_ends_with_one_line(tmp_path, program):
         [*command, *more.get(program, [])], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == (2 if program == "check" else 1), done.stderr
-    said = done.stdout if program == "check" else done.stderr
-    assert "epochs is a whole number from 1 to 100000; found 1000000000" in said
+    output = done.stdout if program == "check" else done.stderr
+    assert "epochs is a whole number from 1 to 100000; found 1000000000" in output
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w").exists()

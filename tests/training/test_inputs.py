@@ -110,7 +110,7 @@ def test_changed_input_is_refused(world, run, change, where, message, cache_gb):
     assert not (run / "summary.json").exists()
 
 
-def test_unchanged_run_goes_on(world, run, tmp_path):
+def test_unchanged_run_resumes(world, run, tmp_path):
     shutil.copytree(run, tmp_path / "W")
     for path in (world / "data/features/sim_a").iterdir():
         os.utime(path)
@@ -120,13 +120,13 @@ def test_unchanged_run_goes_on(world, run, tmp_path):
     assert summary["fold_numbers"] == [0, 1]
 
 
-def test_run_of_an_older_version_goes_on(world, run, tmp_path):
+def test_run_of_an_older_version_resumes(world, run, tmp_path):
     shutil.copytree(run, tmp_path / "W")
     (tmp_path / "W" / inputs.INPUTS).unlink()
     assert train.train(pools.config(world), tmp_path / "W")["fold_numbers"] == [0, 1]
-    found, expected = inputs.read(tmp_path / "W"), inputs.read(run)
-    assert found.pop("models").items() <= expected.pop("models").items()
-    assert found == expected
+    actual, expected = inputs.read(tmp_path / "W"), inputs.read(run)
+    assert actual.pop("models").items() <= expected.pop("models").items()
+    assert actual == expected
 
 
 def test_folds_asked_for_later_are_added(world, tmp_path):

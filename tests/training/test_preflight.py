@@ -45,10 +45,10 @@ def saved(seed, objective=None, num_bins=3):
     """A random model; one that was trained here says how, an imported one does not."""
     architecture = dataclasses.replace(ARCHITECTURE, num_bins=num_bins)
     params = as_numpy(abmil.init(jax.random.key(seed), architecture))
-    said = {"bins": {"kind": "uniform", "edges": [0.0, *map(float, range(1, 4))]}}
+    metadata = {"bins": {"kind": "uniform", "edges": [0.0, *map(float, range(1, 4))]}}
     if objective is not None:
-        said["objective"] = objectives.objective_record(objective)
-    return SavedModel("abmil", architecture, {} if objective is None else said, params)
+        metadata["objective"] = objectives.objective_record(objective)
+    return SavedModel("abmil", architecture, {} if objective is None else metadata, params)
 
 
 def filled(root, objective=None, num_bins=3):
@@ -71,9 +71,9 @@ def vector(pool, dataset, fold):
     return task_vectors.task_vector(pool.member(dataset, fold).params, pool.null().params)
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
 def changed(**options):
@@ -160,10 +160,10 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
     tau_t, tau_b = (
         task_vectors.parts_of(vector(pool, *key), "mil_encoder") for key in (("a", 1), ("b", 0))
     )
-    found = task_vectors.parts_of(first, "mil_encoder")
+    actual = task_vectors.parts_of(first, "mil_encoder")
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5),
-        found,
+        actual,
         merging.ties(tau_t, tau_b),
     )
     assert model.metadata["prepare"] == kind
@@ -201,10 +201,10 @@ def test_a_head_of_other_time_bins_is_not_taken(tmp_path):
 
 
 def test_steph_target_is_steph_from_the_target(pool):
-    found = find_method("steph_target").start(changed(base="null"), pool)
+    actual = find_method("steph_target").start(changed(base="null"), pool)
     expected = find_method("steph").start(changed(base="target", head_init="target"), pool)
-    assert found.metadata == expected.metadata
-    assert_same(found.params, expected.params)
+    assert actual.metadata == expected.metadata
+    assert_same(actual.params, expected.params)
 
 
 def test_options_that_a_method_would_not_follow_are_refused(pool):

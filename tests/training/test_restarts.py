@@ -76,7 +76,7 @@ def test_collapsed_start_is_initialized_again(home, tmp_path, monkeypatch, caplo
     )
 
 
-def test_an_interrupted_run_goes_on_with_the_start_it_was_at(home, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_at_its_restart(home, tmp_path, monkeypatch):
     class Interrupted(Exception):
         pass
 
@@ -97,11 +97,11 @@ def test_an_interrupted_run_goes_on_with_the_start_it_was_at(home, tmp_path, mon
             train.train(config(home), tmp_path / "parts")
     train.train(config(home), tmp_path / "parts")
     assert passed == 1 + 2 + 2, "the dead epoch and two live ones, and two that were interrupted"
-    found, expected = (
+    actual, expected = (
         pd.read_csv(tmp_path / name / "fold_0" / "predictions_test.csv")
         for name in ("parts", "whole")
     )
-    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(actual, expected)
 
 
 def test_last_starts_begin_with_higher_weights(home, tmp_path, monkeypatch):

@@ -37,14 +37,14 @@ def assert_same(one, other):
 @pytest.mark.parametrize("name", ["c", "c[1]", "c\\d", "c*?"])
 def test_there_and_back(tmp_path, name):
     store = resume.EpochStore(tmp_path / name)
-    epoch, found, history = store.restore(state(0), "start")
+    epoch, actual, history = store.restore(state(0), "start")
     assert (epoch, history) == (0, [])
-    assert_same(found, state(0))
+    assert_same(actual, state(0))
     for epoch in (1, 2):
         store.save(epoch, state(epoch), HISTORY * epoch, "start")
-    epoch, found, history = resume.EpochStore(tmp_path / name).restore(state(0), "start")
+    epoch, actual, history = resume.EpochStore(tmp_path / name).restore(state(0), "start")
     assert epoch == 2
-    assert_same(found, state(2))
+    assert_same(actual, state(2))
     assert json.dumps(history) == json.dumps(HISTORY * 2)
     assert [path.name for path in (tmp_path / name).iterdir()] == ["epoch_2"]
     with pytest.raises(ValueError, match="have changed since this fold began"):
@@ -57,12 +57,12 @@ def test_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     messages = []
     for file in damage.flipped(tmp_path / "c"):
         try:
-            epoch, found, history = store.restore(state(0), "start")
+            epoch, actual, history = store.restore(state(0), "start")
         except ValueError as error:
             messages.append((str(error), str(file)))
         else:
             assert (epoch, json.dumps(history)) == (1, json.dumps(HISTORY))
-            assert_same(found, state(1))
+            assert_same(actual, state(1))
     assert len(messages) > 100
     assert all(file in text and "\n" not in text for text, file in messages)
     assert all("to train the fold from its beginning" in text for text, _ in messages)
@@ -79,7 +79,7 @@ def test_missing_file_is_named(tmp_path):
         file.write_bytes(whole)
 
 
-def test_state_of_an_older_version_goes_on(tmp_path):
+def test_state_of_an_older_version_is_restored(tmp_path):
     with ocp.CheckpointManager(
         tmp_path / "c",
         options=ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False),
@@ -92,9 +92,9 @@ def test_state_of_an_older_version_goes_on(tmp_path):
             ),
         )
     store = resume.EpochStore(tmp_path / "c")
-    epoch, found, history = store.restore(state(0), "start")
+    epoch, actual, history = store.restore(state(0), "start")
     assert (epoch, json.dumps(history)) == (3, json.dumps(HISTORY * 3))
-    assert_same(found, state(3))
+    assert_same(actual, state(3))
     store.save(4, state(4), HISTORY * 4, "start")
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["epoch_4"]
     assert store.restore(state(0), "start")[0] == 4

@@ -253,12 +253,12 @@ def test_a_sweep_selects_by_the_mean_of_its_inner_folds(home, swept, tmp_path, c
     # The fold itself is trained as it is without a sweep, with the pool's model of the target.
     chosen = config_of(home, loss__merge_weight=best["loss.merge_weight"])
     train.train(chosen, tmp_path / "plain")
-    for ours, plain in zip(
+    for actual, plain in zip(
         jax.tree.leaves(saved_model.load_model(swept / "fold_0" / "model").params),
         jax.tree.leaves(saved_model.load_model(tmp_path / "plain" / "fold_0" / "model").params),
         strict=True,
     ):
-        np.testing.assert_array_equal(ours, plain)
+        np.testing.assert_array_equal(actual, plain)
 
 
 def test_an_inner_number_is_that_of_plain_runs_on_the_inner_fold(home, swept, tmp_path):
@@ -267,7 +267,10 @@ def test_an_inner_number_is_that_of_plain_runs_on_the_inner_fold(home, swept, tm
     cohort = experiment.read_cohort(typed)
     cut = cut_inner_folds(cohort, 0, config["seed"])[1]
     rows = {"train": cut.split.train, "test": cut.held_out, "validation": cohort.folds[0].test}
-    named = {part: pd.Series([cohort.table.patients[i] for i in of]) for part, of in rows.items()}
+    named = {
+        part: pd.Series([cohort.table.patients[i] for i in patients])
+        for part, patients in rows.items()
+    }
     shutil.copytree(home / "data" / "sim_a", tmp_path / "data" / "sim_a")
     pd.DataFrame(named).to_csv(tmp_path / "data" / "sim_a" / "splits_0.csv", index=False)
     shutil.copytree(home / "pool", tmp_path / "pool")
@@ -291,9 +294,9 @@ def test_outcomes_of_test_patients_have_no_effect(home, swept, tmp_path):
     table.loc[tested, ["t", "e"]] = table.loc[shuffled, ["t", "e"]].to_numpy()
     table.to_csv(path, index=False)
     train.train(config_of(home, data__root=str(tmp_path / "data")), tmp_path / "w", [WEIGHTS])
-    ours, theirs = tmp_path / "w" / "fold_0", swept / "fold_0"
-    assert (ours / "sweep.csv").read_text() == (theirs / "sweep.csv").read_text()
-    after, before = read_json(ours / "metrics.json"), read_json(theirs / "metrics.json")
+    actual, reference = tmp_path / "w" / "fold_0", swept / "fold_0"
+    assert (actual / "sweep.csv").read_text() == (reference / "sweep.csv").read_text()
+    after, before = read_json(actual / "metrics.json"), read_json(reference / "metrics.json")
     assert after["selected"] == before["selected"]
     assert after["test"] != before["test"]
 
@@ -304,8 +307,8 @@ def test_pools_target_model_has_no_effect_on_a_sweep(home, swept, tmp_path):
     other = moved(pool.null().params, seed=99)
     pool.add("sim_a-fold_0", SavedModel("abmil", ARCHITECTURE, {}, other))
     train.train(config_of(home, pool__root=str(pool.root)), tmp_path / "w", [WEIGHTS])
-    ours = (tmp_path / "w" / "fold_0" / "sweep.csv").read_text()
-    assert ours == (swept / "fold_0" / "sweep.csv").read_text()
+    actual = (tmp_path / "w" / "fold_0" / "sweep.csv").read_text()
+    assert actual == (swept / "fold_0" / "sweep.csv").read_text()
 
 
 def test_another_sweep_in_one_directory_is_refused(home, swept):
@@ -333,7 +336,7 @@ def counted(patch, stop_after=None):
     return count
 
 
-def test_an_interrupted_sweep_goes_on(home, swept, tmp_path, monkeypatch):
+def test_interrupted_sweep_resumes(home, swept, tmp_path, monkeypatch):
     for stop_after in (1, 4):
         with monkeypatch.context() as patch:
             counted(patch, stop_after)
@@ -345,8 +348,8 @@ def test_an_interrupted_sweep_goes_on(home, swept, tmp_path, monkeypatch):
     # Three models of the target, two values on three inner folds, and the fold: ten epochs.
     assert len(left) == 10 - 1 - 4
     for name in ("sweep.csv", "predictions_test.csv"):
-        ours = (tmp_path / "w" / "fold_0" / name).read_text()
-        assert ours == (swept / "fold_0" / name).read_text()
+        actual = (tmp_path / "w" / "fold_0" / name).read_text()
+        assert actual == (swept / "fold_0" / name).read_text()
 
 
 def test_another_pool_under_an_interrupted_sweep_is_refused(home, tmp_path, monkeypatch):
@@ -415,7 +418,7 @@ def test_the_refitted_target_has_the_loss_of_the_one_it_stands_for(home, tmp_pat
     assert model.metadata == stated
 
 
-def test_a_target_that_says_no_bins_is_refitted_with_those_of_the_run(home, tmp_path):
+def test_target_without_bins_is_refitted_with_those_of_the_run(home, tmp_path):
     config = config_of(home, method="average", bins__width_days=30.0)
     train.train(config, tmp_path, ["merging.include_target=true,false"])
     model = saved_model.load_model(tmp_path / "fold_0/sweep/inner_0/target")
@@ -437,10 +440,10 @@ def test_the_refitted_target_has_bins_of_the_patients_it_is_fitted_on(home, tmp_
         stated = {"bins": outer.to_json()}
         pool.add(name, SavedModel("abmil", architecture, stated, moved(null, seed)))
     train.train(config, tmp_path / "w", [WEIGHTS])
-    found = [
+    actual = [
         saved_model.load_model(path).metadata["bins"]
         for path in sorted(tmp_path.glob("w/fold_0/sweep/inner_*/target"))
     ]
     inner = cut_inner_folds(cohort, 0, config["seed"])
-    assert found == [experiment.time_bins(typed, cohort, cut.split).to_json() for cut in inner]
-    assert any(bins != outer.to_json() for bins in found)
+    assert actual == [experiment.time_bins(typed, cohort, cut.split).to_json() for cut in inner]
+    assert any(bins != outer.to_json() for bins in actual)

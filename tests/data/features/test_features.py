@@ -354,7 +354,7 @@ GIT_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 1234
 
 @pytest.mark.parametrize("extension", [".h5", ".npy", ".npz", ".pt"])
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "kind"),
     [
         (GIT_LFS, "a git-lfs pointer"),
         (b"\n<!DOCTYPE html><html>404</html>", "an HTML page"),
@@ -362,11 +362,11 @@ GIT_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 1234
         (b"", ""),
     ],
 )
-def test_files_of_another_kind(tmp_path, extension, content, found):
+def test_files_of_another_kind(tmp_path, extension, content, kind):
     (tmp_path / f"a{extension}").write_bytes(content)
     source = open_features(tmp_path)
     for action in (source.read, source.num_patches):
-        with pytest.raises(ValueError, match=rf"a\{extension}: expected .*, found .*{found}"):
+        with pytest.raises(ValueError, match=rf"a\{extension}: expected .*, found .*{kind}"):
             action("a")
 
 
@@ -401,9 +401,9 @@ def test_header_beyond_the_file(tmp_path, shape, descr):
     with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
         archive.writestr("features.npy", npy(header) + bytes(64))
     source = open_features(tmp_path)
-    for slide_id, found in (("a", "found 64; the file is truncated"), ("b", "its header claims")):
+    for slide_id, problem in (("a", "found 64; the file is truncated"), ("b", "its header claims")):
         for action in (source.num_patches, source.read):
-            with pytest.raises(BadFeatures, match=found):
+            with pytest.raises(BadFeatures, match=problem):
                 action(slide_id)
 
 
@@ -476,7 +476,7 @@ def test_hdf5_links_outside_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("descr", ["'|O'", "'<i8'", "[('x', '<f4'), ('y', '<f4')]", "'|V2000'"])
-def test_npy_of_anything_but_floats(tmp_path, descr):
+def test_npy_of_other_types_is_refused(tmp_path, descr):
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': (2, 2), }}\n".encode()
     (tmp_path / "a.npy").write_bytes(npy(header) + bytes(64))
     with pytest.raises(

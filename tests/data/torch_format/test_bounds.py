@@ -138,7 +138,7 @@ def test_a_storage_read_as_another_type(layout):
         np.testing.assert_array_equal(read, values[1:])
 
 
-def test_truth_values_are_zero_or_one_whatever_their_bytes():
+def test_booleans_are_zero_or_one():
     writer = Writer()
     storage = writer.storage_of(np.frombuffer(b"\x00\x01\x02\xff" * 4, np.float32))
     dtype = Raw(b"ctorch\nbool\n")

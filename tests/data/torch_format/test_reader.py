@@ -233,7 +233,7 @@ def test_array_beyond_the_file():
 @pytest.mark.parametrize(
     "array", [np.array([{"a": 1}], object), np.array(["text"]), np.zeros(2, [("a", "f4")])]
 )
-def test_arrays_of_anything_but_numbers_are_foreign(array):
+def test_arrays_of_other_types_are_unknown_globals(array):
     read = loads(pickle.dumps([array], 4), "key")
     assert "numpy.dtype of" in reader.foreign_names(read)[0]
 
