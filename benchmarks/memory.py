@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--json FILE] [--patches 1000000] [--folder DIR]
 
-Training: the high water of a process that trains on one slide of 100,000 patches in memory, beside
+Training: the high water of a process that trains on one slide of 100,000 patches in memory, and
 its limit, 3 times the slide's float32 features plus 1 GB; and seconds per patch over those of
 slides of 4,000 patches, in turn with them.
 
@@ -39,7 +39,7 @@ from steph_jax.predict import predict
 SLIDE = "slide"
 #: Patches of the long slide of training, and of the slides it is compared with.
 LONG, SHORT = "100000", "4000"
-#: Limits: training's beside 3 x its features, cost per patch, prediction's.
+#: Limits: of training, on top of 3 x its features; of its cost per patch; of prediction.
 TRAINING_BYTES, COST_RATIO, PREDICTION_BYTES = 1e9, 1.15, 4e9
 
 

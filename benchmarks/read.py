@@ -5,7 +5,7 @@
 1. One slide, 15,000 x 1536 float32, into a reused buffer, warm. Every layout takes turns with a
    copy of the same bytes from a mapped file (the floor), and the pairs that have a target with
    each other; what is printed are medians of the ratios within a turn, so that a machine that is
-   busy for a while slows both sides. `bound by` says where the time of a layout goes.
+   busy for a while slows both sides. `bound by` is what takes the time of a layout.
 2. STEPH is trained on a cohort of twice the cache (`steph_jax.train`, models of the paper's size),
    and again with all of it in memory: the share of an epoch that waits for data, and whether both
    end with the same parameters.
@@ -58,7 +58,7 @@ TARGETS = (
     # Against what loaders of the field do with such a file, and against our tuned reader of it.
     Target(STORE, PLAIN, 1 / 8),
     Target(STORE, TRIDENT, 1 / 8),
-    # "Halves it": half the bytes, and what every call costs beside them.
+    # "Halves it": half the bytes, and the fixed cost of every call.
     Target(HALF, STORE, 0.55),
 )
 

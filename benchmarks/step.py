@@ -1,4 +1,4 @@
-"""Slides per second of training and prediction, beside the machine's own matrix products.
+"""Slides per second of training and prediction, and how fast the machine multiplies matrices.
 
     python benchmarks/step.py --json FILE [--lengths 76 1000 4000 16000 tcga] [--dtype float32]
 
@@ -57,7 +57,7 @@ def measure(
         dtype: of products over patches, ours and the ceiling's; autocast in PyTorch.
         repeats: rounds.
         sizes: of the models and the run.
-        with_torch: whether the PyTorch program runs beside ours.
+        with_torch: whether the PyTorch program is measured too.
     """
     results: dict[str, Any] = {mode: {} for mode in MODES}
     ceilings: list[float] = []

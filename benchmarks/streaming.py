@@ -1,4 +1,4 @@
-"""Parts two and three of read.py: training on a cohort of twice the cache, and grain beside us."""
+"""Parts two and three of read.py: training on a cohort of twice the cache, and grain."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ from steph_jax.models.abmil import Architecture
 from steph_jax.training import resume
 from steph_jax.training.config import as_dict
 
-#: The target, and how many sources beside it.
+#: The target, and the number of sources.
 TARGET, SOURCES = "target", 12
 #: Patients a step.
 BATCH = 16

@@ -75,10 +75,10 @@ def cohort(length: str, sizes: Sizes) -> np.ndarray:
     """[n] patches of the slides of a cohort, n a multiple of `batch_size`."""
     size = batch_size(length, sizes)
     if length == TCGA:
-        drawn = 6000 * np.exp(
+        lengths = 6000 * np.exp(
             0.8 * np.random.default_rng(0).standard_normal(sizes.least_steps * size)
         )
-        scaled = sizes.tcga * np.clip(drawn, 300, 60_000)
+        scaled = sizes.tcga * np.clip(lengths, 300, 60_000)
         return np.maximum(1, scaled.astype(np.int64))
     steps = min(8, max(sizes.least_steps, sizes.epoch // (size * int(length))))
     return np.full(size * steps, int(length), np.int64)

@@ -100,8 +100,8 @@ def markdown(table: pd.DataFrame, reference: dict) -> str:
                     break
                 pair.append(terms[0] - (terms[1] if len(terms) > 1 else 0))
             else:
-                shown = " | ".join(f"{value:.4f}" for value in (*pair, pair[0] - pair[1]))
-                lines.append(f"| {cohort} | {what} | {shown} |")
+                cells = " | ".join(f"{value:.4f}" for value in (*pair, pair[0] - pair[1]))
+                lines.append(f"| {cohort} | {what} | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -207,12 +207,12 @@ def write(study: Study, out: pathlib.Path, scores: pd.DataFrame, weights: pd.Dat
     files.write_text(out / "results.md", markdown(scores, weights))
     gains = gains_of(scores)
     kinds = kinds_of(weights)
-    drawn = gains[gains["method"] != REFERENCE].assign(
+    table = gains[gains["method"] != REFERENCE].assign(
         scenario=lambda table: table["scenario"].map(lambda name: f"Hazards {name}")
     )
-    if len(drawn):
+    if len(table):
         title = f"Simulated cancers: gain over {REFERENCE} with {study.patients} target patients"
-        plots.simulated_truth(drawn, kinds, out / "results.png", title)
+        plots.simulated_truth(table, kinds, out / "results.png", title)
 
 
 def gains_of(scores: pd.DataFrame) -> pd.DataFrame:
@@ -248,17 +248,17 @@ def markdown(scores: pd.DataFrame, weights: pd.DataFrame) -> str:
         f"| --- | --- |{rule} --- | --- | --- | --- |",
     ]
     gains = gains_of(scores)
-    for scenario, of_scenario in gains.groupby("scenario", sort=False):
-        for method, runs in of_scenario.groupby("method", sort=False):
+    for scenario, rows in gains.groupby("scenario", sort=False):
+        for method, runs in rows.groupby("method", sort=False):
             values = runs.set_index("seed")["c_index"].reindex(seeds)
             mean, sd = metrics.mean_sd(runs["gain"].to_numpy())
             gain = f"{mean:+.4f} | {sd:.4f} | {int((runs['gain'] > 0).sum())} of {len(runs)}"
-            shown = " | ".join(f"{value:.4f}" for value in values)
+            cells = " | ".join(f"{value:.4f}" for value in values)
             last = " | | " if method == REFERENCE else gain
-            lines.append(f"| {scenario} | {method} | {shown} | {values.mean():.4f} | {last} |")
-        oracle = of_scenario[of_scenario["method"] == REFERENCE].set_index("seed")["oracle_c_index"]
-        shown = " | ".join(f"{value:.4f}" for value in oracle.reindex(seeds))
-        lines.append(f"| {scenario} | the true hazard | {shown} | {oracle.mean():.4f} | | | |")
+            lines.append(f"| {scenario} | {method} | {cells} | {values.mean():.4f} | {last} |")
+        oracle = rows[rows["method"] == REFERENCE].set_index("seed")["oracle_c_index"]
+        cells = " | ".join(f"{value:.4f}" for value in oracle.reindex(seeds))
+        lines.append(f"| {scenario} | the true hazard | {cells} | {oracle.mean():.4f} | | | |")
     kinds = kinds_of(weights)
     if len(kinds):
         lines += [

@@ -83,17 +83,17 @@ def try_variants(
             label = f"fold {fold}, inner fold {number}"
             pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
             for name, values in variants.items():
-                changed = experiment.with_config(run, config.with_values(values))
-                of_variant = within / name.replace(" ", "_")
-                of_variant.mkdir(parents=True, exist_ok=True)
+                variant = experiment.with_config(run, config.with_values(values))
+                directory = within / name.replace(" ", "_")
+                directory.mkdir(parents=True, exist_ok=True)
                 run_directory.store_config(
-                    of_variant, changed.config.record, MAY_CHANGE_ON_RESUME, defaults()
+                    directory, variant.config.record, MAY_CHANGE_ON_RESUME, defaults()
                 )
                 c_index = sweep.held_out_c_index(
-                    dataclasses.replace(changed, pool=pool),
+                    dataclasses.replace(variant, pool=pool),
                     fold,
                     cut,
-                    of_variant,
+                    directory,
                     f"{label}, {name}",
                 )
                 rows.append((name, fold, number, c_index))

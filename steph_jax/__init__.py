@@ -16,14 +16,14 @@ Folders, in the order of imports (each may import those before it):
     checkpoints    models on disk, pools of them, PyTorch's files
     engine         how a batch of bags goes through a model
     methods        what each method changes, a file each
-    checks         what `steph_jax.check` looks at
+    checks         what `steph_jax.check` examines
     evaluation     predictions, metrics of folds and runs, comparisons
     formats        models for other programs: published names, StableHLO, model hub
     heatmaps       attention and contributions of patches, as tables and maps
     reports        the page of a run or a comparison
     training       configs, runs, epochs, resuming, sweeps
 
-Programs are the files beside them: `python -m steph_jax.NAME`.
+Programs are the files of this folder: `python -m steph_jax.NAME`.
 """
 
 import sys as _sys

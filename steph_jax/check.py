@@ -43,7 +43,7 @@ from steph_jax.data.features import kinds, sandbox
 from steph_jax.data.features.open import exists
 from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.methods.base import Method
 from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
@@ -113,11 +113,11 @@ def check(
     if config is None:  # without a dataset and its data there is nothing to look at
         return results
     if not problems:
-        text = f"{config.method} on {config.dataset}, folds {listed(config.folds)}"
+        text = f"{config.method} on {config.dataset}, folds {join_names(config.folds)}"
         results.append(findings.ok("settings", text))
     columns = config.data.table_columns
     table, splits = check_tables(config, results)
-    read, begun = None, time.monotonic()
+    read, start = None, time.monotonic()
     seconds = seconds or math.inf
     if table is not None:
         rows = folds.patients_named(splits, table).tolist()
@@ -127,9 +127,9 @@ def check(
             for patient_slides in (*unused, *table.left_out.values())
             for slide in patient_slides
         ]
-        used, deadline = take(table, rows), begun + _TARGETS_SHARE * seconds
+        used, deadline = take(table, rows), start + _TARGETS_SHARE * seconds
         read = check_features(config, used, other_slides, results, deadline, slide_seconds)
-    seconds_for_sources = max((1 - _TARGETS_SHARE) * seconds, begun + seconds - time.monotonic())
+    seconds_for_sources = max((1 - _TARGETS_SHARE) * seconds, start + seconds - time.monotonic())
     method = None if "method" in problems else config.controlled_method
     sources = check_pool(config, method, read, results)
     look = folds.check_joined if method and method.joins else folds.check_leaks
@@ -310,7 +310,7 @@ def check_encoders(
             results += slides.compare_encoders(read, reading_of_source, location)
             (in_part if reading_of_source.unread else compared).append(source)
     if compared and not results:
-        text = f"features of {listed(compared)} are like the target's"
+        text = f"features of {join_names(compared)} are like the target's"
         results.append(findings.ok("encoder", text, sources=compared))
     if in_part:
         text = f"features of {len(in_part)} sources were compared with the target's by headers only"

@@ -22,7 +22,7 @@ from absl import flags as absl_flags
 from steph_jax import config_files, files, interrupts
 from steph_jax.messages import USER_ERRORS, escaped
 
-#: What JAX says of an entry of its cache that it cannot read, and of one that it cannot write.
+#: JAX's warnings of an entry of its cache that it cannot read, and of one that it cannot write.
 _BAD_CACHE = re.compile(r"Error (?P<what>reading|writing) persistent compilation cache entry")
 
 
@@ -288,7 +288,7 @@ def app_run(
     keep_freed_memory()
     keep_compiled_programs()
     keep_threads_for_virtual_devices()
-    # JAX notes that there is no TPU; what devices there are, the programs say themselves.
+    # JAX notes that there is no TPU; the programs log the devices themselves.
     std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()

@@ -3,9 +3,9 @@
     python -m steph_jax.compare --config configs/brca.py --methods abmil,roupkt,steph --workdir W
 
 Runs what is missing and goes on where it was interrupted; `--seeds 42,43,44` runs every method with
-several. `--controls` runs beside each method that uses other cancers what it does without its cause
-(`config.control`), and says what is left. Calls for other methods may use one W, at the same time
-as well.
+several. `--controls` also runs each method that uses other cancers without the cause of its gain
+(`config.control`), and reports what is left. Calls for other methods may use one W, at the same
+time as well.
 
 W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
 W/compare.csv             method, fold, seed, c_index; and control, with --controls
@@ -214,7 +214,7 @@ def median_patches(config: Config, fold: pathlib.Path) -> int:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
-    flags.DEFINE_bool("controls", False, "Run the controls of each method beside it.")
+    flags.DEFINE_bool("controls", False, "Run the controls of each method too.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
     cli.app_run(

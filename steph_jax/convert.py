@@ -31,14 +31,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"a file ({', '.join(torch_folders.EXTENSIONS)}), or a directory tree as released",
     )
     flags.add_argument("--out", required=True, type=cli.path, help="directory of the pool")
-    flags.add_argument("--name", help="name in the pool of a file whose own name says nothing")
+    flags.add_argument("--name", help="name in the pool of a file whose own name does not give one")
     flags.add_argument(
         "--pooling",
         choices=("mean", "max"),
         help="of models without attention (default: the null model's, or mean)",
     )
     defaults = steph.Options()
-    group = flags.add_argument_group("trained merged models", "what their files do not say")
+    group = flags.add_argument_group("trained merged models", "what their files do not hold")
     group.add_argument(
         "--sources",
         type=lambda text: tuple(name.strip() for name in text.split(",")),

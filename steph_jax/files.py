@@ -18,7 +18,7 @@ from steph_jax import locks
 
 #: Names of standard output where a file is expected.
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-#: Bytes of a name that the hidden name beside it repeats; names have 255 at most.
+#: Bytes of a name that its hidden name repeats; names have 255 at most.
 _REPEATED = 120
 #: What to do about an error of the disk, by its number.
 _ADVICE = {
@@ -114,7 +114,7 @@ def is_input(path: pathlib.Path, input_path: pathlib.Path) -> bool:
         return path.exists() and path.resolve().is_relative_to(input_path.resolve())
     if path.absolute() == input_path.absolute():
         return True
-    # Names end alike, so that many slides beside one table cost no look at each.
+    # Names end alike, so that many slides in the folder of a table are not all looked up.
     return input_path.suffix == path.suffix and path.resolve() == input_path.resolve()
 
 
@@ -142,7 +142,7 @@ def _kind(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def whole(path: pathlib.Path, keep: bool = True) -> Iterator[pathlib.Path]:
-    """Yields a hidden name beside `path` to write to, which becomes `path` at the end.
+    """Yields a hidden name in the folder of `path` to write to, which becomes `path` at the end.
 
     Where writing fails, or is interrupted, nothing of it is left and what was there stays.
 
@@ -226,7 +226,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def hidden_name(path: pathlib.Path) -> pathlib.Path:
-    """A hidden name beside `path` that no other call, process or machine gives."""
+    """A hidden name in the folder of `path` that no other call, process or machine gives."""
     return path.with_name(f".{_repeated(path)}.{locks.this_process().temporary_suffix()}")
 
 

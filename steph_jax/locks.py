@@ -1,7 +1,7 @@
 """Locks between processes, on one machine or several, and which process made a file.
 
 A lock is a file that one process at a time holds, whose text names that process. It ends with the
-process, however that ends. The number of a process says nothing on another machine, after a
+process, however that ends. The number of a process means nothing on another machine, after a
 restart, or in another container: `Process` names all of these, so that what a killed process left
 is removed only where that process is known to be gone.
 """
@@ -28,7 +28,7 @@ _NAME = re.compile(r"(?P<host>[\w-]*)-(?P<system>[0-9a-f]{12})-(?P<number>\d+)-[
 
 
 class Process(NamedTuple):
-    """A process, told from those of other machines and containers.
+    """A process, unique among machines and containers.
 
     Attributes:
         host: name of its machine, as far as it may be a part of a file's name.
@@ -149,7 +149,7 @@ def lock_open_file(descriptor: int, path: pathlib.Path, busy: str) -> None:
 
 
 def check_held() -> None:
-    """Checks that nobody has removed the file of a lock that this process holds.
+    """Checks that the file of a lock that this process holds has not been removed.
 
     Raises:
         OSError: a lock is lost.
@@ -174,7 +174,7 @@ def _write_holder(descriptor: int) -> None:
 
 
 def _holder(path: pathlib.Path) -> str:
-    """Who holds a lock, as its file says."""
+    """Who holds a lock, by its file."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:

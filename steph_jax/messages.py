@@ -25,7 +25,7 @@ def on_one_line(name: object) -> str:
     return escaped(str(name)).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def listed(names: Iterable[object], most: int = MAX_LISTED) -> str:
+def join_names(names: Iterable[object], most: int = MAX_LISTED) -> str:
     """The names, comma-separated; beyond `most` only the first ones and the count."""
     every = [on_one_line(name) for name in names]
     if len(every) <= most:

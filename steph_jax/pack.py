@@ -10,13 +10,13 @@ store. Then `data.features` (and `predict --features`) name the store in place o
 from.
 
 The store keeps coordinates of patches where files have them, and the float type of its files unless
-`--dtype` says otherwise; bfloat16 and float16 halve its size, and the time to read it. Packing that
+`--dtype` is given; bfloat16 and float16 halve its size, and the time to read it. Packing that
 was interrupted, even killed, goes on where it stopped when the same command is given again. Until
 it is done there is only OUT.partial.
 
 Slides that cannot be packed are listed at the end, one line each, and end it with status 1: the
 others are packed by then, but the store gets its name only when all slides are good, or when
-`--skip_bad` says to leave the bad ones out. Files are read in child processes: one that crashes its
+`--skip_bad` leaves the bad ones out. Files are read in child processes: one that crashes its
 library, or never ends, is listed like any other. `--verify` reads the store again, and what it was
 packed from where that is still there, and compares checksums.
 """
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def run(own_flags: Mapping[str, str]) -> int:
-    """Packs or verifies as the flags say; returns the exit status.
+    """Packs or verifies, by the flags; returns the exit status.
 
     Args:
         own_flags: of this program, for the settings that messages name in place of them.
@@ -84,7 +84,7 @@ def run(own_flags: Mapping[str, str]) -> int:
     out = arguments.out
     files.check_output_folder(out)
     if arguments.config is not None and arguments.features is not None:
-        raise ValueError("--config and --features both say what to pack; give one of them")
+        raise ValueError("--config and --features both name what to pack; give one of them")
     if arguments.config is not None:
         config = Config.from_dict(as_dict(arguments.config))
         location, slides = of_config(config)
@@ -138,7 +138,7 @@ def pack(
     skip_bad: bool = False,
     own_flags: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
-    """Packs slides, says what became of them, and returns the exit status.
+    """Packs slides, prints what became of them, and returns the exit status.
 
     Args:
         source, slides, out, dtype, workers, skip_bad: see `store_writer.pack`.
@@ -176,11 +176,11 @@ def pack(
 
 
 def verify(out: pathlib.Path, source: FeatureSource | None, workers: int = 4) -> int:
-    """Compares checksums, says what differs, and returns the exit status.
+    """Compares checksums, prints what differs, and returns the exit status.
 
     Args:
         out: the store.
-        source: what it was packed from; None looks where the store says.
+        source: what it was packed from; None for the place that the store has on record.
         workers: threads.
     """
     store = open_features(out)

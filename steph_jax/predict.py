@@ -36,7 +36,7 @@ from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import fold_votes, predictions
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
-from steph_jax.messages import listed, naming_flags
+from steph_jax.messages import join_names, naming_flags
 from steph_jax.methods.registry import load_model
 from steph_jax.training.protocol import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision

@@ -1,7 +1,7 @@
 """Records that programs left as JSON: what they must hold, and one line where they do not.
 
-A `Kind` says what a value must be. It is called with the name of a field and its value, and returns
-"" or what is wrong: `fold: expected a whole number, 0 or more; found 'x'`.
+A `Kind` defines what a value must be. It is called with the name of a field and its value, and
+returns "" or what is wrong: `fold: expected a whole number, 0 or more; found 'x'`.
 """
 
 import dataclasses
@@ -255,5 +255,5 @@ def _within(name: str, field: str) -> str:
     return f"{name}.{text}" if name else text
 
 
-#: What a record holds that is sealed and has checksums of files beside it (`arrays.Checksums`).
+#: What a record holds that is sealed and has checksums of its files (`arrays.Checksums`).
 SEALED_FILES = record({"files": mapping(CHECKSUM), "sha256": CHECKSUM})

@@ -88,7 +88,7 @@ def make_splits(table: SurvivalTable, out: pathlib.Path, request: Request) -> li
         part = np.where(folds == fold, 1, 0)
         part[train_rows[in_validation]] = 2
         rows = [np.flatnonzero(part[rank] == number) for number in range(3)]
-        parts = (tuple(table.patients[i] for i in of_part) for of_part in rows)
+        parts = (tuple(table.patients[i] for i in numbers) for numbers in rows)
         split = Split(out / f"splits_{fold}.csv", *parts)
         check_split(split, table)
         splits.append(split)
@@ -126,7 +126,7 @@ def write_splits(splits: Sequence[Split], overwrite: bool, table: pathlib.Path) 
     for split in splits:
         files.check_output(split.path, [table])
     # All are written before the first has its name; those of the last split are gone by then, so
-    # that a program that is ended leaves no fold of one split beside a fold of another.
+    # that a program that is ended leaves no folds of two splits.
     with contextlib.ExitStack() as stack:
         for split in splits:
             temporary = stack.enter_context(files.whole(split.path))

@@ -178,8 +178,8 @@ def check_can_add(
     """
     bins = {fold: experiment.fold_spec(config, cohort, fold).num_outputs for fold in folds}
     for fold, number in bins.items():
-        of_fold = dataclasses.replace(first, num_bins=number)
-        pool.check_can_add(member_name(config.dataset, fold), of_fold)
+        fold_architecture = dataclasses.replace(first, num_bins=number)
+        pool.check_can_add(member_name(config.dataset, fold), fold_architecture)
     if len(set(bins.values())) > 1:
         bins_text = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
         raise ValueError(
@@ -236,7 +236,7 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: S
     objective = stored_objective(model)
     stored = with_metadata(stored, **evaluator.breslow(parts["train"], cohort.table, objective))
     saved_model.save_model(directory / "model", stored)
-    # Before the metrics, which say that the fold is finished.
+    # Before the metrics, which mark the fold as finished.
     if saves_to_pool(config):
         abmil.add_to_pool(run.pool, as_pool_member(stored, run, split, parts["test"]))
     fold_results.write_patients(directory, cohort.table, split)

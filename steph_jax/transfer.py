@@ -5,11 +5,11 @@
 Sources and targets are `config.sources` (all datasets of the pool, if empty) and `config.dataset`.
 As everywhere, a source's model is the one of its fold 0, but for a cohort's own model, which is the
 one of the fold whose patients are tested. A cohort without data here is no target, one without a
-model in the pool no source; a line says so.
+model in the pool no source, which is logged.
 
 W/transfer.csv              source, target, fold, c_index
 W/task_vector_cosines.csv   cosine between the task vectors of the merged encoder
-W/transfer.png              mean over folds, and the cosines beside it
+W/transfer.png              mean over folds, and the cosines
 """
 
 import pathlib
@@ -29,7 +29,7 @@ from steph_jax.data.splits import split_path
 from steph_jax.data.tables import table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.methods.abmil import apply_head
 from steph_jax.models import task_vectors
 from steph_jax.survival import metrics
@@ -95,7 +95,7 @@ def with_model(pool: Pool, names: Sequence[str]) -> list[str]:
     """The cohorts that have a model to transfer; a line on the log for each of the others.
 
     Raises:
-        FileNotFoundError: none has; says how to make one.
+        FileNotFoundError: none has; with how to make one.
     """
     sources_of_pool = [name for name in names if name in pool.datasets()]
     for name in names:
@@ -122,12 +122,12 @@ def with_data(config: Config, names: Sequence[str]) -> list[str]:
         )
         missing = [path for path in paths if not path.exists()]
         if missing:
-            logging.warning("%s is no target: no %s", name, listed(missing))
+            logging.warning("%s is no target: no %s", name, join_names(missing))
         else:
             datasets.append(name)
     if not datasets:
         raise FileNotFoundError(
-            f"none of {listed(names)} has a table under data.root = {config.data.root!r} and "
+            f"none of {join_names(names)} has a table under data.root = {config.data.root!r} and "
             f"features at data.features = {config.data.features!r}"
         )
     return datasets

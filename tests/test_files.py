@@ -94,7 +94,7 @@ WRITERS = [
 
 
 def failing(command: list[str], folder: pathlib.Path, writer: str) -> None:
-    """Runs a writer that the disk refuses, and looks at what it says and leaves."""
+    """Runs a writer that the disk refuses, and checks its message and what it leaves."""
     script = pathlib.Path(__file__).parent / "helpers" / "writers.py"
     ended = subprocess.run(
         [*command, sys.executable, str(script), str(folder), writer],
@@ -106,7 +106,7 @@ def failing(command: list[str], folder: pathlib.Path, writer: str) -> None:
     assert ended.stderr == ""
     message, *left = ended.stdout.splitlines()
     assert message.startswith(f"{folder}/")
-    if writer == "store" and "are free on this disk" in message:  # said before anything is written
+    if writer == "store" and "are free on this disk" in message:  # before anything is written
         return
     assert "cannot be written (" in message
     assert "give the same command again" in message
@@ -116,7 +116,7 @@ def failing(command: list[str], folder: pathlib.Path, writer: str) -> None:
 
 @pytest.fixture
 def disk(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder to fill, beside one of slides."""
+    """A folder to fill, and one of slides."""
     (tmp_path / "slides").mkdir()
     np.save(tmp_path / "slides" / "a.npy", np.ones((500, 64), np.float32))
     (tmp_path / "disk").mkdir()

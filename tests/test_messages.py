@@ -8,7 +8,7 @@ import pytest
 import torch_writer
 
 from steph_jax import cli
-from steph_jax.messages import escaped, listed, on_one_line, setting_values
+from steph_jax.messages import escaped, join_names, on_one_line, setting_values
 
 NAME = "a\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e\x7f\udc80"
 SHOWN = r"a\x1b]0;title\x07\x1b[2J\r\x9b31m\u202e\x7f\udc80"
@@ -23,7 +23,7 @@ def test_control_characters_are_written_as_escapes():
 
 
 def test_names_in_lists_stay_on_one_line():
-    assert listed([NAME, "b\nerror: c"]) == rf"{SHOWN}, b\nerror: c"
+    assert join_names([NAME, "b\nerror: c"]) == rf"{SHOWN}, b\nerror: c"
     assert setting_values({NAME: "x\ny"}) == rf"{SHOWN}=x\ny"
 
 

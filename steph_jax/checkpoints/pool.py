@@ -3,7 +3,7 @@
     POOL/null                  theta_0
     POOL/{dataset}-fold_{k}    theta of a dataset, fitted on the training patients of fold k
 
-and, beside them, trained models of other kinds under names of their own.
+and trained models of other kinds under names of their own.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Models on disk: a directory with `model.json` and `params/`.
 
-`model.json` says what the model is (kind, architecture, settings, the shape and type of every
+`model.json` describes the model (kind, architecture, settings, the shape and type of every
 parameter), with a checksum of every file in `params/` and of itself. `params/` holds the parameters
 as orbax writes a tree. Nothing in it is code, and loading gives numpy arrays, wherever the model
 was saved.
@@ -61,7 +61,7 @@ class SavedModel:
 def save_model(path: str | os.PathLike[str], model: SavedModel) -> None:
     """Writes a model whole or not at all.
 
-    It is written beside its place, under a hidden name, and renamed. A model that is there
+    It is written under a hidden name in the same folder, and renamed. A model that is there
     already is replaced at that moment.
 
     Args:
@@ -237,7 +237,7 @@ def _filled(described: Mapping[str, Any], arrays: Mapping[str, Any]) -> Params:
 
 
 def _check_architecture(model: SavedModel, where: str) -> None:
-    """Sees to it that the ABMIL trees in a model have the shapes of its architecture."""
+    """Checks that the ABMIL trees in a model have the shapes of its architecture."""
     frozen = model.params.get("frozen", {})
     trees = {name: frozen[name] for name in ("null", "target") if name in frozen}
     if model.kind == "abmil":
@@ -269,5 +269,5 @@ def _shapes(tree: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def stored_objective(model: SavedModel) -> Objective:
-    """The loss a model was trained with; the default one where its file does not say."""
+    """The loss a model was trained with; the default one where its file has none."""
     return objective(model.metadata["objective"]) if "objective" in model.metadata else Objective()

@@ -84,7 +84,7 @@ def find(
         own_name = pool_name(file)
         if own_name is None:
             reason = (
-                f"its name says neither dataset nor fold; {_EXPECTED}, or give it alone, with "
+                f"its name has neither dataset nor fold; {_EXPECTED}, or give it alone, with "
                 "--name NAME"
             )
             rejected.append(Rejected(file, reason, is_skipped=not is_given))

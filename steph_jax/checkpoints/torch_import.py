@@ -96,7 +96,7 @@ def convert_all(
     Args:
         files: (name in the pool, file), theta_0 first.
         pool: where models go.
-        options: what files do not say.
+        options: what files do not hold.
         report: called with each result as it comes.
     """
     results = []
@@ -180,10 +180,10 @@ def _without_attention(file: pathlib.Path, model: SavedModel, options: ImportOpt
     """Warnings about a model without attention tensors.
 
     Raises:
-        ValueError: the name of its file says that it has attention.
+        ValueError: the name of its file promises attention.
     """
     if "attn" in f"{file.parent.name}/{file.name}" and model.kind == "abmil":
-        raise ValueError("no attention tensors (attention_net.*), which its name says")
+        raise ValueError("no attention tensors (attention_net.*), contrary to its name")
     if options.pooling is None:
         return ["no attention tensors: taken for mean pooling; --pooling max if it is not"]
     return []
@@ -205,7 +205,7 @@ def _abmil(
 def _merged(
     state: Mapping[str, Any], name: str, options: ImportOptions, provenance: dict[str, Any]
 ) -> SavedModel:
-    """A trained merged model; what the file says goes before what the user says."""
+    """A trained merged model; what the file holds goes before the user's options."""
     if name == NULL or member_of(name):
         raise ValueError(
             f"a trained merged model (STEPH or another rule), which cannot be the pool's {name}; "
@@ -257,7 +257,7 @@ def _steph_options(merged: MergedState, options: ImportOptions) -> steph.Options
 
 
 def _rule_settings(merged: MergedState, options: ImportOptions) -> dict[str, Any]:
-    """Settings of a rule without mixup; its loss, which no file says, ends with its training."""
+    """Settings of a rule without mixup; its loss, which no file holds, ends with its training."""
     if merged.kind == "fix":
         return {"weights": list(merged.weights)}
     settings: dict[str, Any] = {"merge_weight": 0.0}
@@ -268,9 +268,9 @@ def _rule_settings(merged: MergedState, options: ImportOptions) -> dict[str, Any
 
 def _unused(kind: str, options: ImportOptions) -> list[str]:
     """Warnings about options that a kind of model does not have."""
-    of_steph = ("top_k", "weight_output", "clamp", "base", "mixing", "merged")
-    used = {"steph": of_steph, "dynamic": ("weight_output",)}.get(kind, ())
-    unused = [name for name in options.given(*of_steph) if name not in used]
+    steph_options = ("top_k", "weight_output", "clamp", "base", "mixing", "merged")
+    used = {"steph": steph_options, "dynamic": ("weight_output",)}.get(kind, ())
+    unused = [name for name in options.given(*steph_options) if name not in used]
     flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
     return [f"not used, as a model of kind {kind} has no such option: {flags}"] if unused else []
 

@@ -14,8 +14,8 @@
 NAMEs are those of `torch_names`; in target_task_vector their dots are underscores. A vector
 `vecmix_layer` is r, and lambda = 1 / (1 + r), whether r was learned or lambda was given. Exports of
 our first versions have underscores in task_vectors too, all tensors in target_task_vector, and
-lambda itself where it was given; they are read as well. No file says where k, the output function,
-the clamp, the base or the names of the sources are to be had from; `ImportOptions` has them.
+lambda itself where it was given; they are read as well. k, the output function, the clamp, the base
+and the names of the sources are in no file; `ImportOptions` has them.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ def merged_from_torch(
         state: tensors by name.
         without_attention: as in `torch_names.abmil_from_torch`.
         vector_mixing: whether a vector `vecmix_layer` was learned ("param") or given ("fix"): no
-            tensor tells them apart.
+            tensor distinguishes them.
 
     Raises:
         ValueError: tensors missing, unexpected or misshapen, in a table that names them; NaN,
@@ -281,10 +281,10 @@ def _stored_ratios(ratios: np.ndarray) -> np.ndarray:
     ratios = ratios + 0.0  # -0.0 would give -infinity
     with np.errstate(divide="ignore", over="ignore"):
         stored = ((1 - ratios) / ratios).astype(np.float32)
-    lost = ~np.isfinite(stored) & (ratios != 0)
-    if lost.any():
+    unrepresentable = ~np.isfinite(stored) & (ratios != 0)
+    if unrepresentable.any():
         raise ValueError(
-            f"lambda = {ratios[lost][0]:.4g} of a source cannot be written as "
+            f"lambda = {ratios[unrepresentable][0]:.4g} of a source cannot be written as "
             "(1 - lambda) / lambda in float32; give that source a lambda of 0"
         )
     return stored

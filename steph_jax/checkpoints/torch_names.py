@@ -111,7 +111,7 @@ def abmil_from_torch(state: State, without_attention: str = "mean") -> tuple[Arc
     Args:
         state: tensors by name.
         without_attention: pooling of a model without attention tensors, "mean" or "max": no
-            tensor tells them apart.
+            tensor distinguishes them.
 
     Returns:
         its architecture, and its float32 tree.

@@ -1,1 +1,1 @@
-"""What `python -m steph_jax.check` looks at, a file for each subject; each returns findings."""
+"""What `python -m steph_jax.check` examines, a file for each subject; each returns findings."""

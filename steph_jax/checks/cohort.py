@@ -9,7 +9,7 @@ from steph_jax.checks import findings, folds, outcomes, sections, tables
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.columns import Columns
 from steph_jax.data.tables import SurvivalTable, table_path
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 #: Items of a warning that its line names: it is one of several on a log.
 _MAX_LISTED = 3
@@ -64,6 +64,6 @@ def warnings(results: Iterable[Finding]) -> list[str]:
     lines = []
     for finding in results:
         if finding.status is Status.WARNING:
-            items = f": {listed(finding.items, _MAX_LISTED)}" if finding.items else ""
+            items = f": {join_names(finding.items, _MAX_LISTED)}" if finding.items else ""
             lines.append(f"{findings.sentence(finding)}{items}")
     return lines

@@ -26,7 +26,7 @@ from steph_jax.data.splits import (
     without_left_out,
 )
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 CHECK = "splits"
 #: Standard errors by which the event rates of train and test may differ.
@@ -58,7 +58,7 @@ def check_splits(
         the splits that can be read, by fold, and findings.
     """
     paths = {fold: split_path(root, dataset, fold) for fold in folds}
-    if not (root / dataset).is_dir():  # a finding about the table says so
+    if not (root / dataset).is_dir():  # reported with the table
         return {}, []
     missing = [path for path in paths.values() if not path.is_file()]
     results, splits = _missing(missing), {}
@@ -102,8 +102,8 @@ def check_splits(
 def _missing(paths: list[Path]) -> list[Finding]:
     if not paths:
         return []
-    names = listed(path.name for path in paths[1:])
-    also = f", nor {names} beside it" if names else ""
+    names = join_names(path.name for path in paths[1:])
+    also = f", nor {names}" if names else ""
     text = f"{paths[0]}: no such file{also}"
     return [findings.error(CHECK, text, how_to_make(paths[0].parent), map(str, paths[1:]))]
 
@@ -124,7 +124,7 @@ def _merged(problems: dict[Problem, list[Path]]) -> list[Finding]:
     results = []
     for key, patients in alike.items():
         first, *other_paths = dict.fromkeys(paths_by_key[key])
-        also = f", {listed(path.name for path in other_paths)}" if other_paths else ""
+        also = f", {join_names(path.name for path in other_paths)}" if other_paths else ""
         count = f" ({len(patients)})" if patients else ""
         text = f"{first}{also}: {texts[key]}{count}"
         results.append(findings.error(CHECK, text, key[1], patients))

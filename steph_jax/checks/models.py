@@ -27,7 +27,7 @@ _SAME = 0.999
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A model of the pool beside theta_0.
+    """A model of the pool compared with theta_0.
 
     Attributes:
         name: its name.
@@ -200,7 +200,7 @@ def _unused(finding: Finding) -> Finding:
 
 
 def _place(member: Member, distances: np.ndarray) -> Finding:
-    """A member's distance to the null model beside the others'."""
+    """A member's distance to the null model compared with the others'."""
     text = (
         f"{member.name}: {_dims(member.architecture)}; "
         f"distance to {NULL} {member.distance:.3g} of its length, "

@@ -1,4 +1,4 @@
-"""Whether times and events mean what the config says, judged by their distributions."""
+"""Whether times and events fit the config's units and coding, judged by their distributions."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ _SHARE_AT_END = 0.6
 
 
 def check_times(table: SurvivalTable, columns: Columns) -> list[Finding]:
-    """Times in another unit than the config says.
+    """Times in another unit than the config's.
 
     Args:
         table: patients whose time is known; at least one.
@@ -88,7 +88,7 @@ def check_zero_times(table: SurvivalTable) -> list[Finding]:
 
 
 def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
-    """Events that look like the opposite of what the config says.
+    """Events that look like the opposite of the config's coding.
 
     Whoever is followed up the longest is mostly censored: follow-up ends, and few die just then.
 
@@ -125,7 +125,7 @@ def check_events(table: SurvivalTable, columns: Columns) -> list[Finding]:
     elif rate > 0.5 and at_end >= _SHARE_AT_END:
         text = f"of the tenth followed up the longest {at_end:.0%} have an event; {described}"
     elif table.event.sum() < 10:
-        turn = "the C-index of folds with so few events says little"
+        turn = "the C-index of folds with so few events is too noisy to interpret"
         text = f"few events; {described}"
     else:
         return [findings.ok("event coding", described, **values)]

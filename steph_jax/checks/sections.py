@@ -1,4 +1,4 @@
-"""Which sections slides are of, as TCGA barcodes tell: diagnostic or frozen, tumor or normal."""
+"""Sections of slides by their TCGA barcodes: diagnostic or frozen, tumor or normal."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _NORMAL = range(10, 20)
 
 
 def check_sections(path: Path, slides: Iterable[Sequence[str]]) -> list[Finding]:
-    """Frozen sections beside diagnostic ones, and sections of normal tissue.
+    """Frozen sections among diagnostic ones, and sections of normal tissue.
 
     Args:
         path: of the table.

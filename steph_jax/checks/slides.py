@@ -62,12 +62,12 @@ def check_slides(
     if twice:
         text = f"{location}: ids of the table that mean one slide ({len(twice)})"
         results.append(findings.error(CHECK, text, "keep one row per slide", twice))
-    of_others = {resolve_slide_id(slide, read.slides) for slide in other_slides}
-    spare = sorted(set(read.slides) - set(slide_ids) - of_others - set(renamed.values()))
+    other_ids = {resolve_slide_id(slide, read.slides) for slide in other_slides}
+    spare = sorted(set(read.slides) - set(slide_ids) - other_ids - set(renamed.values()))
     if spare:
         text = f"{location}: files of slides that the table lacks ({len(spare)})"
         results.append(findings.warning(CHECK, text, "they are not used", spare, files=len(spare)))
-    unused = len((of_others - set(slide_ids)) & set(read.slides))
+    unused = len((other_ids - set(slide_ids)) & set(read.slides))
     if unused:
         text = f"{location}: {unused} slides of the table are of patients whom the run does not use"
         results.append(findings.ok(CHECK, text, slides=unused))
@@ -157,7 +157,7 @@ def _summary(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> Find
 def _empty(
     patients: Sequence[str], slides: Sequence[Sequence[str]], read: Reading
 ) -> list[Finding]:
-    """Slides without patches beside others, and patients without any patch."""
+    """Slides without patches of patients who have others, and patients without any patch."""
     results: list[Finding] = []
     some, all_empty = [], []
     for patient, patient_slides in zip(patients, slides, strict=True):
@@ -268,7 +268,7 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
     the tissue. Where the slides of either cohort agree in these means (correlation 0.8 and more),
     and the cohorts do not (less than 0.2), or patches differ tenfold in length, another encoder is
     likely. Warnings all: a run reads no features of sources, unless it joins the cohorts, which
-    `preflight.check_joined` looks at.
+    `preflight.check_joined` reads.
 
     Args:
         target: slides of the target, some with means.

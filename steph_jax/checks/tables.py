@@ -30,7 +30,7 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
 
     Returns:
         the table, and findings. Where `read_table` would refuse it, the table holds what could be
-        read: a time that could not be is NaN; whether events could be is said by
+        read: a time that could not be is NaN; whether events could be is returned by
         `events_are_read`. None where there is no table with these columns.
     """
     results: list[Finding] = []

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from steph_jax.data.features import kinds
 from steph_jax.data.features.source import EmptyBag, FeatureSource, read_bag
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 #: What XLA asks of host memory that it is to read in place, in bytes.
 _ALIGNMENT = 64
@@ -170,7 +170,7 @@ def check_not_empty(
     ]
     if empty:
         raise EmptyBag(
-            f"{len(empty)} patients have no patch in any of their slides: {listed(empty)}; "
+            f"{len(empty)} patients have no patch in any of their slides: {join_names(empty)}; "
             "extract their features again, or take them out of the table and the splits"
         )
 
@@ -210,7 +210,7 @@ def warn_about_empty(source: FeatureSource, slides: Sequence[Sequence[str]]) -> 
         logging.warning(
             "slides without patches (%d), the others of their patients are used: %s",
             len(empty),
-            listed(empty),
+            join_names(empty),
         )
 
 

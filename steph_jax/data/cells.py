@@ -12,7 +12,7 @@ _MISSING = frozenset(
         *("discrepancy", "pending", "redacted"),
     ]
 )
-#: Words, in lower case, that say whether an event was seen, whatever the coding of numbers.
+#: Words, in lower case, for an event that was seen or not, under any coding of numbers.
 _SEEN = frozenset(
     [
         *("dead", "deceased", "died", "death", "event", "dead with tumor", "expired"),

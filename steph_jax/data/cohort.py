@@ -13,7 +13,7 @@ from steph_jax.data.columns import Columns
 from steph_jax.data.persons import person_keys
 from steph_jax.data.splits import check_split, read_split, split_path, without_left_out
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Cohort:
 
 
 def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> SurvivalTable:
-    """Reads the table of a dataset; says on the log whom it leaves out (`Columns.unlabeled`).
+    """Reads the table of a dataset; logs whom it leaves out (`Columns.unlabeled`).
 
     Raises:
         FileNotFoundError, ValueError: see `survival.read_table`.
@@ -62,7 +62,7 @@ def left_out(table: SurvivalTable) -> str:
     """Whom a table leaves out for want of time or event, ten at most by name."""
     return (
         f"{len(table.left_out)} patients without time or event are left out of the table and of "
-        f"the splits: {listed(table.left_out)}"
+        f"the splits: {join_names(table.left_out)}"
     )
 
 
@@ -127,7 +127,7 @@ def other_patients(tables: Sequence[SurvivalTable], target: SurvivalTable) -> li
 
 
 def person_keys_of(table: SurvivalTable) -> set[str]:
-    """What tells the persons of a table; see `persons.person_keys`."""
+    """What identifies the persons of a table; see `persons.person_keys`."""
     keys = [person_keys(*row) for row in zip(table.patients, table.slides, strict=True)]
     return set().union(*keys)
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steph_jax.data import cells, csv_files
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 DAYS_PER_UNIT = {"days": 1.0, "months": 365.25 / 12, "years": 365.25}
 EVENT_CODINGS = ("event", "censorship")
 #: What is done with patients without time or event.
 UNLABELED = ("refuse", "drop")
-#: Extensions of tables that are not read, and may stand beside the place of one that is missing.
+#: Extensions of tables that are not read, and may lie where a CSV is missing.
 _OTHER_TABLES = (".xlsx", ".xls", ".ods", ".tsv", ".txt", ".csv.gz", ".parquet")
 
 WHERE_TO_GET_DATA = (
@@ -30,7 +30,7 @@ class Columns:
         patient: column of patient ids.
         slide: column of slide ids.
         time: column of times to the event or to the end of follow-up.
-        event: column that tells the two apart.
+        event: column that distinguishes the two.
         time_unit: a key of `DAYS_PER_UNIT`; a year has 365.25 days and a month a twelfth of that.
         event_coding: "event" where 1 means that death was seen, "censorship" where 1 means that
             it was not.
@@ -77,11 +77,11 @@ def _where(path: Path) -> str:
     stem = path.name.removesuffix(path.suffix)
     names = [stem + extension for extension in _OTHER_TABLES]
     existing = [name for name in names if (path.parent / name).is_file()]
-    hint = f"found {existing[0]} beside its place: save that as CSV UTF-8; " if existing else ""
+    hint = f"found {existing[0]}: save that as CSV UTF-8; " if existing else ""
     return (
         f"{hint}expected a CSV file with a row for each slide, in the columns patient_id, "
         "pathology_id, t and e or those that data.columns names; from it `python -m "
-        f"steph_jax.split` makes splits_0.csv ... beside it; {WHERE_TO_GET_DATA}"
+        f"steph_jax.split` makes splits_0.csv ... in the same folder; {WHERE_TO_GET_DATA}"
     )
 
 
@@ -111,7 +111,7 @@ def read_cells(path: Path, columns: Columns, names: Sequence[str]) -> Cells:
         settings = ", ".join(map(columns.setting, missing))
         raise ValueError(
             f"{path}: expected the columns {', '.join(names)}; missing {', '.join(missing)}; "
-            f"found {listed(header)}; name yours by {settings}"
+            f"found {join_names(header)}; name yours by {settings}"
         )
     repeated = [name for name in names if header.count(name) > 1]
     if repeated:
@@ -163,5 +163,5 @@ def usable_cells(path: Path, columns: Columns, names: Sequence[str]) -> list[lis
     """The columns of these names, the first two of which are ids without fault."""
     read = read_cells(path, columns, names)
     for problem in id_problems(columns, read):
-        raise ValueError(f"{path}, {problem.text} ({listed(problem.items)}); {problem.advice}")
+        raise ValueError(f"{path}, {problem.text} ({join_names(problem.items)}); {problem.advice}")
     return read.columns

@@ -80,7 +80,7 @@ def _text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: for anything else; says what it is.
+        ValueError: for anything else; names what it is.
     """
     data = path.read_bytes()
     file_kind = next((kind for magic, kind in _BINARY.items() if data.startswith(magic)), "")

@@ -131,13 +131,13 @@ def _deal_patients(
     folds = np.full(len(sites), -1, np.int64)
     size_of_site = Counter(sites)
     at_site = {site: np.zeros(num_folds, np.int64) for site in size_of_site}
-    of_status = np.zeros((2, num_folds), np.int64)
+    counts = np.zeros((2, num_folds), np.int64)
     for number in np.unique(numbers):
         shuffled = rng.permutation(np.flatnonzero(numbers == number))
         rows = sorted(shuffled, key=lambda row: (-size_of_site[sites[row]], sites[row]))
-        status = of_status[int(number) // TIME_GROUPS]
+        status = counts[int(number) // TIME_GROUPS]
         quota = np.full(num_folds, len(rows) // num_folds)
-        behind = np.lexsort((rng.random(num_folds), of_status.sum(axis=0), status))
+        behind = np.lexsort((rng.random(num_folds), counts.sum(axis=0), status))
         quota[behind[: len(rows) % num_folds]] += 1
         status += quota
         for row in rows:

@@ -85,7 +85,7 @@ def find_leaks(
                 patients = slides
                 text = (
                     f"test patients of {target} who are in the table of {source}, whose model may "
-                    f"have been trained on them: there is no {split.name} to tell"
+                    f"have been trained on them: there is no {split.name} to compare with"
                 )
         except messages.USER_ERRORS as problem:
             unreadable.append(str(problem))
@@ -95,7 +95,7 @@ def find_leaks(
             for patient in patients
         ]
         compared_by = (
-            "patients and their slides" if slides else "patients, whose slides no table tells"
+            "patients and their slides" if slides else "patients, whose slides no table lists"
         )
         compared[source] = f"{len(trained)} {compared_by}"
         train_keys: set[str] = set().union(*trained)

@@ -55,7 +55,7 @@ def normalized_patient_id(patient: str) -> str:
 
 
 def person_keys(patient: str, slides: Iterable[str] = ()) -> set[str]:
-    """What tells a person: two patients who share a key are one.
+    """What identifies a person: two patients who share a key are one.
 
     Args:
         patient: id.

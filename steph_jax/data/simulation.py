@@ -68,9 +68,9 @@ class Settings:
             "feature_dim": self.feature_dim >= 1,
             "prefix": self.prefix.isidentifier(),
         }
-        wrong = [name for name, holds in rules.items() if not holds]
-        if wrong:
-            name = wrong[0]
+        problems = [name for name, holds in rules.items() if not holds]
+        if problems:
+            name = problems[0]
             expected = type(self).__dataclass_fields__[name].metadata["help"]
             if name == "patients":
                 expected += f", {2 * NUM_FOLDS} or more"

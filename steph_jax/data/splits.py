@@ -12,7 +12,7 @@ from pathlib import Path
 from steph_jax.data import cells, csv_files, persons
 from steph_jax.data.columns import WHERE_TO_GET_DATA
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 _BOOLEANS = {"true", "false", "0", "1", "0.0", "1.0"}
 
@@ -46,7 +46,7 @@ class Problem:
         patients: whom it is about.
         advice: what to do.
         kind: shared by problems that have one cause in several folds, whatever their text; "" where
-            the text says it.
+            part of the text.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Problem:
     kind: str = ""
 
     def __str__(self) -> str:
-        text = f"{self.text}: {listed(self.patients)}" if self.patients else self.text
+        text = f"{self.text}: {join_names(self.patients)}" if self.patients else self.text
         return f"{text}; {self.advice}" if self.advice else text
 
 
@@ -99,7 +99,8 @@ def read_split(path: str | os.PathLike[str]) -> Split:
     lines = [line for line, row in rows if not "".join(row).isprintable()]
     if lines:
         raise ValueError(
-            f"{path}: ids with line breaks or other control characters in line {listed(lines)}; "
+            f"{path}: ids with line breaks or other control characters in line "
+            f"{join_names(lines)}; "
             "correct them"
         )
     parts = {
@@ -133,7 +134,7 @@ def split_problems(
     Args:
         split: of a fold.
         table: of the dataset.
-        events_are_read: whether the table tells who had an event; else none is looked for.
+        events_are_read: whether the table has events; else their number is not checked.
     """
     parts = split.parts
     problems = [

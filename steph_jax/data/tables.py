@@ -3,7 +3,7 @@
     {root}/{dataset}/{dataset}_survival.csv   one row per slide: patient, slide, time, event
 
 Ids are text, whatever they look like: a table that holds `007` has no patient `7`. Which ids are
-one person's is said in `persons`.
+one person's is decided in `persons`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from steph_jax.data import cells, persons
 from steph_jax.data.columns import DAYS_PER_UNIT, Columns, usable_cells
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.survival.labels import survival_labels
 
 
@@ -63,7 +63,7 @@ class SurvivalTable:
         ids = list(patients)
         missing = [patient for patient in ids if patient not in self.row_of]
         if missing:
-            raise ValueError(f"{self.path}: no such patients: {listed(missing)}")
+            raise ValueError(f"{self.path}: no such patients: {join_names(missing)}")
         return np.asarray([self.row_of[patient] for patient in ids], np.intp)
 
 
@@ -83,7 +83,7 @@ def _slides_of(patients: Sequence[str], slides: Sequence[str]) -> dict[str, tupl
 def read_slides(
     path: str | os.PathLike[str], columns: Columns | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Reads which slides are whose from a table that need not tell what became of the patients.
+    """Reads the slides of every patient from a table that need not have outcomes.
 
     Args:
         path: a CSV file with one row per slide. Columns beyond the two needed are ignored.
@@ -125,7 +125,7 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
     if left_out and columns.unlabeled == "refuse":
         raise ValueError(
             f"{path}: expected numbers in the columns {columns.time!r} and {columns.event!r}; "
-            f"found none for {listed(left_out)}; fill them in, or leave these patients out by "
+            f"found none for {join_names(left_out)}; fill them in, or leave these patients out by "
             "--config.data.unlabeled=drop"
         )
     if not patients:
@@ -188,7 +188,7 @@ def _numbers(path: Path, column: str, patients: Sequence[str], texts: Sequence[s
     ]
     if bad:
         hint = "; write decimals with a point" if any(map(cells.has_comma, texts)) else ""
-        bad_texts = listed(dict.fromkeys(bad))
+        bad_texts = join_names(dict.fromkeys(bad))
         raise ValueError(f"{path}, column {column!r}: expected numbers; found {bad_texts}{hint}")
     return values
 
@@ -204,7 +204,7 @@ def _event_codes(
         if code not in (0, 1)
     ]
     if bad:
-        bad_texts = listed(dict.fromkeys(bad))
+        bad_texts = join_names(dict.fromkeys(bad))
         advice = cells.event_advice(list(dict.fromkeys(texts)), columns.event_coding)
         raise ValueError(
             f"{path}, column {columns.event!r}: events must be 0 or 1; found {bad_texts}; {advice}"
@@ -225,7 +225,7 @@ def _labels(
     if disagree:
         raise ValueError(
             f"{path}: expected one ({columns.time}, {columns.event}) for all rows of a patient; "
-            f"found {listed(disagree.values())}"
+            f"found {join_names(disagree.values())}"
         )
     patients = sorted(labels)
     values = np.asarray([labels[patient] for patient in patients])

@@ -1,8 +1,8 @@
 """What a model computes for the bags of a batch: the protocol that `step.forward` goes through.
 
-A `BagModel` says how patches are embedded, how the parameters of a bag follow from the mean of its
-embeddings, and how its outputs follow from its pooled embedding. Pooling itself, and how bags are
-cut into chunks, is the same for all of them.
+A `BagModel` defines how patches are embedded, how the parameters of a bag follow from the mean of
+its embeddings, and how its outputs follow from its pooled embedding. Pooling itself, and how bags
+are cut into chunks, is the same for all of them.
 """
 
 from collections.abc import Callable

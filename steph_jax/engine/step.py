@@ -46,8 +46,8 @@ AXIS = "devices"
 
 def device_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
     """The one-axis mesh over some devices; all local ones by default."""
-    chosen = list(jax.local_devices() if devices is None else devices)
-    return jax.make_mesh((len(chosen),), (AXIS,), (AxisType.Auto,), devices=chosen)
+    mesh_devices = list(jax.local_devices() if devices is None else devices)
+    return jax.make_mesh((len(mesh_devices),), (AXIS,), (AxisType.Auto,), devices=mesh_devices)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:

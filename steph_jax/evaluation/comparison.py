@@ -206,11 +206,13 @@ def compare_runs(
     )
 
 
-def _risks(workdir: pathlib.Path, of_fold: Sequence[FoldRun], methods: Sequence[str]) -> FoldRisks:
-    """What all runs said of the test patients of a fold, who must be the same for all."""
-    first = of_fold[0]
+def _risks(
+    workdir: pathlib.Path, fold_runs: Sequence[FoldRun], methods: Sequence[str]
+) -> FoldRisks:
+    """The risks of the test patients of a fold by all runs, which must have the same patients."""
+    first = fold_runs[0]
     labels = ["patient_id", "t", "e"]
-    for run in of_fold[1:]:
+    for run in fold_runs[1:]:
         if not run.predictions[labels].equals(first.predictions[labels]):
             one, other = (run_directory(workdir, r.method, r.seed) for r in (first, run))
             raise ValueError(
@@ -225,7 +227,7 @@ def _risks(workdir: pathlib.Path, of_fold: Sequence[FoldRun], methods: Sequence[
             method: np.stack(
                 [
                     run.predictions["risk"].to_numpy(np.float64)
-                    for run in of_fold
+                    for run in fold_runs
                     if run.method == method
                 ]
             )
@@ -268,8 +270,8 @@ def table(comparison: Comparison, costs: Mapping[str, Mapping[str, Any]]) -> pd.
         if comparison.differences:
             difference = comparison.differences.get(method)
             undefined = Difference(math.nan, Interval(math.nan, math.nan), math.nan, values)
-            shown = undefined if difference is None else difference
-            row |= {"difference": shown.mean, **_ends("difference_", shown.interval), "p": shown.p}
+            gain = undefined if difference is None else difference
+            row |= {"difference": gain.mean, **_ends("difference_", gain.interval), "p": gain.p}
         method_runs = [run.numbers for run in comparison.runs if run.method == method]
         row |= {
             "trainable_parameters": method_runs[0]["trainable_parameters"],
@@ -298,14 +300,14 @@ def control_verdict(difference: Difference) -> str:
     if not math.isfinite(difference.mean):
         return "not known: the C-index of some fold is undefined"
     if not difference.interval.excludes_zero():
-        return "cannot be told from the method without its cause"
+        return "not distinguishable from the method without its cause"
     return "more than without the cause" if difference.mean > 0 else "less than without the cause"
 
 
 def verdict(difference: Difference) -> str:
     """What a difference to the reference is worth, in words.
 
-    It is called a difference where the interval over patients and the t-test over folds both say
+    It is called a difference where the interval over patients and the t-test over folds both show
     so (the interval alone, where too few folds were run for a test).
     """
     if not math.isfinite(difference.mean):

@@ -92,7 +92,7 @@ class Predictor:
         compute_dtype: Any = None,
         represent: Represent | None = None,
     ) -> "Predictor":
-        """Brings a model to the devices, and computes what it reads of the bags beside patches.
+        """Brings a model to the devices, and computes its inputs other than patches.
 
         Args:
             model: of any kind.
@@ -148,7 +148,7 @@ class Evaluator:
         compute_dtype: Any = None,
         represent: Represent | None = None,
     ) -> "Evaluator":
-        """Brings a model to the devices; its settings hold "bins", and the loss where they say it.
+        """Brings a model to the devices; its settings hold "bins", and the loss if they have one.
 
         Args:
             model, loader, compute_dtype, represent: as in `Predictor.load`.

@@ -18,7 +18,7 @@ from steph_jax.data.tables import SurvivalTable
 from steph_jax.evaluation import predictions, source_share, survival_metrics
 from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.survival.time_bins import TimeBins
 
 PATIENTS = "patients.csv"
@@ -83,7 +83,7 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
     patients = values["patient_id"]
     twice = [patient for patient, times in Counter(patients).items() if times > 1]
     if twice:
-        raise ValueError(f"{path}: patients are there twice: {listed(twice)}; {_ADVICE}")
+        raise ValueError(f"{path}: patients are there twice: {join_names(twice)}; {_ADVICE}")
     table = SurvivalTable(
         path=path,
         patients=tuple(patients),
@@ -223,7 +223,7 @@ def _survival_metrics(
     cut: float,
     risk_sd: float,
 ) -> dict[str, Any]:
-    """Numbers of the test patients beside the C-index (`survival_metrics.fold_metrics`)."""
+    """Numbers of the test patients besides the C-index (`survival_metrics.fold_metrics`)."""
     train, test = parts["train"], parts["test"]
     cohort = np.union1d(train.rows, test.rows)
     fold = FoldPredictions(
@@ -307,10 +307,10 @@ def read_history(directory: pathlib.Path) -> pd.DataFrame:
 def _numbers(path: pathlib.Path, column: pd.Series, finite: bool = True) -> pd.Series:
     """A column of numbers; unless they must be finite, an empty cell is NaN."""
     numbers = pd.to_numeric(column, errors="coerce").astype(np.float64)
-    wrong = column[~np.isfinite(numbers) if finite else numbers.isna() & (column != "")]
-    if len(wrong):
+    bad = column[~np.isfinite(numbers) if finite else numbers.isna() & (column != "")]
+    if len(bad):
         raise ValueError(
-            f"{path}: row {int(wrong.index[0]) + 2}, {column.name}: expected a number, found "
-            f"{str(wrong.iloc[0])[:60]!r}; {_ADVICE}"
+            f"{path}: row {int(bad.index[0]) + 2}, {column.name}: expected a number, found "
+            f"{str(bad.iloc[0])[:60]!r}; {_ADVICE}"
         )
     return numbers

@@ -23,8 +23,8 @@ def source_share(weights: pd.DataFrame, *, onto_target: bool) -> float | None:
         the share in [0, 1]; None where all coefficients are 0.
     """
     sources = float(weights["source_coefficient"].abs().sum())
-    of_target = weights.groupby("patient_id")["target"].sum()
-    target = float((of_target + (1.0 if onto_target else 0.0)).abs().sum())
+    target_sums = weights.groupby("patient_id")["target"].sum()
+    target = float((target_sums + (1.0 if onto_target else 0.0)).abs().sum())
     return sources / (target + sources) if target + sources > 0 else None
 
 

@@ -1,7 +1,7 @@
-"""What is said of predictions beside Harrell's C: Uno's C, AUC, Brier scores, calibration.
+"""Metrics of predictions besides Harrell's C: Uno's C, AUC, Brier scores, calibration.
 
 Per fold these are the entries of metrics.json under "test"; over folds, those of summary.json and
-of the report. A number that cannot be computed is None, and `missing` says why.
+of the report. A number that cannot be computed is None, and `missing` has the reason.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Labels(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FoldPredictions:
-    """The test patients of a fold beside the training patients that censoring is estimated on.
+    """The test patients of a fold, and the training patients that censoring is estimated on.
 
     Attributes:
         train: labels of the training patients.
@@ -76,7 +76,7 @@ def horizon(cohort: Labels, years: Sequence[float] = YEARS) -> float:
 def fold_metrics(
     fold: FoldPredictions, tau: float, years: Sequence[float] = YEARS
 ) -> dict[str, Any]:
-    """The entries of a fold's metrics.json beside the C-index and the loss.
+    """The entries of a fold's metrics.json besides the C-index and the loss.
 
     Args:
         fold: its predictions.

@@ -121,7 +121,7 @@ class Method:
 
 
 def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:
-    """`model` with other trainable parameters, beside its frozen ones."""
+    """`model` with other trainable parameters and the same frozen ones."""
     params = {"trainable": as_numpy(trainable), "frozen": model.params["frozen"]}
     return dataclasses.replace(model, params=params)
 

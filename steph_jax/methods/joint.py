@@ -17,7 +17,7 @@ def cohorts(spec: FoldSpec[object], pool: Pool) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError: neither `sources` nor a pool names cohorts.
-        ValueError: none is left beside the target.
+        ValueError: none is left but the target.
     """
     names = sources.source_names(spec, pool, include_target=False)
     if not names:

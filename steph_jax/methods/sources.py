@@ -44,7 +44,7 @@ class Merging:
 
 @dataclasses.dataclass(frozen=True)
 class MergeRegularizer:
-    """What the section `loss` of a config says of the merge regularizer.
+    """The merge regularizer's settings in the section `loss` of a config.
 
     Attributes:
         merge_weight: of the merge regularizer in the loss.
@@ -58,7 +58,7 @@ class MergeRegularizer:
 
 @dataclasses.dataclass(frozen=True)
 class Regularizers(MergeRegularizer):
-    """What the section `loss` of a config says of both regularizers.
+    """Both regularizers' settings in the section `loss` of a config.
 
     Attributes:
         mix_weight: of the mix regularizer in the loss.
@@ -101,8 +101,8 @@ class Gathered(NamedTuple):
 
 def source_names(spec: FoldSpec[object], pool: Pool, include_target: bool) -> tuple[str, ...]:
     """`sources` of the config, or all of the pool; the target last, or not among them."""
-    named = spec.sources or pool.datasets()
-    others = tuple(name for name in named if name != spec.dataset)
+    names = spec.sources or pool.datasets()
+    others = tuple(name for name in names if name != spec.dataset)
     return (*others, spec.dataset) if include_target else others
 
 
@@ -134,7 +134,7 @@ def gather(spec: FoldSpec[HasMerging], pool: Pool, include_target: bool, merged:
         merged: the parts that are merged, a name in `task_vectors.PARTS`; only they are prepared.
 
     Raises:
-        FileNotFoundError: the pool lacks a model; says how to make it.
+        FileNotFoundError: the pool lacks a model; with how to make it.
         ValueError: no source is left, or one cannot be prepared.
     """
     null = pool.null()

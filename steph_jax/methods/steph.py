@@ -107,13 +107,13 @@ class StephModel:
         selected = sources.selected if self.options.top_k else None
         merge = merge_regularizer(sources.weights, selected)
         mix = mix_regularizer(sources.ratios, sources.selected)
-        of_target, of_source = steph.shares(sources, self.options)
+        target_shares, source_shares = steph.shares(sources, self.options)
         aux = {
             "weight": sources.weights,
             "lambda": sources.ratios,
             "selected": sources.selected,
-            "target": of_target,
-            "source": of_source,
+            "target": target_shares,
+            "source": source_shares,
             "merge": merge,
             "mix": mix,
         }
@@ -156,7 +156,7 @@ def start(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
     """Hypernetworks and a head of torch's default start, over the models of the pool.
 
     Raises:
-        FileNotFoundError: the pool lacks a model; says how to make it.
+        FileNotFoundError: the pool lacks a model; with how to make it.
         ValueError: options that do not fit the sources, or a head that does not fit the loss.
     """
     options = spec.options.steph
@@ -216,11 +216,16 @@ def _check_head(spec: FoldSpec[Options], target: SavedModel, output: str) -> Non
             f"outputs ({output}), the loss and the time bins of this run ask for "
             f"{spec.num_outputs} ({spec.output}); {_OTHER_HEAD}"
         )
-    fitted = target.metadata.get("bins")
-    if fitted and spec.bins and fitted["edges"] != spec.bins["edges"] and spec.num_outputs > 1:
+    target_bins = target.metadata.get("bins")
+    if (
+        target_bins
+        and spec.bins
+        and target_bins["edges"] != spec.bins["edges"]
+        and spec.num_outputs > 1
+    ):
         raise ValueError(
             f"{spec.dataset}, fold {spec.fold}: the head of the pool's models was fitted on "
-            f"{fitted['kind']} time bins with edges at {_days(fitted)}, this run has "
+            f"{target_bins['kind']} time bins with edges at {_days(target_bins)}, this run has "
             f"{spec.bins['kind']} ones at {_days(spec.bins)}; {_OTHER_HEAD}"
         )
 

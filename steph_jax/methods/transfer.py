@@ -62,7 +62,7 @@ def candidates(spec: FoldSpec[Options], pool: Pool) -> dict[str, SavedModel]:
     """`members`, by name.
 
     Raises:
-        FileNotFoundError: the pool lacks a model; says how to make it.
+        FileNotFoundError: the pool lacks a model; with how to make it.
         ValueError: as `members` does.
     """
     return {name: pool.member(name, fold) for name, fold in members(spec, pool)}

@@ -104,8 +104,8 @@ def mixture(experts: Params, z: Float[Array, "B S E"], routing: Routing) -> Floa
     """
     if experts:
         trees = [experts[f"expert_{s}"] for s in range(z.shape[1])]
-        of_expert = [linear(tree, z[:, s]) for s, tree in enumerate(trees)]
-        z = jax.nn.relu(jnp.stack(of_expert, axis=1))
+        outputs = [linear(tree, z[:, s]) for s, tree in enumerate(trees)]
+        z = jax.nn.relu(jnp.stack(outputs, axis=1))
     weights = jnp.where(routing.selected, routing.probabilities, jnp.zeros((), z.dtype))
     return jnp.sum(weights[:, :, None] * z, axis=1)
 

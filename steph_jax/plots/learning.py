@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.plots.style import (
     BLUE,
     CATEGORIES,
@@ -149,8 +149,8 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
     columns = [c.removeprefix(prefix) for c in history.columns if c.startswith(prefix)]
     if set(columns) != set(sources):
         raise ValueError(
-            f"the training history has weights of {listed(sorted(columns)) or 'no source'}, "
-            f"the merge weights are of {listed(sorted(sources))}; expected the same sources"
+            f"the training history has weights of {join_names(sorted(columns)) or 'no source'}, "
+            f"the merge weights are of {join_names(sorted(sources))}; expected the same sources"
         )
     labels = short_names(sources)
     colors = {s: CATEGORIES[i] if i < len(CATEGORIES) else FAINT for i, s in enumerate(sources)}

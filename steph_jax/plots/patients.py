@@ -96,7 +96,7 @@ def risk_groups_figure(predictions: pd.DataFrame, title: str) -> Figure:
 
 
 def _test(time: np.ndarray, event: np.ndarray, high: pd.Series, num_folds: int) -> Sequence[str]:
-    """What is said of the difference between the groups."""
+    """The text on the difference between the groups."""
     if high.all() or not high.any():
         return ["all patients in one risk group"]
     if num_folds > 1:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from steph_jax import files
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 DPI = 150
 DAYS_PER_YEAR = 365.25
@@ -57,7 +57,7 @@ R = TypeVar("R")
 
 
 def styled(build: Callable[P, R]) -> Callable[P, R]:
-    """Runs a function under these pictures' settings, whatever the user's matplotlibrc says."""
+    """Runs a function under these pictures' settings, not those of the user's matplotlibrc."""
 
     @wraps(build)
     def under_style(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -96,7 +96,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], what: str) -> N
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(
-            f"{what}: expected the columns {listed(missing)}; found {listed(table.columns)}"
+            f"{what}: expected the columns {join_names(missing)}; found {join_names(table.columns)}"
         )
     if table.empty:
         raise ValueError(f"{what}: expected at least one row, found none")

@@ -43,7 +43,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
-    """Everything that the page says, as JSON.
+    """The content of the page, as JSON.
 
     Raises:
         FileNotFoundError, ValueError: a file of the comparison is missing or damaged.

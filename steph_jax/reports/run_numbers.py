@@ -83,7 +83,7 @@ def read_fold(workdir: pathlib.Path, number: int) -> FoldFiles:
 def report_numbers(
     workdir: pathlib.Path, years: Sequence[float] = survival_metrics.YEARS
 ) -> dict[str, Any]:
-    """Everything that a report of a run says, as JSON.
+    """The content of a report of a run, as JSON.
 
     Args:
         workdir: of a run with a finished fold or more.
@@ -103,7 +103,7 @@ def report_numbers(
     per_fold = [survival_metrics.fold_metrics(fold, tau, years) for fold in predictions]
     gain = _gain(folds)
     share = _mean([fold.metrics.get("source_share") for fold in folds])
-    known = any("source_share" in fold.metrics for fold in folds)
+    has_shares = any("source_share" in fold.metrics for fold in folds)
     report = {
         "dataset": settings["dataset"],
         "method": settings["method"],
@@ -120,8 +120,8 @@ def report_numbers(
             (run_directory.fold_directory(workdir, number) / "merge_weights_test.csv").is_file()
             for number in numbers
         ),
-        "source_share": share if known else None,
-        "sources": source_share.in_words(share) if known else None,
+        "source_share": share if has_shares else None,
+        "sources": source_share.in_words(share) if has_shares else None,
         "settings": settings,
         "missing": {
             f"fold {number}": reasons["missing"]
@@ -294,28 +294,28 @@ def verdict(report: Mapping[str, Any]) -> str:
     """What the run came to, in a sentence or two, with its uncertainty."""
     c_index, gain = report["c_index"], report["gain"]
     if c_index["mean"] is None:
-        return "Cannot be told: some fold has no two test patients that can be compared."
+        return "Not computable: some fold has no two test patients that can be compared."
     sentences = [f"C-index {c_index['mean']:.3f}{_interval(c_index['ci95'])} on test patients."]
     if gain is None and report["method"] == OWN_METHOD:
         sentences.append("This is the cancer's own model: there is none to compare it with here.")
     elif gain is None:
-        sentences.append("The cancer's own model was not evaluated beside it.")
+        sentences.append("The cancer's own model was not evaluated.")
     else:
         low, high = gain["ci95"] or (math.nan, math.nan)
         size = f"{gain['mean']:+.3f}{_interval(gain['ci95'], '+.3f')} in the C-index"
         if math.isnan(low):
-            sentences.append(f"One fold cannot tell it from the cancer's own model: {size}.")
+            sentences.append(f"One fold cannot distinguish it from the cancer's own model: {size}.")
         elif low > 0:
             sentences.append(f"Better than the cancer's own model: {size}.")
         elif high < 0:
             sentences.append(f"Worse than the cancer's own model: {size}.")
         else:
-            sentences.append(f"Cannot be told from the cancer's own model: {size}.")
+            sentences.append(f"Not distinguishable from the cancer's own model: {size}.")
     if report["sources"]:
         words = report["sources"]
         sentences.append(f"{words[0].upper()}{words[1:]}.")
         sentences.append(
-            "Whether other cancers are the cause of a gain, only a control can tell: "
+            "Whether other cancers are the cause of a gain, only a control can show: "
             "the same method with permuted task vectors."
         )
     return " ".join(sentences)

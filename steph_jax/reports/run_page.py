@@ -33,17 +33,17 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 def pictures(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, str]:
     """Pictures by name, as data: URIs; those that cannot be drawn are left out."""
     title = f"{numbers['dataset']}, {numbers['method']}"
-    found = {}
+    pictures = {}
     for name in ("c_index", "risk_groups", "source_weights"):
         path = workdir / f"{name}.png"
         if path.is_file():
-            found[name] = pages.uri(path.read_bytes())
+            pictures[name] = pages.uri(path.read_bytes())
     if numbers["d_calibration"] is not None:
         figure = plots.calibration_figure(
             numbers["calibration"], numbers["d_calibration"]["shares"], f"{title}, test patients"
         )
-        found["calibration"] = pages.uri(pages.png_of(figure))
-    return found
+        pictures["calibration"] = pages.uri(pages.png_of(figure))
+    return pictures
 
 
 def html(numbers: Mapping[str, Any], images: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
 """Whether predicted probabilities of survival are right, and what a step of risk is worth.
 
-Probabilities have a unit, so those of the models of several folds may be looked at together.
+Probabilities have a unit, so those of the models of several folds may be pooled.
 Risks have none: a hazard ratio is estimated within each fold, and the folds' ratios are averaged.
 """
 
@@ -54,7 +54,7 @@ class Fifth:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Predicted survival at one time beside what was observed.
+    """Predicted and observed survival at one time.
 
     Attributes:
         at: the time.
@@ -268,12 +268,15 @@ def d_calibration(event: ArrayLike, survival: ArrayLike) -> DCalibration:
     """
     from scipy.stats import chi2
 
-    seen, s = np.asarray(event).astype(bool), np.clip(np.asarray(survival, np.float64), 0.0, 1.0)
+    event_seen, s = (
+        np.asarray(event).astype(bool),
+        np.clip(np.asarray(survival, np.float64), 0.0, 1.0),
+    )
     edges = np.linspace(0.0, 1.0, NUM_BINS + 1)
     counts = np.bincount(
-        np.minimum((s[seen] * NUM_BINS).astype(int), NUM_BINS - 1), minlength=NUM_BINS
+        np.minimum((s[event_seen] * NUM_BINS).astype(int), NUM_BINS - 1), minlength=NUM_BINS
     ).astype(np.float64)
-    for value in s[~seen]:
+    for value in s[~event_seen]:
         if value == 0.0:
             counts[0] += 1.0
             continue

@@ -2,7 +2,7 @@
 
 Harrell's C depends on who was censored when; Uno's C, the time-dependent AUC and the Brier score
 do not, as long as censoring does not depend on the risk. All of them need the curve G of censoring,
-estimated on the training patients, and a last time tau beyond which G says nothing.
+estimated on the training patients, and a last time tau beyond which G is not known.
 
 Where an event and a censoring fall on the same time, the event came first: the weight of the event
 is 1 / G(t-), the limit from the left (Uno et al. 2011; Graf et al. 1999).
@@ -135,7 +135,7 @@ def uno_concordance(
 def largest_weight(curve: CensoringCurve, time: ArrayLike, event: ArrayLike, tau: float) -> float:
     """The largest weight 1 / G(t-) of a test patient with an event before tau; 1 without events.
 
-    One weight above 20 rules a weighted number: it is reported beside them.
+    One weight above 20 dominates a weighted number, so the largest is reported too.
     """
     times, events = survival_labels(time, event)
     before = curve.before(times[events & (times < tau)])
@@ -201,8 +201,8 @@ def survival_at(curves: ArrayLike, edges: ArrayLike, at: ArrayLike) -> Float64[n
     width = bounds[k + 1] - bounds[k]
     share = np.where(np.isfinite(width), (times - bounds[k]) / width, 0.0)
     start, end = whole[:, k], whole[:, k + 1]
-    kept = np.divide(end, start, out=np.zeros_like(end), where=start > 0)
-    return start * kept**share
+    survivors = np.divide(end, start, out=np.zeros_like(end), where=start > 0)
+    return start * survivors**share
 
 
 def brier_scores(
@@ -228,9 +228,9 @@ def brier_scores(
     died = (times[:, None] <= moments) & events[:, None]
     alive = times[:, None] > moments
     before, now = curve.before(times)[:, None], curve.at(moments)[None]
-    of_dead = np.divide(predicted**2, before, out=np.zeros_like(predicted), where=died)
-    of_living = np.divide((1 - predicted) ** 2, now, out=np.zeros_like(predicted), where=alive)
-    return np.mean(of_dead + of_living, axis=0)
+    dead = np.divide(predicted**2, before, out=np.zeros_like(predicted), where=died)
+    living = np.divide((1 - predicted) ** 2, now, out=np.zeros_like(predicted), where=alive)
+    return np.mean(dead + living, axis=0)
 
 
 def integrated(scores: ArrayLike, at: ArrayLike) -> float:

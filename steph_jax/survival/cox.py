@@ -205,8 +205,8 @@ def one_standard_error(scores: Sequence[ArrayLike]) -> int:
     best = int(np.argmax(means))
     for candidate in range(best):
         difference = table[best] - table[candidate]
-        seen = difference[np.isfinite(difference)]
-        error = seen.std(ddof=1) / math.sqrt(len(seen)) if len(seen) > 1 else 0.0
-        if seen.mean() <= error:
+        finite = difference[np.isfinite(difference)]
+        error = finite.std(ddof=1) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+        if finite.mean() <= error:
             return candidate
     return best

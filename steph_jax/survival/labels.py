@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 
 def survival_labels(
@@ -42,6 +42,6 @@ def survival_labels(
         (events, (events != 0) & (events != 1), "events must be 0 or 1"),
     ):
         if bad.any():
-            problems = listed(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
+            problems = join_names(f"{names[int(i)]}: {values[i]}" for i in np.flatnonzero(bad))
             raise ValueError(f"{rule}; found {problems}")
     return times, events.astype(bool)

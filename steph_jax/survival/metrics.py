@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy.typing import ArrayLike, NDArray
 
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.survival.labels import survival_labels
 
 #: Risks no further apart than this count as tied.
@@ -32,7 +32,7 @@ def _finite(values: ArrayLike, length: int, what: str) -> Float64[np.ndarray, " 
     if not np.isfinite(array).all():
         bad = np.flatnonzero(~np.isfinite(array))
         raise ValueError(
-            f"{what} must be finite; found {listed(f'patient {i}: {array[i]}' for i in bad)}"
+            f"{what} must be finite; found {join_names(f'patient {i}: {array[i]}' for i in bad)}"
         )
     return array
 
@@ -202,7 +202,7 @@ class Baseline:
         """
         if set(record) != {"times", "hazard"}:
             raise ValueError(
-                f"a baseline hazard has the fields times and hazard, found {listed(record)}"
+                f"a baseline hazard has the fields times and hazard, found {join_names(record)}"
             )
         return cls(tuple(map(float, record["times"])), tuple(map(float, record["hazard"])))
 

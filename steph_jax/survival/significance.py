@@ -83,12 +83,12 @@ def resampled_c_index(
         [R]; NaN where a resample has no comparable pair.
     """
     pairs = comparable_pairs(time, event)
-    risks, drawn = np.asarray(risk, np.float64), np.asarray(counts, np.float64)
+    risks, weights = np.asarray(risk, np.float64), np.asarray(counts, np.float64)
     difference = risks[:, None] - risks
     concordant = (difference > RISK_TOLERANCE) + 0.5 * (np.abs(difference) <= RISK_TOLERANCE)
-    won = _pair_sums(concordant * pairs, drawn)
-    compared = _pair_sums(pairs.astype(np.float64), drawn)
-    return np.divide(won, compared, out=np.full(len(drawn), np.nan), where=compared > 0)
+    won = _pair_sums(concordant * pairs, weights)
+    compared = _pair_sums(pairs.astype(np.float64), weights)
+    return np.divide(won, compared, out=np.full(len(weights), np.nan), where=compared > 0)
 
 
 def _pair_sums(
@@ -102,9 +102,9 @@ def _resample(
     num_patients: int, resamples: int, rng: np.random.Generator
 ) -> Int64[np.ndarray, "R P"]:
     """How often every patient is drawn when as many are drawn with replacement: [R, P]."""
-    chosen = rng.integers(0, num_patients, (resamples, num_patients))
+    patients = rng.integers(0, num_patients, (resamples, num_patients))
     offsets = num_patients * np.arange(resamples)[:, None]
-    counts = np.bincount((chosen + offsets).ravel(), minlength=resamples * num_patients)
+    counts = np.bincount((patients + offsets).ravel(), minlength=resamples * num_patients)
     return counts.reshape(resamples, num_patients)
 
 
@@ -130,8 +130,8 @@ def bootstrap_means(
     for fold in folds:
         counts = _resample(len(fold.time), resamples, rng)
         for method, risks in fold.risk.items():
-            of_seeds = [resampled_c_index(fold.time, fold.event, r, counts) for r in risks]
-            sums[method] += np.mean(of_seeds, axis=0)
+            seed_values = [resampled_c_index(fold.time, fold.event, r, counts) for r in risks]
+            sums[method] += np.mean(seed_values, axis=0)
     return {method: total / len(folds) for method, total in sums.items()}
 
 

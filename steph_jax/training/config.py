@@ -45,7 +45,7 @@ _PATHS = (("data", "root"), ("data", "features"), ("pool", "root"))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Config:
-    """A run; configs/default.py says what each setting means.
+    """A run; configs/default.py explains each setting.
 
     Attributes:
         record: the settings as JSON, as they are stored.
@@ -134,14 +134,14 @@ class Config:
         Raises:
             ValueError: as `from_dict` does.
         """
-        changed = copy.deepcopy(self.record)
+        record = copy.deepcopy(self.record)
         for name, value in values.items():
             *within, last = name.split(".")
-            place = changed
+            place = record
             for section in within:
                 place = place.setdefault(section, _default_section(section))
             place[last] = value
-        return Config.from_dict(changed)
+        return Config.from_dict(record)
 
     def fold_spec(self, fold: int, num_outputs: int, bins: TimeBins | None = None) -> FoldSpec[Any]:
         """What a fold asks of its method."""
@@ -201,7 +201,7 @@ def _whole(config: Config | None, problems: Mapping[str, str]) -> Config:
     return config
 
 
-#: Settings without which a stored config says too little of its run.
+#: Settings without which a stored config does not determine its run.
 _NEEDED = ("dataset", "method", "folds", "seed", "data")
 
 
@@ -278,20 +278,20 @@ def read_options(method: Method, record: Mapping[str, Any], *, fill: bool = Fals
 
 def refuse_unknown(record: Mapping[str, Any]) -> None:
     """Raises ValueError for a setting that neither `Config` nor any method reads."""
-    known = {
+    choices = {
         name: typed_values.names_of(kind)
         for name, kind in typing.get_type_hints(Config).items()
         if name not in ("record", "options")
     }
-    known["model"].discard("num_bins")
+    choices["model"].discard("num_bins")
     for method in registry.METHODS.values():
         for name, kind in _option_sections(method).items():
-            known.setdefault(name, set()).update(typed_values.names_of(kind))
-    typed_values.refuse_unknown(record, known)
+            choices.setdefault(name, set()).update(typed_values.names_of(kind))
+    typed_values.refuse_unknown(record, choices)
     if isinstance(record.get("data"), Mapping):
         names = typed_values.names_of(ColumnNames)
         typed_values.refuse_unknown(record["data"].get("columns"), names, "data.columns")
-    for name, settings in known.items():
+    for name, settings in choices.items():
         if settings:
             typed_values.refuse_unknown(record.get(name), settings, name)
 

@@ -131,7 +131,7 @@ def open_source(
     Args:
         config: of the run.
         dataset: name.
-        location: where the features are, if not where the config says.
+        location: where the features are, if not at the config's.
         feature_dim: D that they must have, if one is known.
     """
     return open_features(

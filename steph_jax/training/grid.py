@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.training.config import Config
 
 #: Settings, and sections, of the data and the way a run works, not of what is fitted.
@@ -33,8 +33,8 @@ class Grid:
 
     def points(self) -> list[Point]:
         """Every combination of the values; the last setting changes fastest."""
-        combined = itertools.product(*self.values.values())
-        return [dict(zip(self.values, chosen, strict=True)) for chosen in combined]
+        combinations = itertools.product(*self.values.values())
+        return [dict(zip(self.values, values, strict=True)) for values in combinations]
 
     def record(self) -> dict[str, list[str]]:
         """The entry of a stored config, so that a run does not go on with another sweep."""
@@ -59,24 +59,27 @@ def parse(texts: Sequence[str], config: Config) -> Grid:
     defaults = config.settings
     swept: dict[str, list[Any]] = {}
     for text in texts:
-        name, equals, given = (part.strip() for part in text.partition("="))
+        name, equals, value_text = (part.strip() for part in text.partition("="))
         if not (name and equals):
             raise ValueError(
                 f"--sweep is NAME=VALUE,VALUE,... as loss.merge_weight=0.005,0.05; found {text!r}"
             )
         if name in NOT_SWEPT or name.split(".")[0] in SECTIONS_NOT_SWEPT:
+            fixed = join_names([*NOT_SWEPT, *(f"{section}.*" for section in SECTIONS_NOT_SWEPT)])
             raise ValueError(
-                f"--sweep: {name} says on what or how a run works, not what is fitted, and cannot "
-                f"be swept; nor can {listed([*NOT_SWEPT, *(f'{s}.*' for s in SECTIONS_NOT_SWEPT)])}"
+                f"--sweep: {name} sets on what or how a run works, not what is fitted, and cannot "
+                f"be swept; nor can {fixed}"
             )
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=4, cutoff=0.5) or defaults
             raise ValueError(f"--sweep: no setting is called {name!r}; near are {', '.join(near)}")
         if name in swept:
             raise ValueError(f"--sweep: {name} is named twice; give all of its values at once")
-        values = [_typed(name, value, defaults[name]) for value in split_values(given)]
+        values = [_typed(name, value, defaults[name]) for value in split_values(value_text)]
         if len(values) < 2 or any(values.count(value) > 1 for value in values):
-            raise ValueError(f"--sweep: {name} takes two or more different values; found {given!r}")
+            raise ValueError(
+                f"--sweep: {name} takes two or more different values; found {value_text!r}"
+            )
         swept[name] = values
     return Grid(swept)
 

@@ -28,7 +28,7 @@ from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.data.bags import BagReader, ConcatBags, OnDiskBags
 from steph_jax.data.cohort import Cohort
 from steph_jax.data.features.store_plan import file_of
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.training import resume
 from steph_jax.training.experiment import Experiment
 
@@ -69,7 +69,7 @@ def keep(
         compared: directories of other runs that must have read the same.
 
     Raises:
-        ValueError: they have changed; says what, and what to do.
+        ValueError: they have changed; with what did, and what to do.
     """
     now = of_run(run.cohort, run.bags, fingerprints(run.pool, members), read(workdir))
     for other in compared:
@@ -154,7 +154,7 @@ def expect_same(stored: Inputs, now: Inputs, where: pathlib.Path) -> None:
         where: directory of the earlier.
 
     Raises:
-        ValueError: they differ; says in what, and what to do.
+        ValueError: they differ; with in what, and what to do.
     """
     changes = [
         *_changed("time, event or slides of", stored["patients"], now["patients"]),
@@ -180,7 +180,7 @@ def _merged(stored: Inputs, now: Inputs) -> Inputs:
 def _changed(what: str, stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The names in both whose digests differ, as a part of a message."""
     names = [name for name in now if name in stored and now[name] != stored[name]]
-    return [f"{what} {listed(names)}"] if names else []
+    return [f"{what} {join_names(names)}"] if names else []
 
 
 def _rows_of(features: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

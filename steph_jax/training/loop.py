@@ -157,10 +157,10 @@ def fit(
         parts = _evaluated_after(config, job.split, epoch)
         order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
         loader.prefetch([*chain(*order), *chain(*parts.values()), *chain(*following)])
-        named = f"{job.label} epoch {epoch + 1}/{last}"
+        epoch_label = f"{job.label} epoch {epoch + 1}/{last}"
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
-            state, passed = train_epoch(
+            state, epoch_result = train_epoch(
                 evaluate.predict.model,
                 loss_function(evaluate.objective),
                 loader.mesh,
@@ -170,16 +170,16 @@ def fit(
                 loader.batches(order, evaluate.labels),
                 key,
                 epoch * steps,
-                partial(progress_bar, total=steps, label=named),
+                partial(progress_bar, total=steps, label=epoch_label),
             )
-        _check_finite(passed, named, config.learning_rate)
+        _check_finite(epoch_result, epoch_label, config.learning_rate)
         row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
-        row |= epoch_row(passed, evaluate, job.model.metadata.get("sources", []))
+        row |= epoch_row(epoch_result, evaluate, job.model.metadata.get("sources", []))
         for part, rows in parts.items():
             scores = evaluate(rows, state.trainable).scores
             row |= {f"{part}_{name}": value for name, value in scores.items()}
         history.append(row)
-        logging.info("%s: %s", named, epoch_line(row))
+        logging.info("%s: %s", epoch_label, epoch_line(row))
         if early_stopping.is_on and early_stopping.best_epoch(history) == epoch + 1:
             best = copy_of(state.trainable)
         store.save(epoch + 1, TrainCheckpoint(state, best), history, start)
@@ -216,12 +216,12 @@ def _end_if_collapsed(job: TrainingJob, history: list[dict[str, float]]) -> None
         raise CollapsedWeightsError(history)
 
 
-def _check_finite(passed: Epoch, named: str, learning_rate: float) -> None:
+def _check_finite(epoch_result: Epoch, epoch_label: str, learning_rate: float) -> None:
     """Raises DivergedError where a loss of an epoch is not finite."""
-    if not np.isfinite(jax.device_get([out.loss for out in passed.outputs])).all():
+    if not np.isfinite(jax.device_get([out.loss for out in epoch_result.outputs])).all():
         raise DivergedError(
-            f"{named}: the loss is not a finite number any more, training has diverged; lower "
-            f"--config.learning_rate ({learning_rate:g})"
+            f"{epoch_label}: the loss is not a finite number any more, training has diverged; "
+            f"lower --config.learning_rate ({learning_rate:g})"
         )
 
 

@@ -20,7 +20,7 @@ from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.leaks import find_leaks
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import SurvivalTable, read_table, table_path
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.survival import metrics
 from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, joined_names, open_source
@@ -28,8 +28,8 @@ from steph_jax.training.experiment import Experiment, fold_spec, joined_names, o
 
 def check_feature_dim(model: SavedModel, run: Experiment) -> None:
     """Raises ValueError where a model was made for features of another size than a run's."""
-    found, expected = run.bags.feature_dim, model.architecture.feature_dim
-    if found == expected:
+    actual, expected = run.bags.feature_dim, model.architecture.feature_dim
+    if actual == expected:
         return
     source = open_source(run.config, run.config.dataset)
     headers = [source.header(slide) for slides in run.cohort.table.slides for slide in slides]
@@ -40,10 +40,10 @@ def check_feature_dim(model: SavedModel, run: Experiment) -> None:
         what = f"the models of {run.pool.root} expect"
         advice = "use features of the encoder that the pool was fitted on, or another pool"
     else:
-        what = "model.feature_dim says"
-        advice = kinds.dim_advice(found)
+        what = "model.feature_dim is"
+        advice = kinds.dim_advice(actual)
     raise ValueError(
-        f"features of {run.config.dataset} have D = {found}, {what} D = {expected}; {advice}"
+        f"features of {run.config.dataset} have D = {actual}, {what} D = {expected}; {advice}"
     )
 
 
@@ -88,12 +88,13 @@ def expect_encoder_of_members(
         ValueError: one was fitted on features of another encoder.
     """
     for member in {m for fold in folds for m in members(config, cohort, pool, fold)}:
-        theirs = str(pool.member(*member).metadata.get("encoder", ""))
-        if encoder and theirs and kinds.same_encoder(theirs) != kinds.same_encoder(encoder):
+        member_encoder = str(pool.member(*member).metadata.get("encoder", ""))
+        names = [kinds.same_encoder(name) for name in (encoder, member_encoder) if name]
+        if len(set(names)) > 1:
             raise ValueError(
                 f"{pool.root}: {member[0]}, fold {member[1]}, was fitted on features of the "
-                f"encoder {theirs}, but the features of {config.dataset} are of {encoder}; use "
-                "models and features of one encoder"
+                f"encoder {member_encoder}, but the features of {config.dataset} are of {encoder}; "
+                "use models and features of one encoder"
             )
 
 
@@ -167,7 +168,7 @@ def warn_of_leaks(config: Config, cohort: Cohort, sources: Iterable[str]) -> Non
     for problem in search.unreadable:
         logging.warning("%s; patients cannot be compared", problem)
     for leak in search.leaks:
-        logging.warning("%s: %s; %s", leak.message, listed(leak.patients), leak.advice)
+        logging.warning("%s: %s; %s", leak.message, join_names(leak.patients), leak.advice)
 
 
 def check_splits(config: Config, cohort: Cohort) -> None:
@@ -206,8 +207,8 @@ def check_joined(config: Config, cohort: Cohort, pool: Pool) -> None:
     for name in joined_names(config, cohort, pool):
         try:
             table = read_table(table_path(root, name), columns)
-            ours = open_source(config, config.dataset)
-            _expect_alike(open_source(config, name), table, ours, cohort.table)
+            target = open_source(config, config.dataset)
+            _check_alike(target, cohort.table, open_source(config, name), table)
         except (OSError, ValueError) as error:
             kind = FileNotFoundError if isinstance(error, OSError) else ValueError
             raise kind(
@@ -216,25 +217,29 @@ def check_joined(config: Config, cohort: Cohort, pool: Pool) -> None:
             ) from error
 
 
-def _expect_alike(
-    theirs: FeatureSource, their_table: SurvivalTable, ours: FeatureSource, our_table: SurvivalTable
+def _check_alike(
+    target: FeatureSource,
+    target_table: SurvivalTable,
+    other: FeatureSource,
+    other_table: SurvivalTable,
 ) -> None:
     """Raises ValueError where the first slides of two cohorts differ in size or encoder."""
-    found = []
-    for source, table in ((ours, our_table), (theirs, their_table)):
+    kinds_of_slides = []
+    for source, table in ((target, target_table), (other, other_table)):
         slides = (slide for patient_slides in table.slides for slide in patient_slides)
         first = next((slide for slide in slides if not source.missing([slide])), None)
-        if first is None:  # what is missing is said when the features that are needed are opened
+        if first is None:  # missing features are reported when they are opened
             return
-        found.append((source.dim(first), kinds.same_encoder(source.encoder(first))))
-    (dim, encoder), (other_dim, other) = found
+        kinds_of_slides.append((source.dim(first), kinds.same_encoder(source.encoder(first))))
+    (dim, encoder), (other_dim, other_encoder) = kinds_of_slides
+    advice = "source and target need features of one encoder"
     if dim != other_dim and dim and other_dim:
         raise ValueError(
-            f"{theirs.location}: features of D = {other_dim}, those of {ours.location} have D = "
-            f"{dim}; source and target need features of one encoder"
+            f"{other.location}: features of D = {other_dim}, those of {target.location} have D = "
+            f"{dim}; {advice}"
         )
-    if encoder != other and encoder and other:
+    if encoder != other_encoder and encoder and other_encoder:
         raise ValueError(
-            f"{theirs.location}: features of the encoder {other}, those of {ours.location} are of "
-            f"{encoder}; source and target need features of one encoder"
+            f"{other.location}: features of the encoder {other_encoder}, those of "
+            f"{target.location} are of {encoder}; {advice}"
         )

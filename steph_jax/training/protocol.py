@@ -59,7 +59,7 @@ def _expect_model(name: str, value: Architecture) -> None:
     expect_within("model.num_layers", value.num_layers, 1, MOST_LAYERS)
 
 
-#: What values a setting may have, beside its type.
+#: The values that a setting may have.
 VALUE_CHECKS: dict[str, Any] = {
     "dataset": _expect_name,
     "method": lambda name, value: registry.find_method(value),

@@ -40,7 +40,7 @@ def fingerprint(model: SavedModel, data: Mapping[str, np.ndarray] | None = None)
 
     Args:
         model: all of its parameters count.
-        data: arrays by name that say who is trained on, and with what outcome, if that counts.
+        data: arrays by name of who is trained on, and with what outcome, if that counts.
     """
     digest = hashlib.sha256()
     for name, leaf in jax.tree_util.tree_leaves_with_path((model.params, dict(data or {}))):
@@ -121,11 +121,11 @@ class EpochStore:
         """Where the state after each epoch is, of those that are stored."""
         if not self._directory.is_dir():
             return {}
-        named = [(_EPOCH.fullmatch(path.name), path) for path in self._directory.iterdir()]
-        return {int(match[1]): path for match, path in named if match}
+        matches = [(_EPOCH.fullmatch(path.name), path) for path in self._directory.iterdir()]
+        return {int(match[1]): path for match, path in matches if match}
 
     def _record(self, path: pathlib.Path) -> dict[str, Any]:
-        """What stands beside a state."""
+        """What is stored with a state."""
         if not path.name.startswith("epoch_"):
             return records.read(path / _UNSEALED_RECORD, _UNSEALED, _WHAT, self._advice)
         file = path / _RECORD

@@ -140,14 +140,14 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
     inner = cut_inner_folds(run.cohort, fold, config.seed)
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
-    tried = [with_point(run, point) for point in points]
-    _store_start(tried, fold, inner, place)
+    experiments = [with_point(run, point) for point in points]
+    _store_start(experiments, fold, inner, place)
     c_index = np.zeros((len(points), len(inner)))
     for number, cut in enumerate(inner):
         within = place / f"inner_{number}"
         label = f"fold {fold}, inner fold {number}"
         pool = refitted_pool(run, cut, within, f"{label}, target's model")
-        for i, (point, changed) in enumerate(zip(points, tried, strict=True)):
+        for i, (point, changed) in enumerate(zip(points, experiments, strict=True)):
             c_index[i, number] = held_out_c_index(
                 dataclasses.replace(changed, pool=pool),
                 fold,
@@ -169,13 +169,13 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
         for number, value in enumerate(values)
     ]
     files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
-    shown = {messages.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
+    labels = {messages.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
     title = f"{config.dataset}, {config.method}, fold {fold}: sweep over inner folds"
-    plots.folds(shown, directory / "sweep.png", title, patients="held-out training patients")
+    plots.folds(labels, directory / "sweep.png", title, patients="held-out training patients")
     logging.info(
         "fold %d: mean C-index over the inner folds %s; goes on with %s",
         fold,
-        "; ".join(f"{name}: {mean:.4f}" for name, mean in zip(shown, means, strict=True)),
+        "; ".join(f"{name}: {mean:.4f}" for name, mean in zip(labels, means, strict=True)),
         messages.setting_values(points[best]),
     )
     return SweepResult(points[best], float(means[best]))
@@ -199,12 +199,12 @@ def with_point(run: Experiment, point: Point) -> Experiment:
 
 
 def _store_start(
-    tried: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
+    experiments: list[Experiment], fold: int, inner: list[InnerFold], place: pathlib.Path
 ) -> None:
     """Stores what the sweep of a fold started from, or checks that it is still the same."""
-    pool, patients = tried[0].pool, tried[0].cohort.table.patients
+    pool, patients = experiments[0].pool, experiments[0].cohort.table.patients
     models = {NULL: resume.fingerprint(pool.null())} if pool.has_null() else {}
-    for run in tried:
+    for run in experiments:
         for member in preflight.members(run.config, run.cohort, pool, fold):
             models.setdefault(member_name(*member), resume.fingerprint(pool.member(*member)))
     record = {

@@ -1,7 +1,7 @@
 """From the plain values of a config to frozen dataclasses, a section each.
 
-A section's dataclass says which settings it has, of which type and with which defaults, and checks
-their values; what is here checks that the settings are there and have that type.
+A section's dataclass defines its settings, their types and their defaults, and checks their values;
+this module checks that the settings are there and have those types.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ def read(kind: type[T], record: Any, name: str, *, fill: bool = False, without: 
 
 
 def _with_name(message: str, section: str, settings: set[str]) -> str:
-    """What a dataclass says of a value, with the name of its section."""
+    """A dataclass's error about a value, with the name of its section."""
     if not section or message.startswith(f"{section}."):
         return message
     separator = "." if message.partition(" ")[0] in settings else ": "
@@ -127,12 +127,12 @@ def refuse_unknown(record: Any, known: Collection[str], name: str = "") -> None:
         known: names of its settings.
         name: of the section, with dots; "" for the whole config.
     """
-    for given in record if isinstance(record, Mapping) else ():
-        if given not in known:
-            near = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5) or sorted(known)
+    for setting in record if isinstance(record, Mapping) else ():
+        if setting not in known:
+            near = difflib.get_close_matches(str(setting), known, n=3, cutoff=0.5) or sorted(known)
             within = f"{name}." if name else ""
             raise ValueError(
-                f"no setting is called {within}{given}; near are "
+                f"no setting is called {within}{setting}; near are "
                 f"{', '.join(within + other for other in near)}; {REFERENCE}"
             )
 

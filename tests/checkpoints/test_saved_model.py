@@ -1,4 +1,4 @@
-"""Models on disk: whole, or an error that says what is wrong."""
+"""Models on disk: whole, or an error that names what is wrong."""
 
 import dataclasses
 import json

@@ -99,7 +99,7 @@ def test_a_lost_task_vector_is_missed(number):
     lost = [name for name in state if name.startswith(f"task_vectors.{number}.")]
     for name in lost:
         del state[name]
-    # Without the last one nothing but the hypernetworks says that there were three.
+    # Without the last one only the hypernetworks show that there were three.
     table = rf"10 missing, 0 unexpected, 0 misshapen(?s:.*)task_vectors.{number}.feat_proj.0.weight"
     if number == 2:
         table = r"0 missing, 0 unexpected, 4 misshapen"

@@ -200,9 +200,7 @@ def test_other_codes_follow_the_coding(tmp_path, caplog, coding, advice):
     study = cohort()
     study.rows[3][3] = "2"
     refused(study.write(tmp_path), caplog, advice, **{"data.event_coding": coding})
-    study.rows[3][3] = (
-        "0" if coding == "event" else "1"
-    )  # what the advice says of a competing event
+    study.rows[3][3] = "0" if coding == "event" else "1"  # the advice about a competing event
     accepted_or_warned = compared(study.write(tmp_path), caplog, **{"data.event_coding": coding})
     assert not accepted_or_warned[1]
 

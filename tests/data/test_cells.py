@@ -33,7 +33,7 @@ def test_missing_values():
     ],
 )
 def test_codes_of_events(cell, under_event, under_censorship):
-    """Words mean the same under both codings, numbers and booleans are what the coding says."""
+    """Words mean the same under both codings, numbers and booleans follow the coding."""
     assert cells.event_code(cell, "event") == under_event
     assert cells.event_code(cell, "censorship") == under_censorship
 

@@ -108,9 +108,7 @@ def test_evaluation_is_the_same(home, in_memory, announced, monkeypatch):
 
 
 @pytest.mark.parametrize("cache_gb", [TINY_GB, 1.0])
-def test_streamed_run_resumes(
-    home, in_memory, announced, tmp_path, monkeypatch, cache_gb
-):
+def test_streamed_run_resumes(home, in_memory, announced, tmp_path, monkeypatch, cache_gb):
     """In the same order, with the cache of before or another one."""
 
     class Interrupted(Exception):

@@ -215,7 +215,7 @@ def test_five_steps_of_training(recorded, model, method, frozen, batch_of, dtype
 
 # --- STEPH: every option --------------------------------------------------------------------------
 
-#: Options of each recorded case; what else differs is said in the test.
+#: Options of each recorded case; other differences are in the test.
 CASES = {
     "default": Options(),
     "softplus": Options(weight_output="softplus"),

@@ -1,4 +1,4 @@
-"""Numbers of folds beside the C-index, on real patients and where they cannot be computed."""
+"""Numbers of folds besides the C-index, on real patients and where they cannot be computed."""
 
 import jax
 import jax.numpy as jnp

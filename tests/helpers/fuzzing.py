@@ -1,11 +1,11 @@
-"""Gives mutated files to readers, and tells what came of it.
+"""Gives mutated files to readers, and reports what came of it.
 
     python tests/helpers/fuzzing.py SEED INPUTS FAILURES READER ...
 
 A line of JSON for each reader. Two outcomes are allowed: a value, or our documented error, which
 names the file; with memory at most 10 times the file and 100 MB. Inputs are read in a forked
 process; where one ends it, the next process goes on with the next input. Only libhdf5 and LMDB may
-end it, or keep it for more than a minute. Buffers of PyTorch files lie between pages that nobody
+end it, or keep it for more than a minute. Buffers of PyTorch files lie between pages that no code
 may read (`guarded_memory`), so that a tensor which reaches beyond its storage ends the process too.
 Inputs that came to something else are kept in the folder FAILURES.
 """
@@ -186,7 +186,7 @@ def _in_a_process(
 
 
 def _outcome(name: str, data: bytes, folder: pathlib.Path) -> dict:
-    """Reads one input and says what came of it."""
+    """Reads one input and returns what came of it."""
     path = READERS[name].place(_new(folder), data)
     before, text = resident(), ""
     try:

@@ -1,4 +1,4 @@
-"""Memory with pages on either side that nobody may touch: a read beyond it ends the process."""
+"""Memory with pages on either side that must not be touched: a read beyond it ends the process."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Simulated cohorts with a pool of models that nobody trained, for tests of what uses pools."""
+"""Simulated cohorts with a pool of untrained models, for tests of what uses pools."""
 
 import pathlib
 from typing import Any

@@ -235,10 +235,8 @@ def test_the_epoch_that_validates_best_is_kept_and_patience_ends_training(config
     assert written["test"]["nll"] == pytest.approx(history["test_nll"][best - 1], rel=1e-5)
 
 
-def test_settings_that_differ_from_the_null_model_are_logged(
-    config, tmp_path, caplog, monkeypatch
-):
-    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # it is told once a process
+def test_settings_that_differ_from_the_null_model_are_logged(config, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("absl.logging._log_counter_per_token", {})  # it is logged once per process
     config["model"]["embed_dim"] += 1
     config["method"] = "abmil"
     with caplog.at_level("WARNING"):

@@ -66,8 +66,8 @@ def test_mixup_coefficients():
     w = jnp.array([[0.5, 2.0, 1.0]])
     ratios = jnp.array([[0.25, 0.5, 1.0]])
     selected = jnp.array([[True, True, False]])
-    of_target, c = task_vectors.mixup_coefficients(w, ratios, selected)
-    np.testing.assert_allclose(of_target, [[0.5 * 0.25, 2.0 * 0.5, 0.0]])
+    target_shares, c = task_vectors.mixup_coefficients(w, ratios, selected)
+    np.testing.assert_allclose(target_shares, [[0.5 * 0.25, 2.0 * 0.5, 0.0]])
     np.testing.assert_allclose(c, [[0.5 * 0.75, 2.0 * 0.5, 0.0]])
 
 

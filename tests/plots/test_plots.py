@@ -75,7 +75,7 @@ def merge_weights(sources, patients=30, top_k=5):
 
 
 def predictions(patients=60, seed=0, bins=32):
-    """Patients whose risk says something about their time."""
+    """Patients whose risk is related to their time."""
     rng = np.random.default_rng(seed)
     risk = rng.normal(size=patients)
     time, censored = (

@@ -400,7 +400,7 @@ def test_leaks_of_test_patients(tmp_path):
     assert leak.items == ("fold 3: TCGA-A1-0001-01",)
     whole_table = having(results, "in the table of mine, whose model may have been trained on them")
     assert (whole_table.status, whole_table.items) == (leak.status, leak.items)
-    assert "no splits_0.csv to tell" in whole_table.message
+    assert "no splits_0.csv to compare with" in whole_table.message
     assert having(results, "other_survival.csv").status == Status.WARNING
     assert having(results, "without a table").values["sources"] == ["elsewhere"]
     (joined,) = folds.check_joined(tmp_path, "kirc", {3: split}, ("mine", "elsewhere"), Columns())

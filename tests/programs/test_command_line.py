@@ -19,7 +19,7 @@ PROGRAMS = ("train", "compare", "transfer", "check", "pack")
 
 
 def run(program: str, *arguments, **environment) -> subprocess.CompletedProcess:
-    """Runs a program from the checkout; its log is left out of what it says."""
+    """Runs a program from the checkout; without its log."""
     ended = subprocess.run(
         [sys.executable, "-m", f"steph_jax.{program}", *map(os.fsencode, map(str, arguments))],
         capture_output=True,

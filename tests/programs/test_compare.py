@@ -1,4 +1,4 @@
-"""Comparisons: what is run, what is written, and what is said of it."""
+"""Comparisons: what is run, written and reported."""
 
 import json
 import math
@@ -62,17 +62,21 @@ def test_numbers_follow_from_the_predictions(compared):
     table = pd.read_csv(workdir / "compare_table.csv").set_index("method")
     folds = {}
     for method in METHODS:
-        of_seeds = []
+        seed_values = []
         for seed in SEEDS:
             directory = workdir / f"{method}-seed_{seed}"
             tests = [pd.read_csv(directory / f"fold_{k}/predictions_test.csv") for k in (0, 1)]
-            of_seeds.append([metrics.concordance_index(p["t"], p["e"], p["risk"]) for p in tests])
-        folds[method] = np.mean(of_seeds, axis=0)
+            seed_values.append(
+                [metrics.concordance_index(p["t"], p["e"], p["risk"]) for p in tests]
+            )
+        folds[method] = np.mean(seed_values, axis=0)
         row = table.loc[method]
         np.testing.assert_allclose(row[["fold_0", "fold_1"]].astype(float), folds[method])
         assert row["mean"] == pytest.approx(np.mean(folds[method]))
         assert row["sd"] == pytest.approx(np.std(folds[method], ddof=1))
-        assert row["seed_sd"] == pytest.approx(np.std(np.mean(of_seeds, axis=1), ddof=1), abs=1e-9)
+        assert row["seed_sd"] == pytest.approx(
+            np.std(np.mean(seed_values, axis=1), ddof=1), abs=1e-9
+        )
         assert row["low"] <= row["mean"] <= row["high"]
         assert result.differences.keys() == {"average", "roupkt"}
     difference = folds["roupkt"] - folds["abmil"]

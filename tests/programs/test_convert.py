@@ -174,7 +174,7 @@ def test_names_of_the_users_own(tmp_path, convert):
     file = torch_writer.save(tmp_path / "model.pt", released.abmil())
     status, out, err = convert(file)
     assert status == 1
-    assert "its name says neither dataset nor fold" in err
+    assert "its name has neither dataset nor fold" in err
     assert "give it alone, with --name NAME" in err
     status, out, err = convert(file, "--name", "mine-fold_0")
     assert status == 0
@@ -198,7 +198,7 @@ def test_directories_without_checkpoints(tmp_path, convert):
     torch_writer.save(tmp_path / "features" / "slide.pt", {"features": np.zeros((2, 3), "f4")})
     status, _, err = convert(tmp_path / "features")
     assert status == 1
-    assert "slide.pt: its name says neither dataset nor fold" in err
+    assert "slide.pt: its name has neither dataset nor fold" in err
 
 
 def test_of_several_checkpoints_in_a_folder_the_last_counts(tree, tmp_path, convert):
@@ -296,7 +296,7 @@ def test_models_without_attention(tmp_path, convert):
     assert Pool(tmp_path / "pool").member("tcga_a", 0).architecture.pooling == "max"
     status, _, err = convert(write(root, member("tcga_b", 0), released.abmil(2, "max")))
     assert status == 1
-    assert "no attention tensors (attention_net.*), which its name says" in err
+    assert "no attention tensors (attention_net.*), contrary to its name" in err
 
 
 # Trained STEPH models.

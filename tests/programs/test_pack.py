@@ -305,7 +305,7 @@ def test_slides_of_a_config_are_packed(folder: pathlib.Path) -> None:
     ("words", "message"),
     [
         ((), "expected --config or --features to pack, or --verify for a store"),
-        (("--config=configs/default.py", "--features=x"), "both say what to pack"),
+        (("--config=configs/default.py", "--features=x"), "both name what to pack"),
         (("--features=no/such/place",), "no/such/place: no such file or folder"),
         (("--config=configs/default.py", "--config.dataset=no"), "no_survival.csv: no such file"),
         (("--verify",), "out.store: no such file or folder"),

@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 
 def run(program, *words):
-    """Ends with its status, and what it says on standard error."""
+    """Its exit status and standard error."""
     command = [sys.executable, "-m", f"steph_jax.{program}", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stderr

@@ -15,7 +15,7 @@ from steph_jax.data.torch_format import reader
 from steph_jax.methods.registry import find_method
 
 TARGET = "tcga_gbmlgg"
-#: Kind of each file, and the flags that it needs beside the names of its sources.
+#: Kind of each file, and the flags that it needs besides the names of its sources.
 CASES = {
     "default": ("steph", ()),
     "fnn": ("steph", ()),
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture(scope="module")
 def published(parity, tmp_path_factory):
-    """A folder with the files that the script beside the reference data writes."""
+    """A folder with the files that the script of the reference data writes."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("published")
     with pytest.MonkeyPatch.context() as patch:

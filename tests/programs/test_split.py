@@ -76,10 +76,10 @@ def test_every_fold_has_its_share_of_a_site():
 def test_whole_sites_stay_together():
     patients, time, event = cohort(400, num_sites=40)
     folds = make_folds(patients, time, event, whole_sites=True)
-    of_site = collections.defaultdict(set)
+    folds_by_site = collections.defaultdict(set)
     for patient, fold in zip(patients, folds.tolist(), strict=True):
-        of_site[tissue_source_site(patient)].add(fold)
-    assert all(len(folds_of_site) == 1 for folds_of_site in of_site.values())
+        folds_by_site[tissue_source_site(patient)].add(fold)
+    assert all(len(folds_of_site) == 1 for folds_of_site in folds_by_site.values())
     largest = max(collections.Counter(map(tissue_source_site, patients)).values())
     others = [int((folds == fold).sum()) for fold in range(5)]
     others.remove(max(others))

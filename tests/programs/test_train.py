@@ -490,7 +490,7 @@ def test_mistake_leaves_no_files(home, tmp_path):
     grown = {"method": "abmil", "folds": (0,), "epochs": 1, "pool__save": True}
     config = simulated.config(home, **grown, pool__root=str(tmp_path / "pool"))
     wrong = config | {"model": config["model"] | {"feature_dim": 32}}
-    with pytest.raises(ValueError, match=r"D = 24, model.feature_dim says D = 32; set .*dim=24"):
+    with pytest.raises(ValueError, match=r"D = 24, model.feature_dim is D = 32; set .*dim=24"):
         train.train(wrong, tmp_path / "run")
     moved = config | {"data": config["data"] | {"features": str(tmp_path / "elsewhere")}}
     with pytest.raises(FileNotFoundError, match="elsewhere: no such file or folder"):

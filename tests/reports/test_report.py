@@ -18,7 +18,7 @@ from steph_jax.survival import metrics
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A finished run of an ABMIL in two folds, and of STEPH beside it."""
+    """A finished run of an ABMIL in two folds, and of STEPH in two folds."""
     home = simulated.make(tmp_path_factory.mktemp("home"))
     for dataset in ("sim_a", "sim_b"):
         config = simulated.config(
@@ -79,13 +79,13 @@ def test_verdict_follows_the_interval():
 
     assert "Better than the cancer's own model: +0.020" in verdict(0.02, [0.01, 0.03])
     assert "Worse than the cancer's own model" in verdict(-0.02, [-0.03, -0.01])
-    assert "Cannot be told from the cancer's own model" in verdict(0.02, [-0.01, 0.05])
-    assert "One fold cannot tell" in verdict(0.02, None)
+    assert "Not distinguishable from the cancer's own model" in verdict(0.02, [-0.01, 0.05])
+    assert "One fold cannot distinguish" in verdict(0.02, None)
     assert "No other cancer is used" in verdict(0.02, [0.01, 0.03])
     own = run_numbers.verdict(base | {"method": "abmil", "gain": None, "sources": None})
     assert "the cancer's own model" in own
     nothing = base | {"c_index": {"mean": None, "ci95": None}, "gain": None}
-    assert run_numbers.verdict(nothing).startswith("Cannot be told")
+    assert run_numbers.verdict(nothing).startswith("Not computable")
 
 
 def test_page_needs_no_network_and_holds_the_numbers(workdir):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.survival import losses, metrics
 from steph_jax.survival.labels import survival_labels
 
@@ -127,8 +127,8 @@ def test_labels_have_one_form():
 
 
 def test_at_most_ten_names_are_spelled_out():
-    assert listed("abc") == "a, b, c"
-    assert listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (12 in all)"
+    assert join_names("abc") == "a, b, c"
+    assert join_names(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (12 in all)"
     with pytest.raises(ValueError, match=r"patient 9: -1\.0, \.\.\. \(30 in all\)$"):
         survival_labels(np.full(30, -1.0), np.ones(30))
 

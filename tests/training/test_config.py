@@ -162,7 +162,7 @@ def test_every_problem_is_found_at_once():
 
 
 def test_dataclasses_have_the_defaults_of_the_default_config():
-    """What an earlier run did not store is what configs/default.py says."""
+    """A setting that an earlier run did not store has the value of configs/default.py."""
     bare = {name: RECORD[name] for name in ("dataset", "method", "folds", "seed")}
     bare["data"] = {}
     filled = Config.from_stored(bare, pathlib.Path("config.json"))

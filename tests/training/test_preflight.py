@@ -42,7 +42,7 @@ INCIDENCE = Objective((("incidence_nll", 1.0),))
 
 
 def saved(seed, objective=None, num_bins=3):
-    """A random model; one that was trained here says how, an imported one does not."""
+    """A random model; one that was trained here has metadata, an imported one has none."""
     architecture = dataclasses.replace(ARCHITECTURE, num_bins=num_bins)
     params = as_numpy(abmil.init(jax.random.key(seed), architecture))
     metadata = {"bins": {"kind": "uniform", "edges": [0.0, *map(float, range(1, 4))]}}

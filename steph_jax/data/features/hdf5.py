@@ -271,7 +271,7 @@ def _hdf5_names(file: h5py.File) -> list[tuple[str, object]]:
     """The first datasets of a file with their shapes; links are not followed out of it."""
     names: list[tuple[str, object]] = []
     groups = deque([("", file["/"], 0)])
-    seen, links = {_address(file["/"])}, 0
+    visited, links = {_address(file["/"])}, 0
     while groups and links < _MAX_LINKS:
         prefix, group, depth = groups.popleft()
         children: list[bytes] = []
@@ -288,9 +288,9 @@ def _hdf5_names(file: h5py.File) -> list[tuple[str, object]]:
             name = child.decode("utf-8", "replace")
             item = group[child]
             address = _address(item)
-            if address in seen:
+            if address in visited:
                 continue
-            seen.add(address)
+            visited.add(address)
             if isinstance(item, h5py.Dataset):
                 shape = (
                     "in other files" if _keeps_values_elsewhere(item) else list(item.shape or ())

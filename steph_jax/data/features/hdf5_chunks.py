@@ -65,6 +65,6 @@ def _fits(raw: bytes, filters: list[int], skipped: int, nbytes: int) -> bool:
             stream = zlib.decompressobj()
             return len(stream.decompress(raw, nbytes + 1)) == nbytes and stream.eof
         if filters[number] != _FLETCHER32:
-            return False  # nobody compresses what is deflated already
+            return False  # deflated data are not compressed again
         raw = raw[:-_CHECKSUM_BYTES]
     return True

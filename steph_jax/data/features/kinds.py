@@ -24,7 +24,7 @@ def synonym(name: str, existing: Iterable[Any]) -> str | None:
 
 
 def kind_of_name(name: object) -> str:
-    """What an array holds by its name: coordinates, tile images, or "" where it does not tell."""
+    """What an array holds by its name: coordinates, tile images, or "" where that is open."""
     last = str(name).rpartition("/")[2].lower()
     if last in COORDINATE_NAMES:
         return "coordinates"
@@ -32,13 +32,13 @@ def kind_of_name(name: object) -> str:
 
 
 def without_features(names: Sequence[object]) -> str:
-    """What a file holds in place of features, where the names of all its arrays tell; else ""."""
+    """What a file holds in place of features, by the names of all its arrays; else ""."""
     kinds = list(dict.fromkeys(map(kind_of_name, names)))
     return " and ".join(kinds) if all(kinds) else ""
 
 
 def kind_of_shape(shape: Sequence[int], dtype: np.dtype[Any]) -> str:
-    """What an array is that cannot be [patches, dimensions] of features; "" if shapes do not tell.
+    """What an array is that cannot be [patches, dimensions] of features; "" if that is open.
 
     Args:
         shape: of the array.

@@ -156,7 +156,7 @@ class _LostPages:
                 flags = _MAP_PRIVATE | _MAP_FIXED | _MAP_ANONYMOUS
                 if libc.mmap(page, mmap.PAGESIZE, mmap.PROT_READ, flags, -1, 0) == page:
                     return
-            # Another's: the instruction runs again, and the signal finds whoever was there before.
+            # Another's: the instruction runs again, and the signal reaches the handler of before.
             libc.sigaction(number, ctypes.byref(former), None)
 
         return handle

@@ -14,12 +14,12 @@ from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, SlideReader, from_object
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.torch_format import reader
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 #: Extensions by format, lower case.
 HDF5, NPY, NPZ, TORCH = (".h5", ".hdf5"), (".npy",), (".npz",), (".pt", ".pth")
 EXTENSIONS = HDF5 + NPY + NPZ + TORCH
-#: Levels of folders that are searched, and names of files that say nothing of their slide.
+#: Levels of folders that are searched, and names of files that do not identify their slide.
 _MAX_DEPTH = 2
 #: So many folders with a file of one and the same name are folders of slides.
 _FOLDERS_OF_SLIDES = 3
@@ -37,7 +37,7 @@ def open_file(
         feature_dim: D that is demanded; None takes any.
 
     Raises:
-        BadFeatures: damaged, of another kind than the extension says, without that dataset, of
+        BadFeatures: damaged, of another kind than the extension, without that dataset, of
             another rank, type or D. (ValueError of `torch_format` for a damaged .pt.)
         FileNotFoundError: a link to nothing.
     """
@@ -55,7 +55,7 @@ def open_file(
 
 
 def encoder(path: pathlib.Path, dataset_name: str) -> str:
-    """Name of the encoder that made the features of a file, where it says; else "".
+    """Name of the encoder that made the features of a file, where it has one; else "".
 
     Raises:
         BadFeatures: see `open_file`.
@@ -139,7 +139,7 @@ def slides_in(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         folders = sorted({str(path.parent.relative_to(folder)) for path in several[0]})
         raise ValueError(
             f"{folder}: {len(several)} slide(s) are in several of its folders "
-            f"({listed(folders)}); name one of them"
+            f"({join_names(folders)}); name one of them"
         )
     return {slide: paths[0] for slide, paths in sorted(files_of.items())}
 
@@ -169,7 +169,7 @@ def _by_name(files: Iterable[pathlib.Path], location: str) -> dict[str, pathlib.
     if twice:
         raise ValueError(
             f"{location}: {len(twice)} slide(s) are there more than once, keep one file of each: "
-            f"{listed(twice)}"
+            f"{join_names(twice)}"
         )
     return slides
 
@@ -179,7 +179,7 @@ def _files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for entry in entries:
             extension = os.path.splitext(entry.name)[1].lower()
             hidden = entry.name.startswith(".")
-            # A link to nothing is a slide too: whoever needs it is answered with its name.
+            # A link to nothing is a slide too: the error of its reader names it.
             is_slide = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
             if extension in EXTENSIONS and not hidden and is_slide:
                 yield folder / entry.name
@@ -253,7 +253,7 @@ class JoinedSource(FeatureSource):
         if twice:
             raise ValueError(
                 f"{location}: {len(twice)} slide(s) are in several of these places, name one of "
-                f"them: {listed(sorted(twice))}"
+                f"them: {join_names(sorted(twice))}"
             )
         self._owners = dict(sorted(self._owners.items()))
 
@@ -308,7 +308,7 @@ def _open_place(path: pathlib.Path, dataset_name: str, feature_dim: int | None) 
             f"{path}: no such file or folder; expected a folder of feature files "
             f"({', '.join(feature_files.EXTENSIONS)}), a .lmdb or a packed store"
         )
-    # What a folder holds tells more than its name.
+    # The content of a folder is a better guide than its name.
     is_store = (path / "store.json").is_file()
     if not is_store and (path.suffix.lower() == ".lmdb" or (path / "data.mdb").is_file()):
         from steph_jax.data.features import lmdb_source

@@ -145,7 +145,7 @@ class Child:
         raise Died(f"reading it crashed the process that read it ({ended})")
 
     def kill(self) -> None:
-        """Ends the process for good, from any thread; whoever waits for its answer gets `Died`."""
+        """Ends the process for good, from any thread; who waits for its answer gets `Died`."""
         with self._starting:
             self._killed = True
             process = self._process

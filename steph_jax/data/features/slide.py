@@ -52,7 +52,7 @@ class SlideHeader:
 
     Attributes:
         num_patches: N, zero or more.
-        dim: D; 0 where a file without patches does not tell it.
+        dim: D; 0 where a file without patches does not have it.
         dtype: one of float16, bfloat16, float32 and float64, in the byte order of the file.
         leading: whether the array is [1, N, D] and not [N, D].
     """

@@ -5,7 +5,7 @@
     source.read(slide_id, out=buffer)                  [N, D]
     read_bag(source, patient_slides)                   a patient's slides joined along patches
 
-Extensions tell formats, and a folder may mix them. Slide ids are file names without the
+Extensions identify formats, and a folder may mix them. Slide ids are file names without the
 extension (they may hold dots themselves). A table may name slides by their files, with the
 extension of the image or of the features and with folders before it (`batch_1/X.svs`): where there
 is no slide of that name, it is `X`. See `patches` for what a file may hold.
@@ -26,7 +26,7 @@ from steph_jax.data.features.slide_ids import (
     resolve_slide_id,
     same_slides,
 )
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 
 class EmptyBag(ValueError):
@@ -36,7 +36,7 @@ class EmptyBag(ValueError):
 class FeatureSource(abc.ABC):
     """Features of a set of slides. Reading is safe from several threads at once.
 
-    A subclass lists its slides, says where each is, and opens one, all by ids of its own. Callers
+    A subclass lists its slides, locates and opens each, all by ids of its own. Callers
     may name slides as tables do, see `resolve_slide_id`.
     """
 
@@ -76,7 +76,7 @@ class FeatureSource(abc.ABC):
         return self._path_of(self._own_id(slide_id))
 
     def encoder(self, slide_id: str) -> str:
-        """Name of the encoder that made the features of a slide, where its file says; else "".
+        """Name of the encoder that made the features of a slide, where its file has one; else "".
 
         Raises:
             FileNotFoundError, BadFeatures: see `header`.
@@ -117,7 +117,7 @@ class FeatureSource(abc.ABC):
         return self.header(slide_id).num_patches
 
     def dim(self, slide_id: str) -> int:
-        """D of a slide, 0 where a file without patches does not tell it; see `header`."""
+        """D of a slide, 0 where a file without patches does not have it; see `header`."""
         return self.header(slide_id).dim
 
     def read(
@@ -198,7 +198,8 @@ class FeatureSource(abc.ABC):
         twice = same_slides(requested, existing)
         if twice:
             raise ValueError(
-                f"{self.location}: ids of the table that mean one slide: {listed(twice)}; keep one "
+                f"{self.location}: ids of the table that mean one slide: {join_names(twice)}; "
+                "keep one "
                 "row per slide"
             )
 
@@ -207,7 +208,7 @@ class FeatureSource(abc.ABC):
         hint = f"; {renaming_advice(names)}" if names else ""
         return FileNotFoundError(
             f"{self.location}: no features of {len(missing)} slide(s), "
-            f"of {len(self.slide_ids)} that it has: {listed(missing)}{hint}"
+            f"of {len(self.slide_ids)} that it has: {join_names(missing)}{hint}"
         )
 
     def _own_id(self, slide_id: str) -> str:
@@ -249,7 +250,7 @@ def read_bag(
 
     Args:
         source: where the slides are.
-        slide_ids: the patient's slides; one without patches beside others adds nothing.
+        slide_ids: the patient's slides; one without patches adds nothing.
         out: a C-contiguous buffer [at least the sum of N, D] to read into.
         dtype: float type of the result without `out`; by default that of the slides, or float32
             where they differ.

@@ -91,7 +91,7 @@ class Index:
         return self.rows * self.feature_dim * DTYPES[self.dtype].itemsize
 
     def to_json(self) -> str:
-        """The text of store.json; the last entry says that it is complete."""
+        """The text of store.json; the last entry marks it as complete."""
         head = {"format": FORMAT, "version": VERSION}
         slides = [dataclasses.asdict(record) for record in self.slides]
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -159,14 +159,14 @@ def _parse(value: Any) -> Index:
         value["provenance"],
         store_coordinates.parse(value.get("coordinates", {})),
     )
-    end, seen = 0, set()
+    end, names = 0, set()
     for record in slides:
-        if record.slide_id in seen:
+        if record.slide_id in names:
             raise ValueError(f"slide {record.slide_id!r} is there twice")
         if record.start < end or record.start + record.num_patches > index.rows:
             raise ValueError(f"rows of slide {record.slide_id!r} overlap or lie outside")
         end = record.start + record.num_patches
-        seen.add(record.slide_id)
+        names.add(record.slide_id)
     return index
 
 

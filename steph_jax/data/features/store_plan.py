@@ -17,7 +17,7 @@ from steph_jax.data.features.store import DATA, DTYPES, Index, Record
 #: The float type of the files where they share one, float32 for float64 and for mixtures.
 SAME = "source"
 
-#: The header of a slide, and the name of the encoder that made it, "" where its file does not say.
+#: The header of a slide, and the name of the encoder that made it, "" where its file has none.
 ScannedSlide = tuple[SlideHeader, str]
 
 

@@ -1,6 +1,6 @@
 """Writes packed stores (`store`): in parallel, resumable after a kill, whole or not at all.
 
-A store grows in OUT.partial beside its final place. What is to be packed is planned from the
+A store grows in OUT.partial, in the folder of OUT. What is to be packed is planned from the
 headers of all slides; each finished slide is one line of a journal, with its rows and its checksum.
 Packing that was killed plans again, keeps the slides whose line still agrees with the plan and with
 the bytes on disk, and writes the others. At the end store.json is written, everything is flushed to

@@ -289,7 +289,7 @@ def _strided(
             f"a tensor of shape {list(shape)}, which reaches entry {last} of a storage of "
             f"{entries.size}"
         )
-    # Views cost nothing here but may be copied by whoever gets them.
+    # Views cost nothing here but may be copied by the caller.
     budget.charge(count * entries.itemsize)
     return np.lib.stride_tricks.as_strided(
         entries[offset:], shape, [step * entries.itemsize for step in strides], writeable=False

@@ -9,7 +9,7 @@ MEMORY_PER_BYTE = 8
 
 
 class Malformed(ValueError):
-    """What is wrong with some bytes; whoever knows the file adds its name and what to do.
+    """What is wrong with some bytes; the caller adds the name of the file and what to do.
 
     Attributes:
         advice: what to do about just this, or "" for what is usual.
@@ -78,5 +78,5 @@ class Unbuilt:
 
 def printable(text: str) -> str:
     """`text` from a file, cut and escaped so that it can be shown on a terminal."""
-    cut = text if len(text) <= 120 else text[:117] + "..."
-    return ascii(cut)[1:-1]
+    start = text if len(text) <= 120 else text[:117] + "..."
+    return ascii(start)[1:-1]

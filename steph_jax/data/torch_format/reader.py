@@ -1,6 +1,6 @@
 """Restricted reader of PyTorch files: no PyTorch, and no code of the file is ever run.
 
-Three layouts hold tensors in the field, and `load` tells them apart by their bytes:
+Three layouts hold tensors in the field, and `load` distinguishes them by their bytes:
 
 - the zip archive of torch >= 1.6: NAME/data.pkl, and a member NAME/data/KEY for each storage;
 - the stream of older programs: pickles of a magic number, the version, the system, the object,
@@ -136,12 +136,12 @@ def refuse_foreign(value: object, name: str) -> None:
 
 def _parts(value: object) -> Iterator[object]:
     """Every value in nested containers, keys included; each container once."""
-    pending, seen = [value], set()
+    pending, visited = [value], set()
     while pending:
         part = pending.pop()
         yield part
-        if isinstance(part, (dict, list, tuple, set)) and id(part) not in seen:
-            seen.add(id(part))
+        if isinstance(part, (dict, list, tuple, set)) and id(part) not in visited:
+            visited.add(id(part))
             children = [*part, *part.values()] if isinstance(part, dict) else list(part)
             pending.extend(reversed(children))
 

@@ -2,7 +2,7 @@
 
 Pickle is a small program for a stack machine, and `pickle.Unpickler` runs it with all of Python at
 its disposal; even with `find_class` locked down, its C code allocates whatever a length field
-says and recurses as deep as the file likes. This machine knows only the opcodes that PyTorch,
+asks for and recurses as deep as the file likes. This machine knows only the opcodes that PyTorch,
 NumPy and pickle protocols 2 to 5 write for tensors in plain containers. Lengths are checked
 against the bytes that are there, every allocation is charged to a `Budget`, and a global is
 looked up in a given table of stand-ins (`AllowedFunction`); any other becomes an inert

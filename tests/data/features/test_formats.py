@@ -1,4 +1,4 @@
-"""`data.features` and `predict --features` take any layout; nothing else has to be said."""
+"""`data.features` and `predict --features` take any layout, without further options."""
 
 import dataclasses
 import pathlib
