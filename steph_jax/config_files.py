@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 from steph_jax import files
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 
 #: The package that config files are imported from.
 _PACKAGE = "configs"
@@ -47,7 +47,7 @@ def find(name: str) -> pathlib.Path:
     kind = "a folder" if path.is_dir() else "another file"
     raise ValueError(
         f"--config {name}: expected a Python file of settings, as configs/default.py, or a name "
-        f"of {listed(names())}; found {kind if path.exists() else 'no such file'}"
+        f"of {join_names(names())}; found {kind if path.exists() else 'no such file'}"
     )
 
 
