@@ -11,7 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from steph_jax import messages
-from steph_jax.checkpoints import saved_model, torch_checkpoints, torch_merged, torch_names
+from steph_jax.checkpoints import (
+    merged_layout,
+    saved_model,
+    torch_checkpoints,
+    torch_merged,
+    torch_names,
+)
 from steph_jax.checkpoints.pool import NULL, Pool, member_of
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.checkpoints.torch_folders import Rejected
@@ -135,7 +141,7 @@ def convert(file: pathlib.Path, pool: Pool, name: str, options: ImportOptions) -
     if checkpoint.epoch is not None:
         provenance["epoch"] = checkpoint.epoch
     try:
-        if torch_merged.is_merged(state):
+        if merged_layout.is_merged(state):
             model = _merged(state, name, options, provenance)
         else:
             model = _abmil(state, name, options, provenance)

@@ -20,30 +20,16 @@ and the names of the sources are in no file; `ImportOptions` has them.
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from steph_jax.checkpoints import torch_layers
-from steph_jax.checkpoints.torch_layers import UNKNOWN, Linear, State
-from steph_jax.checkpoints.torch_names import Dims, has_any, layers_of
+from steph_jax.checkpoints.merged_layout import HEAD, TARGET, MergedLayout, hypernetworks
+from steph_jax.checkpoints.torch_layers import UNKNOWN, State
+from steph_jax.checkpoints.torch_names import layers_of
 from steph_jax.models.abmil import Architecture, Params
-from steph_jax.models.hypernetworks import HIDDEN_DIM
-from steph_jax.models.task_vectors import PARTS, parts_of
-
-#: First words of the names of a merged model, but for those of its pred_head.
-NAMES = (
-    "null_model",
-    "target_model",
-    "task_vectors",
-    "target_task_vector",
-    "regulate_layer_emb",
-    "regulate_layer_prj",
-    "vecmix_layer",
-    "vecmix_layer_emb",
-    "merge_weight",
-)
-_TARGET = "target_task_vector."
+from steph_jax.models.task_vectors import parts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +62,6 @@ class MergedState:
     weights: tuple[float, ...]
 
 
-def is_merged(state: Mapping[str, object]) -> bool:
-    """Whether names of a state dict are those of a merged model (complete or not)."""
-    return has_any(state, tuple(f"{name}." for name in NAMES)) or "merge_weight" in state
-
-
 def merged_from_torch(
     state: State, without_attention: str = "mean", vector_mixing: str = "param"
 ) -> MergedState:
@@ -96,63 +77,48 @@ def merged_from_torch(
         ValueError: tensors missing, unexpected or misshapen, in a table that names them; NaN,
             infinity or values beyond float32.
     """
-    is_older = any(n.startswith("task_vectors.") and n.count(".") == 2 for n in state)
-    kind = "steph" if is_older else _kind(state)
-    dims = Dims.read(state, "null_model.")
-    models = dims.layers()
-    num_sources = _num_sources(state)
-    sources = [f"task_vectors.{i}." for i in range(max(num_sources, 1))]
-    separator = "_" if is_older else "."
-    vectors = models
-    if is_older and not any(n.startswith("task_vectors.") and "pred_head" in n for n in state):
-        vectors = [layer for layer in models if layer.path[0] != "pred_head"]
-    merged = "" if is_older or kind != "steph" else _merged_parts(state)
-    own_vector = vectors
-    if merged:
-        own_vector = [layer for layer in models if layer.path[0] in PARTS[merged]]
-    mixing = _mixing(state, vector_mixing) if kind == "steph" else ""
-    layers = _trained(state, kind, mixing, dims, num_sources or UNKNOWN)
-
-    expected = torch_layers.shapes(models, "null_model.")
-    expected |= torch_layers.shapes(models, "target_model.")
-    for prefix in sources:
-        expected |= torch_layers.shapes(vectors, prefix, separator)
-    if kind == "steph":
-        expected |= torch_layers.shapes(own_vector, _TARGET, "_")
-    expected |= torch_layers.shapes(layers)
-    if mixing in ("param", "fix"):
-        expected["vecmix_layer"] = (num_sources or UNKNOWN,)
-    if kind in ("learned", "fix"):
-        expected["merge_weight"] = (num_sources or UNKNOWN,)
-    what = "a STEPH model" if kind == "steph" else f"a merged model of the rule {kind}"
-    torch_layers.check(state, expected, what)
-
-    trainable = torch_layers.to_tree(state, layers)
-    if mixing == "param":
-        trainable["mixing_ratio"] = torch_layers.float32(state, "vecmix_layer")
-    if kind == "learned":
-        trainable["weights"] = torch_layers.float32(state, "merge_weight")
-    frozen = {
-        "null": torch_layers.to_tree(state, models, "null_model."),
-        "target": torch_layers.to_tree(state, models, "target_model."),
-        "task_vectors": _stack(
-            [torch_layers.to_tree(state, vectors, prefix, separator) for prefix in sources]
-        ),
-    }
-    if kind == "steph":
-        frozen["target_task_vector"] = torch_layers.to_tree(state, own_vector, _TARGET, "_")
+    layout = MergedLayout.read(state, vector_mixing)
+    rule = f"a merged model of the rule {layout.kind}"
+    what = "a STEPH model" if layout.kind == "steph" else rule
+    torch_layers.check(state, layout.shapes(), what)
+    trainable, frozen = _trees(layout, state)
+    has_given_ratios = layout.mixing == "fix"
+    has_given_weights = layout.kind == "fix"
     return MergedState(
-        kind,
-        dims.architecture(without_attention),
+        layout.kind,
+        layout.dims.architecture(without_attention),
         trainable,
         frozen,
-        num_sources,
-        mixing,
-        _given_ratios(state["vecmix_layer"], is_older) if mixing == "fix" else (),
-        merged,
+        layout.num_sources,
+        layout.mixing,
+        _given_ratios(state["vecmix_layer"], layout.is_older) if has_given_ratios else (),
+        layout.merged,
         "pred_head" if "pred_head" in trainable else "none",
-        tuple(torch_layers.float32(state, "merge_weight").tolist()) if kind == "fix" else (),
+        tuple(torch_layers.float32(state, "merge_weight").tolist()) if has_given_weights else (),
     )
+
+
+def _trees(layout: MergedLayout, state: State) -> tuple[Params, Params]:
+    """The trainable and the frozen tree of a state dict with these tensors."""
+    trainable = torch_layers.to_tree(state, layout.trained)
+    if layout.mixing == "param":
+        trainable["mixing_ratio"] = torch_layers.float32(state, "vecmix_layer")
+    if layout.kind == "learned":
+        trainable["weights"] = torch_layers.float32(state, "merge_weight")
+    vectors = [
+        torch_layers.to_tree(state, layout.vectors, prefix, layout.separator)
+        for prefix in layout.sources
+    ]
+    frozen = {
+        "null": torch_layers.to_tree(state, layout.models, "null_model."),
+        "target": torch_layers.to_tree(state, layout.models, "target_model."),
+        "task_vectors": _stack(vectors),
+    }
+    if layout.kind == "steph":
+        frozen["target_task_vector"] = torch_layers.to_tree(
+            state, layout.target_vector, TARGET, "_"
+        )
+    return trainable, frozen
 
 
 def merged_to_torch(
@@ -181,12 +147,12 @@ def merged_to_torch(
     for i in range(_length(taus)):
         state |= torch_layers.to_state(_item(taus, i), vectors, f"task_vectors.{i}.")
     if "pred_head" in trainable:
-        state |= torch_layers.to_state(trainable, [_HEAD])
+        state |= torch_layers.to_state(trainable, [HEAD])
     if "target_task_vector" in frozen:
         tau_t = parts_of(frozen["target_task_vector"], merged)
-        state |= torch_layers.to_state(tau_t, layers_of(tau_t), _TARGET, "_")
+        state |= torch_layers.to_state(tau_t, layers_of(tau_t), TARGET, "_")
     if "embedding" in trainable:
-        networks = _hypernetworks("fnn", UNKNOWN, UNKNOWN)
+        networks = hypernetworks("fnn", UNKNOWN, UNKNOWN)
         present = [layer for layer in networks if layer.path[0] in trainable]
         state |= torch_layers.to_state(trainable, present)
     elif "weights" in trainable:
@@ -199,67 +165,6 @@ def merged_to_torch(
         tensors = {"merge_weight": np.asarray(weights, np.float64)}
         state["merge_weight"] = torch_layers.float32(tensors, "merge_weight")
     return state
-
-
-_HEAD = Linear("pred_head", ("pred_head",))
-
-
-def _kind(state: State) -> str:
-    """The rule that wrote a state dict, as in `MergedState`."""
-    if "merge_weight" in state:
-        return "learned" if has_any(state, ("pred_head.",)) else "fix"
-    if has_any(state, ("regulate_layer_",)) and not has_any(state, ("vecmix_layer", _TARGET)):
-        return "dynamic"
-    return "steph"
-
-
-def _num_sources(state: State) -> int:
-    """S: one more than the largest number of a task vector, so that a lost one is missed."""
-    words = {name.split(".")[1] for name in state if name.startswith("task_vectors.")}
-    numbers = {int(word) for word in words if word.isascii() and word.isdecimal() and len(word) < 9}
-    largest = max(numbers, default=-1)
-    return largest + 1 if largest < len(state) else len(numbers)
-
-
-def _merged_parts(state: State) -> str:
-    """Which tensors target_task_vector holds: those that are merged."""
-    if not has_any(state, (f"{_TARGET}pred_head",)):
-        return "mil_encoder"
-    has_encoder = has_any(state, (f"{_TARGET}feat_proj", f"{_TARGET}attention_net"))
-    return "all" if has_encoder else "pred_head"
-
-
-def _mixing(state: State, vector_mixing: str) -> str:
-    if "vecmix_layer" in state:
-        return vector_mixing
-    return "fnn" if has_any(state, ("vecmix_layer_emb.",)) else "nn"
-
-
-def _trained(state: State, kind: str, mixing: str, dims: Dims, num_sources: int) -> list[Linear]:
-    """The trained linear layers of a merged model."""
-    layers = []
-    if kind in ("steph", "dynamic"):
-        layers = _hypernetworks(mixing, dims.feature_dim, num_sources)
-    if kind in ("learned", "dynamic") or has_any(state, ("pred_head.",)):
-        num_outputs = torch_layers.size(state, "pred_head.weight", 0)
-        layers.append(_HEAD._replace(num_outputs=num_outputs, num_inputs=dims.embed_dim))
-    return layers
-
-
-def _hypernetworks(mixing: str, feature_dim: int, num_sources: int) -> list[Linear]:
-    """Linear layers of the hypernetworks, in the order of the published program."""
-    hidden = HIDDEN_DIM
-    layers = [
-        Linear("regulate_layer_emb.0", ("embedding",), hidden, feature_dim),
-        Linear("regulate_layer_prj.0", ("weights", "hidden"), hidden, hidden),
-        Linear("regulate_layer_prj.3", ("weights", "output"), num_sources, hidden),
-    ]
-    if mixing in ("nn", "fnn"):
-        layers.append(Linear("vecmix_layer.0", ("mixing", "hidden"), hidden, hidden))
-        layers.append(Linear("vecmix_layer.3", ("mixing", "output"), num_sources, hidden))
-    if mixing == "fnn":
-        layers.append(Linear("vecmix_layer_emb.0", ("mixing_embedding",), hidden, feature_dim))
-    return layers
 
 
 def _given_ratios(stored: np.ndarray, is_older: bool) -> tuple[float, ...]:

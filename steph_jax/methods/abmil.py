@@ -2,6 +2,7 @@
 docs/method.md)."""
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import jax
@@ -92,18 +93,17 @@ def null_model(pool: Pool, architecture: Architecture, seed: int) -> SavedModel:
     return SavedModel("abmil", architecture, {"role": "null", "seed": seed}, params)
 
 
+@functools.cache  # once for all folds
 def _warn_of_unused_architecture(used: Architecture, configured: Architecture) -> None:
-    """Warns, once, where a pool's null model has another architecture than config.model."""
+    """Warns where a pool's null model has another architecture than config.model."""
     differences = [
         f"{field.name} {getattr(used, field.name)}, not {getattr(configured, field.name)}"
         for field in dataclasses.fields(Architecture)
         if field.name != "num_bins" and getattr(used, field.name) != getattr(configured, field.name)
     ]
     if differences:
-        logging.log_first_n(
-            logging.WARNING,
+        logging.warning(
             "the architecture is that of the pool's null model, config.model is not used: %s",
-            1,
             "; ".join(differences),
         )
 

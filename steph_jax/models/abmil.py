@@ -24,6 +24,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
 
 from steph_jax.models.layers import Linear, dropout
 from steph_jax.models.pooling import POOLINGS, SoftmaxState, chunk_state, finalize
@@ -73,8 +74,7 @@ class Architecture:
 class FeatureProjection(nn.Module):
     """Linear layers, each followed by relu, with dropout after every one but the last.
 
-    What stands on padding becomes 0 after every layer: however large it is, neither a product nor a
-    gradient of it is anything but 0.
+    Padding becomes 0 after every layer: whatever its value, its products and gradients are 0.
     """
 
     embed_dim: int
@@ -85,7 +85,12 @@ class FeatureProjection(nn.Module):
     def setup(self) -> None:
         self.layers = [Linear(self.embed_dim, self.compute_dtype) for _ in range(self.num_layers)]
 
-    def __call__(self, x: jax.Array, mask: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "*chunks N D"],
+        mask: Bool[Array, "*chunks N"],
+        keys: Key[Array, "..."] | None,
+    ) -> Float[Array, "*chunks N E"]:
         for i, layer in enumerate(self.layers):
             x = nn.relu(layer(x))
             x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
@@ -108,7 +113,9 @@ class AttentionNet(nn.Module):
             self.attention_b = Linear(self.attention_dim, self.compute_dtype)
         self.attention_c = Linear(1, self.compute_dtype)
 
-    def __call__(self, h: jax.Array, keys: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, h: Float[Array, "*chunks N E"], keys: Key[Array, "..."] | None
+    ) -> Float[Array, "*chunks N"]:
         activations = dropout(jnp.tanh(self.attention_a(h)), keys, self.dropout, site=0)
         if self.gated:
             gate = jax.nn.sigmoid(self.attention_b(h))
@@ -137,9 +144,12 @@ class Abmil(nn.Module):
         self.pred_head = Linear(a.num_bins)
 
     def patches(
-        self, features: jax.Array, mask: jax.Array, keys: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array | None]:
-        """What the model computes patch by patch, of one chunk or of several.
+        self,
+        features: Float[Array, "*chunks N D"],
+        mask: Bool[Array, "*chunks N"],
+        keys: Key[Array, "..."] | None = None,
+    ) -> tuple[Float[Array, "*chunks N E"], Float[Array, "*chunks N"] | None]:
+        """Embeddings and attention scores of the patches of chunks.
 
         Args:
             features: [..., N, D].
@@ -154,7 +164,10 @@ class Abmil(nn.Module):
         return h, self.attention_net(h, keys) if self.architecture.has_attention else None
 
     def encode(
-        self, features: jax.Array, mask: jax.Array, keys: jax.Array | None = None
+        self,
+        features: Float[Array, "*chunks N D"],
+        mask: Bool[Array, "*chunks N"],
+        keys: Key[Array, "..."] | None = None,
     ) -> SoftmaxState:
         """The states of chunks [...], from their patches; arguments as in `patches`."""
         h, scores = self.patches(features, mask, keys)
@@ -163,13 +176,16 @@ class Abmil(nn.Module):
             state = jax.vmap(state, (0, None if scores is None else 0, 0))
         return state(h, scores, mask)
 
-    def head(self, z: jax.Array) -> jax.Array:
+    def head(self, z: Float[Array, "*bags E"]) -> Float[Array, "*bags T"]:
         """Logits [..., T] of pooled embeddings [..., E]."""
         return self.pred_head(z)
 
     def __call__(
-        self, features: jax.Array, mask: jax.Array, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self,
+        features: Float[Array, "N D"],
+        mask: Bool[Array, " N"],
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, " T"], Float[Array, " N"]]:
         """Logits and attention of one bag.
 
         Args:
@@ -188,7 +204,7 @@ class Abmil(nn.Module):
         return self.head(z), jax.nn.softmax(flat, where=mask)
 
 
-def init(key: jax.Array, architecture: Architecture) -> Params:
+def init(key: Key[Array, ""], architecture: Architecture) -> Params:
     """Random float32 parameters of an ABMIL model, as torch would start it.
 
     Args:

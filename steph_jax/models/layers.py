@@ -31,7 +31,9 @@ def matmul(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x: jax.Array, kernel: jax.Array, dtype: Any) -> jax.Array:
+def _product(
+    x: Float[Array, "*rows K"], kernel: Float[Array, "K M"], dtype: Any
+) -> Float[Array, "*rows M"]:
     return _contract(x, kernel, (x.ndim - 1, 0), dtype, kernel.dtype)
 
 
@@ -100,7 +102,7 @@ def dropout(
     Args:
         x: [..., rows, columns], or any shape for a single key.
         keys: one random key, or one for each of the leading entries of `x` ([G] for [G, N, A]); of
-            bags or pieces, whose masks then depend on nothing else in the batch. None: `x` as it
+            bags or chunks, whose masks then depend on nothing else in the batch. None: `x` as it
             is.
         rate: in [0, 1).
         site: which of the dropouts of a model that share their keys this is.

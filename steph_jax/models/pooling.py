@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int32
 
 from steph_jax.models.layers import matmul
 
@@ -19,7 +20,7 @@ POOLINGS = ("gated", "plain", "mean", "max")
 
 
 class SoftmaxState(NamedTuple):
-    """What pooling needs to know of some patches of a bag.
+    """The pooled sums of some patches of a bag.
 
     Attributes:
         max: [...] m, the largest attention score (0 without attention; no gradient flows here).
@@ -28,13 +29,16 @@ class SoftmaxState(NamedTuple):
             attention.
     """
 
-    max: jax.Array
-    denominator: jax.Array
-    numerator: jax.Array
+    max: Float[Array, "*bags"]
+    denominator: Float[Array, "*bags"]
+    numerator: Float[Array, "*bags E"]
 
 
 def chunk_state(
-    pooling: str, h: jax.Array, scores: jax.Array | None, mask: jax.Array
+    pooling: str,
+    h: Float[Array, "N E"],
+    scores: Float[Array, " N"] | None,
+    mask: Bool[Array, " N"],
 ) -> SoftmaxState:
     """The state of one chunk of a bag.
 
@@ -72,7 +76,7 @@ def empty_state(pooling: str, shape: tuple[int, ...], embed_dim: int, dtype: Any
 
 
 def add_chunks(
-    pooling: str, bags: SoftmaxState, chunks: SoftmaxState, bag_slot: jax.Array
+    pooling: str, bags: SoftmaxState, chunks: SoftmaxState, bag_slot: Int32[Array, " G"]
 ) -> SoftmaxState:
     """The states of bags with those of some of their chunks added.
 
@@ -106,7 +110,7 @@ def add_chunks(
     )
 
 
-def finalize(pooling: str, bags: SoftmaxState) -> jax.Array:
+def finalize(pooling: str, bags: SoftmaxState) -> Float[Array, "*bags E"]:
     """z [..., E] of bags [...] to whose states all chunks were added; 0 for one without patches."""
     has_patches = bags.denominator > 0
     if pooling == "max":

@@ -53,7 +53,9 @@ def weighted_sum(stacked: Params, coefficients: Float[Array, "*bags S"]) -> Para
 
 
 @jax.custom_vjp
-def _weighted(coefficients: jax.Array, x: jax.Array) -> jax.Array:
+def _weighted(
+    coefficients: Float[Array, "*bags S"], x: Float[Array, "S ..."]
+) -> Float[Array, "..."]:
     flat = x.reshape(x.shape[0], -1)
     return matmul(coefficients, flat).reshape(*coefficients.shape[:-1], *x.shape[1:])
 

@@ -125,7 +125,7 @@ def of_run(
             }
             for number, fold in cohort.folds.items()
         },
-        "features": _features(table.patients, bags, before),
+        "features": feature_digests(table.patients, bags, before),
         "models": dict(models),
     }
 
@@ -188,29 +188,35 @@ def _rows_of(features: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return {patient: of["rows"] for patient, of in features.items() if of["rows"]}
 
 
-def _features(
+def feature_digests(
     patients: Sequence[str], bags: BagReader, before: Mapping[str, Mapping[str, str]]
 ) -> dict[str, dict[str, str]]:
-    """Digests of the rows and of the files of every patient's bag."""
+    """Digests of the rows and of the files of every patient's bag.
+
+    Args:
+        patients: ids.
+        bags: of the patients, in the same order.
+        before: digests that are known; those of unchanged files are not computed again.
+    """
     parts = bags.parts if isinstance(bags, ConcatBags) else [bags]
     features: dict[str, dict[str, str]] = {}
     for part in parts:
         number = len(part.num_patches)
-        chosen = patients[len(features) : len(features) + number]
-        read = _sampled(part)
-        for index, patient in enumerate(chosen):
-            named = _files(part, index)
+        part_patients = patients[len(features) : len(features) + number]
+        is_sampled = _sampled(part)
+        for index, patient in enumerate(part_patients):
+            files = _files(part, index)
             earlier = before.get(patient, {"rows": "", "files": ""})
-            if named and named == earlier["files"] and (earlier["rows"] or not read(index)):
-                features[patient] = {"rows": earlier["rows"], "files": named}
+            if files and files == earlier["files"] and (earlier["rows"] or not is_sampled(index)):
+                features[patient] = {"rows": earlier["rows"], "files": files}
             else:
-                rows = _rows(part, index) if read(index) else ""
-                features[patient] = {"rows": rows, "files": named}
+                rows = _rows(part, index) if is_sampled(index) else ""
+                features[patient] = {"rows": rows, "files": files}
     return features
 
 
 def _sampled(bags: BagReader) -> Callable[[int], bool]:
-    """Says of which bags rows are read: all, but of files that are read as a whole only some."""
+    """Whether the rows of a bag are read: of all, but of files that are read as a whole of some."""
     number = len(bags.num_patches)
     if not isinstance(bags, OnDiskBags) or number <= _WHOLE_FILES:
         return lambda index: True

@@ -146,10 +146,10 @@ def test_streamed_rows_are_read_again_only_where_a_file_has_changed(world):
     source = open_features(world / "data/features/sim_a")
     ids = sorted(source.slide_ids)
     bags = OnDiskBags(source, [[slide] for slide in ids], np.dtype(np.float32))
-    first = inputs._features(ids, bags, {})
-    known = {name: of | {"rows": "as it was"} for name, of in first.items()}
-    assert inputs._features(ids, bags, known) == known
+    first = inputs.feature_digests(ids, bags, {})
+    known = {name: digests | {"rows": "as it was"} for name, digests in first.items()}
+    assert inputs.feature_digests(ids, bags, known) == known
     os.utime(source.path_of(ids[3]))
-    again = inputs._features(ids, bags, known)
+    again = inputs.feature_digests(ids, bags, known)
     assert [name for name in ids if again[name] != known[name]] == [ids[3]]
     assert again[ids[3]]["rows"] == first[ids[3]]["rows"]

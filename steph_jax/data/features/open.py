@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager
 
 from steph_jax.data.features import coordinates as patch_places
 from steph_jax.data.features import hdf5, npy
-from steph_jax.data.features import open as feature_files
 from steph_jax.data.features.coordinates import Coordinates
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import BadFeatures, SlideReader, from_object
@@ -224,13 +223,13 @@ class FileSource(FeatureSource):
         return str(self._files[slide_id])
 
     def _encoder(self, slide_id: str) -> str:
-        return feature_files.encoder(self._files[slide_id], self.dataset_name)
+        return encoder(self._files[slide_id], self.dataset_name)
 
     def _coordinates(self, slide_id: str) -> Coordinates | None:
-        return feature_files.coordinates(self._files[slide_id])
+        return coordinates(self._files[slide_id])
 
     def _open(self, slide_id: str) -> AbstractContextManager[SlideReader]:
-        return feature_files.open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
+        return open_file(self._files[slide_id], self.dataset_name, self.feature_dim)
 
 
 class JoinedSource(FeatureSource):
@@ -280,7 +279,7 @@ def open_features(
     """Opens features wherever they are.
 
     Args:
-        location: a folder of files (any mixture of `feature_files.EXTENSIONS`, hidden files are
+        location: a folder of files (any mixture of `EXTENSIONS`, hidden files are
             passed over) or of such folders (`slides_in`), one such file, a .lmdb (a folder or one
             file), a packed store, or several of these in a list or with commas between them.
         dataset_name: the HDF5 dataset, the member of an .npz or the key of a dict that holds the
@@ -295,7 +294,7 @@ def open_features(
     paths = places(location)
     if len(paths) > 1 and all(p.suffix.lower() in EXTENSIONS and not p.is_dir() for p in paths):
         for path in paths:
-            feature_files.require_file(path)
+            require_file(path)
         where = f"{len(paths)} files"
         return FileSource(where, _by_name(paths, where), dataset_name, feature_dim)
     parts = [_open_place(path, dataset_name, feature_dim) for path in paths]
@@ -306,7 +305,7 @@ def _open_place(path: pathlib.Path, dataset_name: str, feature_dim: int | None) 
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file or folder; expected a folder of feature files "
-            f"({', '.join(feature_files.EXTENSIONS)}), a .lmdb or a packed store"
+            f"({', '.join(EXTENSIONS)}), a .lmdb or a packed store"
         )
     # The content of a folder is a better guide than its name.
     is_store = (path / "store.json").is_file()
@@ -319,6 +318,6 @@ def _open_place(path: pathlib.Path, dataset_name: str, feature_dim: int | None) 
 
         return store.StoreSource(path, dataset_name, feature_dim)
     if path.is_file():
-        feature_files.require_file(path)
+        require_file(path)
         return FileSource(str(path), {path.stem: path}, dataset_name, feature_dim)
-    return FileSource(str(path), feature_files.slides_in(path), dataset_name, feature_dim)
+    return FileSource(str(path), slides_in(path), dataset_name, feature_dim)

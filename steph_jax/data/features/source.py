@@ -199,8 +199,7 @@ class FeatureSource(abc.ABC):
         if twice:
             raise ValueError(
                 f"{self.location}: ids of the table that mean one slide: {join_names(twice)}; "
-                "keep one "
-                "row per slide"
+                "keep one row per slide"
             )
 
     def _lacks(self, missing: Sequence[str]) -> FileNotFoundError:

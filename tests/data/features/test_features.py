@@ -5,6 +5,8 @@ import pathlib
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 
@@ -614,7 +616,10 @@ def test_lmdb_without_keys(tmp_path):
 def test_lmdb_that_has_lost_a_value(tmp_path):
     write_lmdb(tmp_path / "a.lmdb", {"s.1": values()}, None, False)
     source = open_features(tmp_path / "a.lmdb")
-    source._keys["s.1"] = b"s.2"
+    # Another process: one cannot open an LMDB twice.
+    script = "import lmdb, sys; e = lmdb.open(sys.argv[1], subdir=False); "
+    script += "t = e.begin(write=True); t.delete(b's.1'); t.commit()"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.lmdb")], check=True)
     with pytest.raises(BadFeatures, match=r"\[s\.1\]: expected a value under .*, found none"):
         source.read("s.1")
 
