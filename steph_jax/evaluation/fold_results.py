@@ -278,6 +278,20 @@ def read_predictions(directory: pathlib.Path) -> pd.DataFrame:
     )
 
 
+def read_survival_curves(directory: pathlib.Path) -> np.ndarray | None:
+    """Survival [n, T] of the test patients at the ends of the time bins, by predictions_test.csv.
+
+    None for a model without survival curves.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
+    """
+    path = directory / "predictions_test.csv"
+    table = _read_table(path, ("patient_id",), _rewrite(directory))
+    names = [name for name in table.columns if name.startswith("surv_")]
+    return np.stack([_numbers(path, table[name]) for name in names], axis=1) if names else None
+
+
 def _rewrite(directory: pathlib.Path) -> str:
     return f"python -m steph_jax.evaluate --workdir {directory.parent} writes it again"
 

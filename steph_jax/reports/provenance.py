@@ -1,6 +1,5 @@
 """How a run was made: its command, the versions it ran with, and whom its table left out."""
 
-import json
 import pathlib
 import platform
 import shlex
@@ -9,12 +8,19 @@ from importlib import metadata
 from typing import Any
 
 import steph_jax
-from steph_jax import files
+from steph_jax import files, records
 from steph_jax.data.cohort import Cohort
 
 FILE = "provenance.json"
 #: Packages whose versions decide what a run computes.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lifelines")
+_RECORD = records.record(
+    {
+        "command": records.TEXT,
+        "versions": records.mapping(records.TEXT),
+        "without_outcome": records.WHOLE,
+    }
+)
 
 
 def command_line(program: str) -> str:
@@ -47,10 +53,4 @@ def read(workdir: pathlib.Path) -> dict[str, Any] | None:
     path = workdir / FILE
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if {"command", "versions", "without_outcome"} - set(record):
-            raise ValueError("a field is missing")
-    except (ValueError, TypeError) as problem:
-        raise ValueError(f"{path}: expected how a run was made; {problem}; remove it") from None
-    return dict(record)
+    return records.read(path, _RECORD, "how a run was made", "remove it")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from steph_jax import run_directory
 from steph_jax.checkpoints import saved_model
@@ -50,17 +49,10 @@ def read_fold(workdir: pathlib.Path, number: int) -> FoldFiles:
     directory = run_directory.fold_directory(workdir, number)
     numbers = fold_results.read_metrics(directory)
     table, split = fold_results.read_patients(directory)
-    path = directory / "predictions_test.csv"
-    rows = pd.read_csv(path, dtype={"patient_id": str}, keep_default_na=False)
-    missing = {"patient_id", "t", "e", "risk"} - set(rows.columns)
-    if missing:
-        raise ValueError(
-            f"{path}: expected the columns patient_id, t, e, risk; {', '.join(sorted(missing))} "
-            f"missing; write it again with python -m steph_jax.evaluate --workdir {workdir}"
-        )
-    curves = [name for name in rows.columns if name.startswith("surv_")]
+    rows = fold_results.read_predictions(directory)
+    curves = fold_results.read_survival_curves(directory)
     edges = numbers.get("bin_edges")
-    if edges is None and curves:  # of a run before metrics.json had them
+    if edges is None and curves is not None:  # metrics.json of older runs has none
         edges = saved_model.load_model(directory / "model").metadata["bins"]["edges"]
     train = split.train
     return FoldFiles(
@@ -74,7 +66,7 @@ def read_fold(workdir: pathlib.Path, number: int) -> FoldFiles:
             risk=rows["risk"].to_numpy(np.float64),
             cut=float(numbers["risk_cut"]),
             risk_sd=numbers.get("risk_sd"),
-            survival=rows[curves].to_numpy(np.float64) if curves else None,
+            survival=curves,
             edges=np.asarray(edges if edges is not None else [0.0, 1.0], np.float64),
         ),
     )
@@ -236,15 +228,15 @@ def _probabilities(
     }
 
 
-def _calibration(found: Calibration | calibration.Estimate) -> dict[str, Any]:
+def _calibration(result: Calibration | calibration.Estimate) -> dict[str, Any]:
     """JSON of the calibration at one horizon, or why there is none."""
-    if not isinstance(found, Calibration):
-        return {"missing": found.reason}
-    slope = found.slope
+    if not isinstance(result, Calibration):
+        return {"missing": result.reason}
+    slope = result.slope
     return {
         "slope": None if slope is None else {"value": slope.value, "ci95": _ends(slope.interval)},
-        "in_the_large": found.in_the_large,
-        "ici": found.ici,
+        "in_the_large": result.in_the_large,
+        "ici": result.ici,
         "fifths": [
             {
                 "patients": fifth.patients,
@@ -252,9 +244,9 @@ def _calibration(found: Calibration | calibration.Estimate) -> dict[str, Any]:
                 "observed": fifth.observed.value,
                 "ci95": _ends(fifth.observed.interval),
             }
-            for fifth in found.fifths
+            for fifth in result.fifths
         ],
-        "missing": found.missing,
+        "missing": result.missing,
     }
 
 
