@@ -20,14 +20,14 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from steph_jax.checkpoints import merged_layout, torch_names
+from steph_jax.checkpoints import torch_merged_layout, torch_names
 from steph_jax.data.torch_format import reader
 from steph_jax.data.torch_format.placeholders import printable
 
 #: Keys under which programs keep a state dict; the first that is there counts.
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 _COMPILED = "_orig_mod"
-_FIRST_WORDS = frozenset((*torch_names.PARTS, *merged_layout.NAMES))
+_FIRST_WORDS = frozenset((*torch_names.PARTS, *torch_merged_layout.NAMES))
 _KEYS_SHOWN = 8
 #: Wrappers within wrappers; a pickle can hold itself.
 _DEEPEST = 8

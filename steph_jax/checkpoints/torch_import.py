@@ -12,10 +12,10 @@ from typing import Any
 
 from steph_jax import messages
 from steph_jax.checkpoints import (
-    merged_layout,
     saved_model,
     torch_checkpoints,
     torch_merged,
+    torch_merged_layout,
     torch_names,
 )
 from steph_jax.checkpoints.pool import NULL, Pool, member_of
@@ -141,7 +141,7 @@ def convert(file: pathlib.Path, pool: Pool, name: str, options: ImportOptions) -
     if checkpoint.epoch is not None:
         provenance["epoch"] = checkpoint.epoch
     try:
-        if merged_layout.is_merged(state):
+        if torch_merged_layout.is_merged(state):
             model = _merged(state, name, options, provenance)
         else:
             model = _abmil(state, name, options, provenance)

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from steph_jax.checkpoints import torch_layers
-from steph_jax.checkpoints.merged_layout import HEAD, TARGET, MergedLayout, hypernetworks
 from steph_jax.checkpoints.torch_layers import UNKNOWN, State
+from steph_jax.checkpoints.torch_merged_layout import HEAD, TARGET, MergedLayout, hypernetworks
 from steph_jax.checkpoints.torch_names import layers_of
 from steph_jax.models.abmil import Architecture, Params
 from steph_jax.models.task_vectors import parts_of

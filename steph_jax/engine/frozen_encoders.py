@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
-from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.engine.step import evaluate, replicate
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture, Params

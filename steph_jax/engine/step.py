@@ -30,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
-from steph_jax.engine.method import (
+from steph_jax.engine.bag_model import (
     BagMeans,
     BagModel,
     HeadOutputs,

@@ -30,9 +30,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import ConcatBags, InMemoryBags
 from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
+from steph_jax.engine.bag_model import BagMeans, BagModel
 from steph_jax.engine.frozen_encoders import FrozenEncoder, Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.method import BagMeans, BagModel
 from steph_jax.engine.step import device_mesh, forward
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.methods.registry import find_method

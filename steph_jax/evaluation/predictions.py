@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from steph_jax.data.batches import Batch
+from steph_jax.engine.bag_model import BagModel
 from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
-from steph_jax.engine.method import BagModel
 from steph_jax.engine.step import Outputs, evaluate
 from steph_jax.models.abmil import Params
 from steph_jax.survival import cox, metrics

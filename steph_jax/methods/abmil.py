@@ -12,7 +12,7 @@ from absl import logging
 from steph_jax import locks
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params

@@ -13,7 +13,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import BagModel
+from steph_jax.engine.bag_model import BagModel
 from steph_jax.models.abmil import Architecture, Params
 
 

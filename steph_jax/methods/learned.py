@@ -12,7 +12,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import BagMeans, MergedModels
+from steph_jax.engine.bag_model import BagMeans, MergedModels
 from steph_jax.methods import sources
 from steph_jax.methods.abmil import AbmilModel, new_head
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, with_trainable
@@ -80,8 +80,8 @@ def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     return LoadedModel(bag_model, model.params["trainable"], {"stack": stack})
 
 
-def _after(prepare: str) -> Method:
-    """`learned` after a preparation, under the name of that."""
+def _with_rule(prepare: str) -> Method:
+    """`learned` over task vectors prepared by a rule of `models.merging`, under its name."""
 
     def start_prepared(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
         merging = spec.options.merging
@@ -109,6 +109,6 @@ METHOD = Method(
     uses_task_vectors=True,
     uses_sources=True,
 )
-TIES = _after("ties")
-ISO_C = _after("iso_c")
-ISO_CTS = _after("iso_cts")
+TIES = _with_rule("ties")
+ISO_C = _with_rule("iso_c")
+ISO_CTS = _with_rule("iso_cts")

@@ -13,7 +13,7 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.abmil import AbmilModel, apply_head
 from steph_jax.methods.base import (
     FoldSpec,

@@ -7,7 +7,7 @@ import jax
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.method import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
 from steph_jax.methods.abmil import apply_head, new_head, unpenalized, without_head
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy, with_trainable
 from steph_jax.methods.sources import Merging, Regularizers, gather, members, output_of

@@ -1,1 +1,5 @@
-"""How a run is configured, trained, resumed and tuned."""
+"""How a run is configured, trained, resumed and tuned.
+
+`config` checks the settings, `experiment` opens the data, `loop` trains one model, and `epoch` has
+its steps.
+"""

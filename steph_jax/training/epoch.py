@@ -11,8 +11,8 @@ import optax
 from jax.sharding import Mesh
 
 from steph_jax.data.batches import Batch
+from steph_jax.engine.bag_model import BagModel, LossFunction
 from steph_jax.engine.loader import Prefetcher
-from steph_jax.engine.method import BagModel, LossFunction
 from steph_jax.engine.step import Outputs, gradients
 from steph_jax.models.abmil import Params
 

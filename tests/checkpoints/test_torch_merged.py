@@ -5,7 +5,7 @@ import pytest
 import released
 from released import HIDDEN, A, D, E, T
 
-from steph_jax.checkpoints import merged_layout, torch_merged
+from steph_jax.checkpoints import torch_merged, torch_merged_layout
 from steph_jax.models.abmil import Architecture
 
 
@@ -33,7 +33,7 @@ def assert_same_state(state, expected):
 @pytest.mark.parametrize("merged", ["mil_encoder", "pred_head", "all"])
 def test_steph(mixing, retrained, merged):
     state = released.steph(3, mixing, retrained, merged)
-    assert merged_layout.is_merged(state)
+    assert torch_merged_layout.is_merged(state)
     model = torch_merged.merged_from_torch(state, vector_mixing=mixing)
     assert model.kind == "steph"
     assert model.architecture == Architecture(D, E, A, T, "gated", 1)
@@ -66,7 +66,7 @@ def test_a_given_lambda_is_stored_as_its_odds():
 @pytest.mark.parametrize("kind", ["fix", "learned", "dynamic"])
 def test_rules_without_mixup(kind):
     state = released.rule(kind)
-    assert merged_layout.is_merged(state)
+    assert torch_merged_layout.is_merged(state)
     model = torch_merged.merged_from_torch(state)
     assert (model.kind, model.num_sources, model.mixing, model.merged) == (kind, 3, "", "")
     assert model.retrained == ("none" if kind == "fix" else "pred_head")
@@ -127,6 +127,6 @@ def test_the_trainable_part_alone_is_no_model(parity):
     arrays = np.load(parity / "steph_tcga_gbmlgg.npz")
     names = [name for name in arrays.files if name.startswith("after/")]
     state = {name.removeprefix("after/"): arrays[name] for name in names}
-    assert merged_layout.is_merged(state)
+    assert torch_merged_layout.is_merged(state)
     with pytest.raises(ValueError, match=r"missing +null_model.feat_proj.0.weight"):
         torch_merged.merged_from_torch(state)
