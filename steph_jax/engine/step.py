@@ -12,12 +12,12 @@ softmax-weighted mean), so a forward pass is
 `forward` is plain Python over these stages, each compiled once per shape of a group; no bag is
 padded to another's length, and a bag's result does not depend on the others in its batch. It is
 differentiated from outside (`gradients`): JAX then runs the same stages backwards, compiled as
-well, and what a stage keeps for that is the features and parameters it was given, which are not
-copied, and its matrix products (`_keep_products`).
+well. For that a stage stores its matrix products (`_keep_products`); its features and parameters
+are not copied.
 
 Several devices: groups and everything per bag are split along their leading axis over a mesh of one
-axis; each device sees whole bags. Parameters of the stages per group are copied to every device
-once (`_copies`), so that their gradients are summed over devices once, and not group by group.
+axis; each device has whole bags. Parameters of the stages per group are copied to every device once
+(`_copies`), so that their gradients are summed over devices once, not group by group.
 """
 
 from collections.abc import Callable, Iterable
@@ -127,7 +127,7 @@ def gradients(
     Args:
         model, mesh, trainable, frozen: as in `forward`.
         loss: of a batch; penalties of the model are added to it.
-        batch: bags; its groups are read once and stay in memory for the duration of the call.
+        batch: bags; its groups are read once and stay in memory during the call.
         key: random key of the step; None trains without dropout.
 
     Returns:
@@ -176,8 +176,7 @@ def _on_each_device(mesh: Mesh, *specs: P) -> Callable[..., Any]:
 def _keep_products(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with only its matrix products stored for the backward pass.
 
-    All elementwise results are computed again from them, which is cheaper than to write and read
-    them.
+    All elementwise results are computed again from them: cheaper than to write and read them.
     """
     return jax.checkpoint(function, policy=jax.checkpoint_policies.dots_saveable)
 

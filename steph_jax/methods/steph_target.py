@@ -19,7 +19,7 @@ def start(spec: FoldSpec[steph.Options], pool: Pool) -> SavedModel:
     """STEPH with base and head of the target.
 
     Raises:
-        ValueError: a head that stays as it is is asked for; and as `steph.start` does.
+        ValueError: `steph.retrained` is "none"; and as `steph.start` does.
     """
     if spec.options.steph.retrained != "pred_head":
         raise ValueError(

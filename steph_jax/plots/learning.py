@@ -166,10 +166,10 @@ def source_weights_figure(history: pd.DataFrame, merge_weights: pd.DataFrame, ti
         axes.set_ylim(len(sources) - 0.4, -0.6)
         axes.grid(axis="x")
     if selects:
-        used = (merge_weights[_COEFFICIENT] != 0).groupby(merge_weights["source"]).mean()
+        shares = (merge_weights[_COEFFICIENT] != 0).groupby(merge_weights["source"]).mean()
         panels[2].barh(
             range(len(sources)),
-            [float(used[s]) for s in sources],
+            [float(shares[s]) for s in sources],
             height=0.6,
             color=[colors[s] for s in sources],
         )
@@ -194,9 +194,9 @@ def _coefficient_lines(
     mean = history.groupby("epoch").mean(numeric_only=True)
     lines = {source: mean[prefix + source] for source in reversed(list(labels))}
     texts, styles = dict(labels), dict.fromkeys(labels, "-")
-    through = [column for column in mean.columns if column.startswith(_TARGET)]
-    if prefix == _SOURCE and through:
-        lines[_TARGET] = mean[through].sum(axis=1)
+    target_columns = [column for column in mean.columns if column.startswith(_TARGET)]
+    if prefix == _SOURCE and target_columns:
+        lines[_TARGET] = mean[target_columns].sum(axis=1)
         texts[_TARGET], styles[_TARGET] = "own cancer", "--"
         colors = colors | {_TARGET: INK}
     ends, names = [], []
