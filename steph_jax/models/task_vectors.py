@@ -53,9 +53,7 @@ def weighted_sum(stacked: Params, coefficients: Float[Array, "*bags S"]) -> Para
 
 
 @jax.custom_vjp
-def _weighted(
-    coefficients: Float[Array, "*bags S"], x: Float[Array, "S ..."]
-) -> Float[Array, "..."]:
+def _weighted(coefficients: Float[Array, "*bags S"], x: jax.Array) -> Float[Array, "..."]:
     flat = x.reshape(x.shape[0], -1)
     return matmul(coefficients, flat).reshape(*coefficients.shape[:-1], *x.shape[1:])
 
