@@ -41,7 +41,7 @@ from steph_jax.heatmaps import pictures
 from steph_jax.heatmaps.tables import file_name, geojson, slide_table, top_patches
 from steph_jax.heatmaps.viewer import PatientMaps, Viewer, coordinates_of
 from steph_jax.heatmaps.wsi import Slide
-from steph_jax.messages import listed, naming_flags
+from steph_jax.messages import join_names, naming_flags
 
 #: Flags of this program for settings that messages name.
 _FLAGS = {
@@ -151,7 +151,7 @@ def patients_of(
     patient_of = {slide: patient for patient, names in own.items() for slide in names}
     unknown = [slide for slide in slides if slide not in patient_of]
     if unknown and table is not None:
-        raise ValueError(f"{table}: no row for slides of --slides: {listed(unknown)}")
+        raise ValueError(f"{table}: no row for slides of --slides: {join_names(unknown)}")
     chosen: dict[str, tuple[list[str], list[str]]] = {}
     for slide in slides:
         patient = patient_of.get(slide, slide)
@@ -159,7 +159,7 @@ def patients_of(
     missing = source.missing(slide for names, _ in chosen.values() for slide in names)
     if missing:
         raise FileNotFoundError(
-            f"{source.location}: no features of {listed(missing)}: other slides of the same "
+            f"{source.location}: no features of {join_names(missing)}: other slides of the same "
             "patients, all of which are one bag to the model; add them, or give a --table without"
         )
     return chosen
@@ -177,8 +177,8 @@ def images_of(slides: Sequence[str], images: Sequence[pathlib.Path]) -> dict[str
     unknown = [str(image) for image in images if slide_name(image.name) not in names]
     if unknown:
         raise ValueError(
-            f"--slide: {listed(unknown)}: no slide of --slides has this name; name the files of "
-            f"{listed(slides)}"
+            f"--slide: {join_names(unknown)}: no slide of --slides has this name; name files of "
+            f"{join_names(slides)}"
         )
     return {names[slide_name(image.name)]: image for image in images}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import OnDiskBags
-from steph_jax.engine.method import BagMeans, BagModel, PooledBags
+from steph_jax.engine.bag_model import BagMeans, BagModel, PooledBags
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.base import LoadedModel
 from steph_jax.methods.registry import find_method
