@@ -29,7 +29,7 @@ from steph_jax.evaluation import evaluator, fold_results
 from steph_jax.evaluation.evaluator import Evaluator
 from steph_jax.formats import model_card, published, stablehlo
 from steph_jax.formats.model_card import Origin
-from steph_jax.messages import listed
+from steph_jax.messages import join_names
 from steph_jax.methods import static
 from steph_jax.methods.base import with_metadata
 from steph_jax.methods.registry import load_model
@@ -46,7 +46,7 @@ def main(more: Sequence[str]) -> int:
     out = _output(arguments.out, arguments.to, more)
     if run_directory.is_run(path):
         folds = [f"{path}/fold_{fold}" for fold in run_directory.finished_folds(path)]
-        raise ValueError(f"{path}: a run has a model for each fold; name one: {listed(folds)}")
+        raise ValueError(f"{path}: a run has a model for each fold; name one: {join_names(folds)}")
     directory = run_directory.model_directory(path)
     if arguments.to:
         model_card.check_folder(out)
@@ -64,7 +64,7 @@ def main(more: Sequence[str]) -> int:
     print(f"{model.kind} model of {path} written to {out}")
     is_published = out.suffix in published.ENDINGS and published.has_published_class(model)
     if is_published and model.kind != "abmil":
-        print(f"the file does not say: {shlex.join(published.import_flags(model))}")
+        print(f"the file does not hold: {shlex.join(published.import_flags(model))}")
     return 0
 
 
@@ -172,7 +172,8 @@ def _patients(fold: evaluate.OpenFold, choice: str) -> tuple[np.ndarray, str]:
     patient, patients = choice.removeprefix(_PATIENT), fold.evaluate.table.patients
     if patient not in patients:
         raise ValueError(
-            f"--static {choice}: no such patient; {fold.evaluate.table.path} has {listed(patients)}"
+            f"--static {choice}: no such patient; {fold.evaluate.table.path} has "
+            f"{join_names(patients)}"
         )
     return np.array([patients.index(patient)]), f"those of patient {patient}"
 

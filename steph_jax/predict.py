@@ -199,7 +199,7 @@ class Patients:
         empty = [patients[i] for i in np.flatnonzero(bags.num_patches == 0)]
         if empty:
             text = "%d patients without any patch are left out: %s"
-            logging.warning(text, len(empty), listed(empty))
+            logging.warning(text, len(empty), join_names(empty))
         if not filled:
             raise ValueError("no patient has any patch; nothing to predict")
         return cls(patients, DeviceLoader.open(bags, batch_size), filled, precision)

@@ -17,7 +17,7 @@ from jax import export
 
 from steph_jax import files
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
-from steph_jax.engine.method import BagMeans, PooledBags
+from steph_jax.engine.bag_model import BagMeans, PooledBags
 from steph_jax.methods.registry import find_method
 from steph_jax.models.abmil import Abmil, Architecture, Params
 from steph_jax.models.pooling import SoftmaxState, finalize
