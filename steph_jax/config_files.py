@@ -34,7 +34,7 @@ def find(name: str) -> pathlib.Path:
     """The config file that a user names: a path, or the name of one of the project's own.
 
     Raises:
-        ValueError: there is none; says what is there.
+        ValueError: there is none; names those that are there.
     """
     path = files.path_of(name)
     if path.is_file() and path.suffix == ".py":
@@ -60,8 +60,8 @@ def make_importable(config: pathlib.Path) -> None:
     if _PACKAGE in sys.modules:
         return
     spec = importlib.machinery.ModuleSpec(_PACKAGE, None, is_package=True)
-    beside = config.resolve().parent
-    places = [beside] if beside.name == _PACKAGE else []
+    config_folder = config.resolve().parent
+    places = [config_folder] if config_folder.name == _PACKAGE else []
     places += [pathlib.Path.cwd() / _PACKAGE, folder()]
     spec.submodule_search_locations = [str(p) for p in dict.fromkeys(places) if p.is_dir()]
     sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)

@@ -98,10 +98,10 @@ def main(more_files: Sequence[str]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked for beside the slides.
+    """Options other than the slides.
 
     Attributes:
-        coords: files of patches by name, in the place of coordinates beside features.
+        coords: files of patches by name, in place of those in the files of features.
         images: files of slides, by slide id.
         patch_size: side of a patch in pixels of level 0, in the place of what files say.
         mpp: micrometers per pixel of level 0, for coordinates in micrometers.

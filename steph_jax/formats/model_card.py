@@ -108,7 +108,7 @@ def base_models(model: SavedModel) -> list[str]:
 
 
 def header(model: SavedModel, origin: Origin) -> dict[str, Any]:
-    """What the YAML of the card says."""
+    """The content of the YAML of the card."""
     values: dict[str, Any] = {
         "library_name": "steph_jax",
         "tags": [
