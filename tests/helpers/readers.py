@@ -1,6 +1,7 @@
 """Every reader of files that others wrote, with sound files of each layout, to be mutated."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import pathlib
@@ -18,7 +19,7 @@ from rebuilds import random_rebuilds
 from torch_writer import View, pickled_tensor, stream_bytes, zip_bytes
 
 from steph_jax.data.columns import Columns
-from steph_jax.data.features import store
+from steph_jax.data.features import store, store_coordinates
 from steph_jax.data.features.open import open_features
 from steph_jax.data.splits import read_split
 from steph_jax.data.tables import read_table
@@ -73,6 +74,17 @@ def features(path: pathlib.Path) -> None:
         assert rows.shape == (header.num_patches, header.dim)
         assert source.read(slide, dtype=np.float32).shape == rows.shape
         assert rows.dtype == header.dtype.newbyteorder("=")
+
+
+def coordinates(path: pathlib.Path) -> None:
+    """Where the patches of all slides of a source lie, and how large they are."""
+    source = open_features(path)
+    for slide in list(source.slide_ids)[:3]:
+        places = source.coordinates(slide)
+        if places is not None:
+            assert places.xy.shape == (source.num_patches(slide), 2)
+            assert np.isfinite(places.xy).all()
+            assert places.patch_size is None or 0 < places.patch_size < np.inf
 
 
 def checkpoint(path: pathlib.Path) -> None:
@@ -250,6 +262,43 @@ def in_lmdb(folder: pathlib.Path, data: bytes) -> pathlib.Path:
     return path
 
 
+PLACES = np.stack([np.arange(N), np.arange(N) % 2], axis=1) * 256
+
+
+def hdf5_places() -> list[bytes]:
+    def trident(path: pathlib.Path) -> None:
+        with h5py.File(path, "w") as file:
+            file["features"] = rows()
+            file["coords"] = PLACES[None]
+            file["coords"].attrs.update({"patch_size_level0": 512, "name": "a", "overlap": 0})
+
+    def clam(path: pathlib.Path) -> None:
+        with h5py.File(path, "w") as file:
+            file["features"] = rows()
+            file.create_dataset("coords", data=PLACES, chunks=(1, 2), maxshape=(None, 2))
+            file["coords"].attrs.update({"patch_size": 256, "downsample": np.array([2.0, 2.0])})
+
+    def stamp(path: pathlib.Path) -> None:
+        with h5py.File(path, "w") as file:
+            file["feats"] = rows()
+            file.create_dataset("coords", data=PLACES / 2, compression="gzip")
+            file.attrs.update({"unit": "um", "tile_size": 256.0})
+
+    return contents_of(".h5", trident, clam, stamp)
+
+
+def npz_places() -> list[bytes]:
+    arrays = {"features": rows(), "coords": PLACES, "patch_size_level0": np.int64(512)}
+    return contents_of(
+        ".npz", lambda p: np.savez(p, **arrays), lambda p: np.savez_compressed(p, **arrays)
+    )
+
+
+def torch_places() -> list[bytes]:
+    content = {"features": rows(), "coords": PLACES, "patch_size_level0": 512}
+    return [zip_bytes(content), stream_bytes(content), pickle.dumps(content)]
+
+
 def lmdb_values() -> list[bytes]:
     return [*pickled(), *tensors(stream_bytes), pickle.dumps(["s.1.pt", "t.pt"])]
 
@@ -266,6 +315,25 @@ def in_store(folder: pathlib.Path, data: bytes) -> pathlib.Path:
     (path / store.DATA).write_bytes(rows().tobytes())
     (path / store.INDEX).write_bytes(data)
     return path
+
+
+def in_store_with_places(folder: pathlib.Path, data: bytes) -> pathlib.Path:
+    path = in_store(folder, data)
+    (path / store_coordinates.DATA).write_bytes(PLACES.astype("<f8").tobytes())
+    return path
+
+
+def store_places() -> list[bytes]:
+    digests = [
+        hashlib.sha256(PLACES[part].astype("<f8").tobytes()).hexdigest()
+        for part in (slice(0, 4), slice(4, 6))
+    ]
+    value = json.loads(store_headers()[0])
+    value["coordinates"] = {
+        "a": {"sha256": digests[0], "patch_size": 512.0, "unit": "px"},
+        "b": {"sha256": digests[1], "patch_size": None, "unit": "um"},
+    }
+    return [json.dumps(value).encode()]
 
 
 def store_headers() -> list[bytes]:
@@ -316,6 +384,10 @@ READERS = {
     "LMDB files": Reader(lmdb_files, in_file(".lmdb"), features, "LMDB"),
     "HDF5": Reader(hdf5_files, in_file(".h5"), features, "libhdf5"),
     "packed store": Reader(store_headers, in_store, features),
+    "coordinates, HDF5": Reader(hdf5_places, in_file(".h5"), coordinates, "libhdf5"),
+    "coordinates, .npz": Reader(npz_places, in_file(".npz"), coordinates),
+    "coordinates, .pt": Reader(torch_places, in_file(".pt"), coordinates),
+    "coordinates, packed store": Reader(store_places, in_store_with_places, coordinates),
     "survival table": Reader(csv_tables, in_file(".csv"), table),
     "survival table, check": Reader(csv_tables, in_file(".csv"), checked_table),
     "split": Reader(csv_splits, in_file("_0.csv"), split),

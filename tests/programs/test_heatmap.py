@@ -1,5 +1,6 @@
 """`heatmap` on a fold of a run: against predictions, files, stores and slides."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -124,6 +125,20 @@ def test_own_and_source_models_are_those_of_the_pool(world, fold, source, slides
         Viewer.load(fold, ["nowhere"])
     with pytest.raises(ValueError, match="does not hold the models of its sources"):
         Viewer.load(pool / "sim_a-fold_0", ["sim_b"])
+
+
+def test_own_model_with_other_outputs_is_compared_by_attention_alone(
+    fold, source, slides_of, tmp_path
+):
+    model = saved_model.load_model(fold / "model")
+    other = dataclasses.replace(model, metadata=model.metadata | {"target_output": "log_risk"})
+    saved_model.save_model(tmp_path / "other", other)
+    patient, slides = next(iter(slides_of.items()))
+    seen = Viewer.load(tmp_path / "other").patient(source, patient, slides)
+    assert seen.own_risk is None
+    columns = set(seen.tables[slides[0]].columns)
+    assert {"own_attention", "percentile_difference", "contribution"} <= columns
+    assert not {"own_contribution", "contribution_difference"} & columns
 
 
 def test_a_store_gives_the_same_files(fold, source, slides_of, tmp_path):
