@@ -40,7 +40,7 @@ class Slide:
         self.path = path
         self._errors = (openslide.OpenSlideError, OSError)
         try:
-            self._slide: Any = openslide.OpenSlide(path)
+            self._slide: Any = openslide.OpenSlide(str(path))
         except self._errors as error:
             raise self._unreadable(error) from None
         self.size: tuple[int, int] = self._slide.dimensions
