@@ -34,6 +34,8 @@ def get_config() -> ConfigDict:
     # What is taken away from a method that merges other cancers: none; permuted (their task vectors
     # in random order), no_sources (left out), longer (the own model, trained on for as long).
     config.control = "none"
+    # Trackers beside history.csv: tensorboard, wandb, mlflow, as ("tensorboard", "mlflow").
+    config.track = ()
     config.compute_dtype = "float32"  # or bfloat16: operands of products over patches
 
     # --- data ---

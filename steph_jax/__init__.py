@@ -21,6 +21,7 @@ Folders, in the order of imports (each may import those before it):
     formats        models for other programs: published names, StableHLO, model hub
     heatmaps       attention and contributions of patches, as tables and maps
     reports        the page of a run or a comparison
+    trackers       TensorBoard, Weights & Biases, MLflow
     training       configs, runs, epochs, resuming, sweeps
 
 Programs are the files of this folder: `python -m steph_jax.NAME`.

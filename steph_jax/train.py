@@ -45,6 +45,8 @@ from steph_jax.methods.base import with_metadata
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.reports import provenance, run_page
+from steph_jax.trackers.protocol import TrackedFold
+from steph_jax.trackers.track import Track, expect_installed, tracked
 from steph_jax.training import experiment, inputs, preflight, sweep
 from steph_jax.training import history as epoch_rows
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
@@ -132,6 +134,7 @@ def preflight_run(
     Raises:
         ValueError, FileNotFoundError: what is missing, or cannot be used.
     """
+    expect_installed(config.track)
     model = preflight.preflight(config, cohort, pool, folds)
     if saves_to_pool(config):
         check_can_add(config, cohort, pool, model.architecture, folds)
@@ -213,18 +216,31 @@ def saves_to_pool(config: Config) -> bool:
 
 
 def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: SweepResult) -> None:
-    """Trains and evaluates one fold, from its last finished epoch.
+    """Trains and evaluates one fold with its trackers; arguments as in `finish_fold`."""
+    config = run.config
+    fold_of_run = TrackedFold(
+        config.dataset, config.method, fold, config.seed, directory, config.settings
+    )
+    with tracked(config.track, fold_of_run) as track:
+        track.finish(finish_fold(run, fold, directory, selection, track))
+
+
+def finish_fold(
+    run: Experiment, fold: int, directory: pathlib.Path, selection: SweepResult, track: Track
+) -> dict[str, float]:
+    """Trains and evaluates one fold; returns the numbers of its parts for trackers.
 
     Args:
         run: config and data; the config has the values that the fold's sweep selected.
         fold: number.
         directory: of the fold.
         selection: what the sweep selected.
+        track: its trackers.
     """
     # --- model, epochs ---
     config, cohort, method = run.config, run.cohort, run.method
     split = cohort.folds[fold]
-    result = train_split(run, fold, split, directory, f"fold {fold}")
+    result = train_split(run, fold, split, directory, f"fold {fold}", track)
     model, evaluate, history = result.start, result.evaluate, result.history
 
     # --- results ---
@@ -261,6 +277,11 @@ def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: S
     target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
     with_curves = evaluator.parts_with_curves(parts, stored)
     fold_results.write_results(directory, with_curves, cohort.table, stored, numbers | target_only)
+    return {
+        f"{name}_{number}": float(value)
+        for name, part in parts.items()
+        for number, value in part.scores.items()
+    }
 
 
 def as_pool_member(

@@ -29,6 +29,7 @@ ORDER = (
     "formats",
     "heatmaps",
     "reports",
+    "trackers",
     "training",
 )
 #: What a folder may not import although it stands before it in `ORDER`.
@@ -36,6 +37,7 @@ STRANGERS = {
     "survival": {"locks", "files", "records", "run_directory"},
     "data": {"models", "run_directory"},
     "plots": {"models", "data", "run_directory"},
+    "trackers": {*("models", "survival", "data", "plots", "checkpoints", "engine", "methods")},
     "training": {"checks"},
 }
 MATHEMATICS = {
@@ -54,6 +56,9 @@ HOMES = {
     "openslide": ("heatmaps.wsi",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
+    "tensorboardX": ("trackers.tensorboard",),
+    "wandb": ("trackers.weights_and_biases",),
+    "mlflow": ("trackers.mlflow_store",),
     "torch": (),
 }
 

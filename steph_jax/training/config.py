@@ -38,6 +38,7 @@ MAY_CHANGE_ON_RESUME = (
     "data.cache_gb",
     "data.device_gb",
     "data.check_values",
+    "track",
 )
 #: Settings that are paths.
 _PATHS = (("data", "root"), ("data", "features"), ("pool", "root"))
@@ -71,6 +72,7 @@ class Config:
     eval_every: int = 0
     compute_dtype: str = "float32"
     control: str = controls.NONE
+    track: tuple[str, ...] = ()
     data: Data = dataclasses.field(default_factory=Data)
     bins: Bins = dataclasses.field(default_factory=Bins)
     pool: PoolSection = dataclasses.field(default_factory=PoolSection)

@@ -21,6 +21,7 @@ from steph_jax.engine.step import replicate
 from steph_jax.evaluation.evaluator import Evaluator, loss_function
 from steph_jax.methods.base import Method
 from steph_jax.models.abmil import Params
+from steph_jax.trackers.track import Track
 from steph_jax.training import resume
 from steph_jax.training.config import Config
 from steph_jax.training.epoch import (
@@ -83,6 +84,7 @@ class TrainingJob:
         directory: of the states of training.
         label: in the log.
         ends_on_collapse: whether `history.has_collapsed` ends training.
+        track: trackers that are told of its epochs; none by default.
     """
 
     method: Method
@@ -92,6 +94,7 @@ class TrainingJob:
     directory: pathlib.Path
     label: str
     ends_on_collapse: bool = False
+    track: Track = dataclasses.field(default_factory=Track)
 
 
 def train_model(run: Experiment, job: TrainingJob) -> TrainResult:
@@ -147,6 +150,7 @@ def fit(
 
     store = resume.EpochStore(job.directory / "checkpoints")
     begun, (state, best), history = store.restore(initial, start)
+    job.track.log(job.directory.name, history)
     if begun:
         _end_if_collapsed(job, history)
         logging.info("%s: going on after epoch %d", job.label, begun)
@@ -183,6 +187,7 @@ def fit(
         if early_stopping.is_on and early_stopping.best_epoch(history) == epoch + 1:
             best = copy_of(state.trainable)
         store.save(epoch + 1, TrainCheckpoint(state, best), history, start)
+        job.track.log(job.directory.name, history)
         _end_if_collapsed(job, history)
     return (best if early_stopping.is_on else state.trainable), history
 

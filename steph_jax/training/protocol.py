@@ -5,6 +5,7 @@ from typing import Any
 
 from steph_jax.methods import registry
 from steph_jax.models.abmil import Architecture
+from steph_jax.trackers.track import expect_names
 from steph_jax.training.sections import Precision, expect_within
 
 #: More than this is a mistake, and would end in a machine without memory or a run without end.
@@ -72,6 +73,7 @@ VALUE_CHECKS: dict[str, Any] = {
     "warmup_epochs": lambda name, value: expect_within(name, value, 0, MOST_EPOCHS),
     "weight_decay": _expect_rate,
     "eval_every": lambda name, value: expect_within(name, value, 0, 2**63 - 1),
+    "track": lambda name, value: expect_names(value),
     "compute_dtype": lambda name, value: Precision(value),
     "model": _expect_model,
 }

@@ -12,6 +12,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.methods.base import with_defaults, with_metadata
 from steph_jax.survival import metrics, objectives
+from steph_jax.trackers.track import Track
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins
 from steph_jax.training.loop import CollapsedWeightsError, TrainingJob, TrainResult, train_model
 from steph_jax.training.preflight import check_feature_dim
@@ -25,7 +26,12 @@ _RAISED_RESTART, _RAISED_WEIGHT = 3, 0.3
 
 
 def train_split(
-    run: Experiment, fold: int, split: Fold, directory: pathlib.Path, label: str
+    run: Experiment,
+    fold: int,
+    split: Fold,
+    directory: pathlib.Path,
+    label: str,
+    track: Track | None = None,
 ) -> TrainResult:
     """Trains the model of a split; where all weights of sources collapse, it is re-initialized.
 
@@ -43,6 +49,7 @@ def train_split(
         split: its patients.
         directory: where the states of training are kept.
         label: in the log.
+        track: trackers that are told of the epochs.
     """
     patients = np.concatenate([split.train, run.cohort.others])
     collapsed_seconds = 0.0
@@ -55,7 +62,9 @@ def train_split(
         last = restart + 1 == MOST_STARTS
         try:
             ends = can_collapse and not last
-            job = TrainingJob(run.method, model, patients, split, states, label, ends)
+            job = TrainingJob(
+                run.method, model, patients, split, states, label, ends, track or Track()
+            )
             return train_model(run, job)._replace(collapsed_seconds=collapsed_seconds)
         except CollapsedWeightsError as error:
             collapsed_seconds += error.seconds
