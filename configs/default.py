@@ -54,12 +54,17 @@ def get_config() -> ConfigDict:
     config.data.columns.slide = "pathology_id"
     config.data.columns.time = "t"
     config.data.columns.event = "e"
+    config.data.columns.competing = ""  # 1 = died of something else; reports give its incidence
 
     # --- time bins ---
     config.bins = ConfigDict()
     config.bins.kind = "uniform"  # uniform, quantile (of training events) or sqrt_events
     config.bins.number = 32  # not used by sqrt_events
     config.bins.width_days = 365.0  # uniform only
+
+    # --- numbers of the test patients (metrics.json, summary.json, report) ---
+    config.evaluate = ConfigDict()
+    config.evaluate.years = (1.0, 3.0, 5.0)  # horizons of AUC, Brier scores, calibration
 
     # --- the pool of models ---
     config.pool = ConfigDict()

@@ -127,7 +127,8 @@ def compare(
     directories = [run_directory(workdir, method, seed) for method, seed in asked]
     for (method, seed), run in missing.items():
         logging.info("%s, seed %d", method, seed)
-        train.train(run.record, run_directory(workdir, method, seed), compared=directories)
+        directory = run_directory(workdir, method, seed)
+        train.train(run.record, directory, command=command, compared=directories)
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
     result = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
     out = workdir if tables is None else tables

@@ -79,10 +79,8 @@ def evaluate_fold(
     table = evaluate.table
     parts = {"train": evaluate(split.train), "test": evaluate(split.test)}
     parts = evaluator.parts_with_curves(parts, model)
-    target_only = evaluator.target_only(model, evaluate, split.test)
-    fold_results.write_results(
-        directory, parts, table, model, numbers | {"target_only": target_only}
-    )
+    numbers = numbers | {"target_only": evaluator.target_only(model, evaluate, split.test)}
+    fold_results.write_results(directory, parts, table, model, numbers, config.evaluate.years)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ For every slide ID, in DIR:
 Attention adds up to 1 over all slides of a patient, for they are one bag to the model. Patients are
 those of --table, or of the fold where the checkpoint is one of a run, or else every slide is a
 patient. Contributions add up to the patient's risk less the fold's cut between the risk groups
-(equation 51 of docs/method.md). --sources adds the attention of models of single sources.
+(equation 55 of docs/method.md). --sources adds the attention of models of single sources.
 """
 
 import dataclasses

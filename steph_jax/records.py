@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 #: The largest whole number that a record may hold, and the largest of all numbers (float32's).
-_MOST_WHOLE, _MOST = 2**63 - 1, 3.4e38
+_MOST_WHOLE, MOST = 2**63 - 1, 3.4e38
 _SHOWN, _MOST_SAID = 60, 200
 
 
@@ -103,7 +103,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= _MOST
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) <= MOST
 
 
 TEXT = _simple("text", lambda value: isinstance(value, str))

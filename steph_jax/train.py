@@ -276,7 +276,10 @@ def finish_fold(
     files.write_json(run_directory.training_record(directory), numbers)
     target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
     with_curves = evaluator.parts_with_curves(parts, stored)
-    fold_results.write_results(directory, with_curves, cohort.table, stored, numbers | target_only)
+    years = config.evaluate.years
+    fold_results.write_results(
+        directory, with_curves, cohort.table, stored, numbers | target_only, years
+    )
     return {
         f"{name}_{number}": float(value)
         for name, part in parts.items()

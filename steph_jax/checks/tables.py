@@ -46,7 +46,7 @@ def check_table(path: Path, columns: Columns) -> tuple[SurvivalTable | None, lis
     results += _event_problems(path, columns, labeled[0], labeled[3])
     results += _disagreements(path, columns, *labeled)
     try:
-        table = tables.read_table(path, columns)
+        table = tables.with_competing(tables.read_table(path, columns), columns)
     except messages.USER_ERRORS as problem:
         if findings.worst(results) < Status.ERROR:
             results.append(findings.error(CHECK, str(problem)))

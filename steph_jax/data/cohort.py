@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -29,6 +30,27 @@ class Fold:
     validation: np.ndarray
 
 
+class TableSize(NamedTuple):
+    """How much a survival table holds, of whatever becomes of it.
+
+    Attributes:
+        patients, slides: of the whole table.
+        patients_without_outcome, slides_without_outcome: those without time or event among them.
+    """
+
+    patients: int
+    slides: int
+    patients_without_outcome: int
+    slides_without_outcome: int
+
+    @classmethod
+    def measure(cls, table: SurvivalTable) -> "TableSize":
+        """The size of a table that has just been read."""
+        left_out = sum(map(len, table.left_out.values()))
+        slides = sum(map(len, table.slides)) + left_out
+        return cls(len(table) + len(table.left_out), slides, len(table.left_out), left_out)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cohort:
     """The patients that the folds of a run name.
@@ -37,12 +59,14 @@ class Cohort:
         dataset: name.
         table: of these patients, in the order that numbers them.
         folds: by number of the split.
+        file: size of the file that the table was read from.
         others: numbers of patients of other cohorts, who are in no fold (`data.joined`).
     """
 
     dataset: str
     table: SurvivalTable
     folds: dict[int, Fold]
+    file: TableSize
     others: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
 
 
@@ -79,12 +103,13 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
         FileNotFoundError: a file is missing.
         ValueError: a table or split that cannot be used, or that disagree.
     """
-    table = read_patients(root, dataset, columns)
+    table = tables.with_competing(read_patients(root, dataset, columns), columns)
     splits = {
         fold: without_left_out(read_split(split_path(root, dataset, fold)), table) for fold in folds
     }
     for split in splits.values():
         check_split(split, table)
+    file = TableSize.measure(table)
     in_splits = {p for s in splits.values() for p in (*s.train, *s.test, *s.validation)}
     table = take(table, [i for i, patient in enumerate(table.patients) if patient in in_splits])
     return Cohort(
@@ -94,6 +119,7 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
             fold: Fold(*(table.rows(part) for part in (split.train, split.test, split.validation)))
             for fold, split in splits.items()
         },
+        file,
     )
 
 
@@ -106,6 +132,7 @@ def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:
         time=table.time[indices],
         event=table.event[indices],
         slides=tuple(table.slides[i] for i in indices),
+        competing=None if table.competing is None else table.competing[indices],
     )
 
 
@@ -132,6 +159,13 @@ def person_keys_of(table: SurvivalTable) -> set[str]:
     return set().union(*keys)
 
 
+def _padded(competing: np.ndarray | None, length: int) -> np.ndarray | None:
+    """The column of more patients, False for those added; None where there is none."""
+    if competing is None:
+        return None
+    return np.concatenate([competing, np.zeros(length - len(competing), bool)])
+
+
 def joined(
     cohort: Cohort, bags: BagReader, others: Sequence[tuple[SurvivalTable, BagReader]]
 ) -> tuple[Cohort, ConcatBags]:
@@ -151,6 +185,8 @@ def joined(
         time=np.concatenate([t.time for t in tables]),
         event=np.concatenate([t.event for t in tables]),
         slides=tuple(s for t in tables for s in t.slides),
+        # Of no use for patients who are in no fold.
+        competing=_padded(cohort.table.competing, sum(map(len, tables))),
     )
     added = np.arange(len(cohort.table.patients), len(table.patients))
     cohort_of_all = dataclasses.replace(cohort, table=table, others=added)

@@ -35,6 +35,8 @@ class Columns:
         event_coding: "event" where 1 means that death was seen, "censorship" where 1 means that
             it was not.
         unlabeled: "refuse" a table with patients without time or event, or "drop" them.
+        competing: column that is 1 where a patient without the event died of something else, or ""
+            where there is none.
 
     Raises:
         ValueError: for an unknown unit, coding or way with the unlabeled, or a column named twice.
@@ -47,6 +49,7 @@ class Columns:
     time_unit: str = "days"
     event_coding: str = "event"
     unlabeled: str = "refuse"
+    competing: str = ""
 
     def __post_init__(self) -> None:
         if self.time_unit not in DAYS_PER_UNIT:
@@ -60,6 +63,11 @@ class Columns:
             raise ValueError(f"data.unlabeled is one of {choices}, not {self.unlabeled!r}")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"four different columns are needed, found {', '.join(self.names)}")
+        if self.competing in self.names:
+            raise ValueError(
+                "data.columns.competing is a column of its own (1 = died of something else), or "
+                f"'' without one; found {self.competing!r}, which is another column's name"
+            )
 
     @property
     def names(self) -> tuple[str, str, str, str]:
@@ -68,8 +76,8 @@ class Columns:
 
     def setting(self, name: str) -> str:
         """The setting that names a column."""
-        fields = ("patient", "slide", "time", "event")
-        return f"data.columns.{fields[self.names.index(name)]}"
+        fields = ("patient", "slide", "time", "event", "competing")
+        return f"data.columns.{fields[(*self.names, self.competing).index(name)]}"
 
 
 def _where(path: Path) -> str:

@@ -32,6 +32,8 @@ class SurvivalTable:
         event: [P] True where death was seen.
         slides: [P] slide ids of each patient, sorted.
         left_out: slide ids, by id, of patients that are not here, for want of time or event.
+        competing: [P] True where a patient without the event died of something else; None where
+            the table does not tell.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class SurvivalTable:
     event: NDArray[np.bool_]
     slides: tuple[tuple[str, ...], ...]
     left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    competing: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -148,6 +151,39 @@ def read_table(path: str | os.PathLike[str], columns: Columns | None = None) -> 
         slides=tuple(slides_of.values()),
         left_out=left_out,
     )
+
+
+def with_competing(table: SurvivalTable, columns: Columns) -> SurvivalTable:
+    """The table with deaths of other causes, where `columns` names a column of them.
+
+    Raises:
+        ValueError: the column is missing; a cell is neither 0 nor 1 nor a usual word; rows of a
+            patient disagree; a patient has both the event and a death of another cause.
+    """
+    if not columns.competing:
+        return table
+    patients, _, texts = usable_cells(
+        table.path, columns, (columns.patient, columns.slide, columns.competing)
+    )
+    codes: dict[str, set[float]] = {}
+    for patient, text in zip(patients, texts, strict=True):
+        if patient in table.row_of:
+            codes.setdefault(patient, set()).add(cells.event_code(text, "event"))
+    both = [p for p, seen in codes.items() if seen == {1.0} and table.event[table.row_of[p]]]
+    for text, bad in (
+        (
+            "expected 1 where a patient died of something else and 0 elsewhere, alike in all rows "
+            "of a patient; found other cells for",
+            [patient for patient, seen in codes.items() if seen not in ({0.0}, {1.0})],
+        ),
+        (f"expected 0 where {columns.event!r} says that the event was seen; found 1 for", both),
+    ):
+        if bad:
+            raise ValueError(
+                f"{table.path}, column {columns.competing!r}: {text} {join_names(bad)}"
+            )
+    died = np.array([codes[patient] == {1.0} for patient in table.patients], bool)
+    return dataclasses.replace(table, competing=died)
 
 
 def without_unlabeled(

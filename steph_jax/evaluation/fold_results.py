@@ -21,7 +21,7 @@ from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.messages import join_names
 from steph_jax.survival.time_bins import TimeBins
 
-PATIENTS = "patients.csv"
+PATIENTS, PREDICTIONS = "patients.csv", "predictions_test.csv"
 WEIGHTS = "merge_weights_test.csv"
 _PARTS = ("train", "test", "validation")
 _MOST_DAYS = 1e9
@@ -41,7 +41,13 @@ _SELECTED = {"selected": records.mapping(records.ANYTHING)}
 _TRAINING = records.record(_NOTED, _SELECTED)
 _METRICS = records.record(
     _NOTED | {"train": _SCORES, "test": _SCORES, "risk_cut": records.NUMBER},
-    _SELECTED | {"target_only": records.either(records.NOTHING, _SCORES)},
+    _SELECTED
+    | {
+        "target_only": records.either(records.NOTHING, _SCORES),
+        "risk_sd": records.or_null(records.within(0, records.MOST)),
+        "bin_edges": records.list_of(records.NUMBER, 2),
+        "source_share": records.or_null(records.within(0, 1)),
+    },
 )
 
 
@@ -55,6 +61,7 @@ def write_patients(directory: pathlib.Path, table: SurvivalTable, fold: Fold) ->
                 "part": part,
                 "t": table.time[rows],
                 "e": table.event[rows].astype(int),
+                **({} if table.competing is None else {"competing": table.competing[rows] + 0}),
                 "slides": [json.dumps(table.slides[i]) for i in rows],
             }
         )
@@ -70,10 +77,12 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
         FileNotFoundError, ValueError: it is missing or damaged; names the file, row and column.
     """
     path = directory / PATIENTS
-    rows = _read_table(path, tuple(_CELLS))[list(_CELLS)]
-    values: dict[str, list[Any]] = {name: [] for name in _CELLS}
+    whole = _read_table(path, tuple(_CELLS))
+    kinds = _CELLS | ({"competing": _event} if "competing" in whole else {})
+    rows = whole[list(kinds)]
+    values: dict[str, list[Any]] = {name: [] for name in kinds}
     for number, row in enumerate(rows.itertuples(index=False), 2):
-        for (name, read), cell in zip(_CELLS.items(), row, strict=True):
+        for (name, read), cell in zip(kinds.items(), row, strict=True):
             try:
                 values[name].append(read(cell))
             except ValueError as error:
@@ -90,6 +99,7 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
         time=np.array(values["t"], np.float64),
         event=np.array(values["e"], bool),
         slides=tuple(map(tuple, values["slides"])),
+        competing=np.array(values["competing"], bool) if "competing" in values else None,
     )
     part = np.array(values["part"], np.str_)
     missing = [name for name in ("train", "test") if name not in part]
@@ -171,20 +181,22 @@ def write_results(
     table: SurvivalTable,
     model: SavedModel,
     numbers: dict[str, Any],
+    years: Sequence[float] = survival_metrics.YEARS,
 ) -> None:
     """Predictions, weights and metrics of a fold; metrics.json last.
 
     Args:
-        directory: of the fold.
+        directory: of the fold, which has its patients.
         parts: "train" and "test".
         table: of the cohort.
         model: the trained model.
         numbers: further entries of metrics.json ("dataset", "method", "fold" among them).
+        years: horizons of AUC and Brier scores.
     """
     test = parts["test"]
     time, event = table.time[test.rows], table.event[test.rows]
     test_table = predictions.predictions_table(test.predicted, time, event)
-    files.write_table(directory / "predictions_test.csv", test_table)
+    files.write_table(directory / PREDICTIONS, test_table)
     # Patients are at high risk above the median of the training patients, who alone were seen.
     cut = float(np.median(parts["train"].predicted.risk))
     title = f"{numbers['dataset']}, {numbers['method']}, fold {numbers['fold']}"
@@ -211,32 +223,22 @@ def write_results(
     scores: dict[str, dict[str, Any]] = {name: dict(part.scores) for name, part in parts.items()}
     risk_sd = float(np.std(parts["train"].predicted.risk, ddof=1))
     edges = TimeBins.from_json(model.metadata["bins"]).edges
-    scores["test"] |= _survival_metrics(parts, table, edges, cut, risk_sd)
-    scale = {"risk_cut": cut, "risk_sd": risk_sd, "bin_edges": list(edges)}
-    files.write_json(directory / "metrics.json", scores | numbers | scale)
-
-
-def _survival_metrics(
-    parts: dict[str, SplitScores],
-    table: SurvivalTable,
-    edges: Sequence[float],
-    cut: float,
-    risk_sd: float,
-) -> dict[str, Any]:
-    """Numbers of the test patients besides the C-index (`survival_metrics.fold_metrics`)."""
-    train, test = parts["train"], parts["test"]
-    cohort = np.union1d(train.rows, test.rows)
+    train = table.time[parts["train"].rows], table.event[parts["train"].rows]
     fold = FoldPredictions(
-        train=Labels(table.time[train.rows], table.event[train.rows]),
-        test=Labels(table.time[test.rows], table.event[test.rows]),
+        train=Labels(*train),
+        test=Labels(time, event),
         risk=np.asarray(test.predicted.risk, np.float64),
         cut=cut,
         risk_sd=risk_sd,
         survival=test.predicted.survival,
         edges=np.asarray(edges),
     )
-    tau = survival_metrics.horizon(Labels(table.time[cohort], table.event[cohort]))
-    return survival_metrics.fold_metrics(fold, tau)
+    # Of all patients of the fold, so that tau is that of the other folds.
+    everyone, _ = read_patients(directory)
+    tau = survival_metrics.horizon(Labels(everyone.time, everyone.event), years)
+    scores["test"] |= survival_metrics.fold_metrics(fold, tau, years)
+    scale = {"risk_cut": cut, "risk_sd": risk_sd, "bin_edges": list(edges)}
+    files.write_json(directory / "metrics.json", scores | numbers | scale)
 
 
 def read_metrics(directory: pathlib.Path) -> dict[str, Any]:
@@ -266,8 +268,8 @@ def read_predictions(directory: pathlib.Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
     """
-    path = directory / "predictions_test.csv"
-    table = _read_table(path, ("patient_id", "t", "e", "risk"), _rewrite(directory))
+    path = directory / PREDICTIONS
+    table = _read_table(path, ("patient_id", "t", "e", "risk"), rewrite(directory))
     return pd.DataFrame(
         {
             "patient_id": table["patient_id"],
@@ -278,21 +280,30 @@ def read_predictions(directory: pathlib.Path) -> pd.DataFrame:
     )
 
 
-def read_survival_curves(directory: pathlib.Path) -> np.ndarray | None:
-    """Survival [n, T] of the test patients at the ends of the time bins, by predictions_test.csv.
+def read_survival_curves(directory: pathlib.Path) -> survival_metrics.Floats | None:
+    """[P, T] survival of the test patients at the ends of the time bins, by predictions_test.csv.
 
     None for a model without survival curves.
 
     Raises:
         FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
     """
-    path = directory / "predictions_test.csv"
-    table = _read_table(path, ("patient_id",), _rewrite(directory))
-    names = [name for name in table.columns if name.startswith("surv_")]
-    return np.stack([_numbers(path, table[name]) for name in names], axis=1) if names else None
+    path = directory / PREDICTIONS
+    table = _read_table(path, (), rewrite(directory))
+    names = [name for name in table if str(name).startswith("surv_")]
+    if not names:
+        return None
+    curves = np.stack([_numbers(path, table[name]) for name in names], axis=1)
+    if (curves < 0).any() or (curves > 1).any():
+        raise ValueError(
+            f"{path}: expected survival from 0 to 1, found {curves.min():g} to {curves.max():g}; "
+            f"{rewrite(directory)}"
+        )
+    return curves
 
 
-def _rewrite(directory: pathlib.Path) -> str:
+def rewrite(directory: pathlib.Path) -> str:
+    """What to do about a damaged file that evaluating a fold writes."""
     return f"python -m steph_jax.evaluate --workdir {directory.parent} writes it again"
 
 
@@ -303,7 +314,7 @@ def read_weights(directory: pathlib.Path) -> pd.DataFrame:
         FileNotFoundError, ValueError: it is missing or damaged; names the file and the column.
     """
     path, name = directory / WEIGHTS, "source_coefficient"
-    table = _read_table(path, ("source", "source_coefficient"), _rewrite(directory))
+    table = _read_table(path, ("source", "source_coefficient"), rewrite(directory))
     return pd.DataFrame({"source": table["source"], name: _numbers(path, table[name])})
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the C-index over its folds, as numbers, pictures and on the screen."""
+"""What a run leaves behind: its numbers over the folds, pictures, and the C-index on the screen."""
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from steph_jax import files, plots, run_directory
-from steph_jax.evaluation import fold_results
+from steph_jax.evaluation import fold_files, fold_results, run_metrics
 from steph_jax.messages import setting_values
 from steph_jax.survival import metrics
 
@@ -16,7 +16,7 @@ from steph_jax.survival import metrics
 def write(
     workdir: pathlib.Path, dataset: str, method: str, seed: int, folds: Sequence[int]
 ) -> dict[str, Any]:
-    """Draws, writes and prints the C-index over the folds of a run; summary.json last.
+    """Draws, writes and prints what a run came to; summary.json, of all its numbers, last.
 
     Args:
         workdir: of the run.
@@ -36,6 +36,7 @@ def write(
         "fold_numbers": list(folds),
         "c_index": {"folds": values, "mean": mean, "sd": sd},
     }
+    summary |= run_metrics_of(workdir, folds)
     # What a sweep selected for each fold (`sweep`).
     selected = [record.get("selected", {}) for record in metrics_of_folds]
     if any(selected):
@@ -65,6 +66,12 @@ def write(
     return summary
 
 
+def run_metrics_of(workdir: pathlib.Path, folds: Sequence[int]) -> dict[str, Any]:
+    """`run_metrics` of some folds of a run, by the horizons of its settings."""
+    every = [fold_files.read_fold(workdir, fold) for fold in folds]
+    return run_metrics.run_metrics(every, fold_files.years_of(workdir))
+
+
 def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -> None:
     """The mean weight of each source on the test patients, by fold, where a method has weights."""
     directories = [run_directory.fold_directory(workdir, fold) for fold in folds]
@@ -77,7 +84,7 @@ def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -
         for fold, directory in zip(folds, directories, strict=True)
     }
     table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
-    label = "Mean coefficient of the source in the merged models of the test patients"
+    label = "Mean coefficient, test patients"
     plots.matrix(table, workdir / "source_weights.png", title, label)
 
 

@@ -1,7 +1,7 @@
 """Metrics of predictions besides Harrell's C: Uno's C, AUC, Brier scores, calibration.
 
-Per fold these are the entries of metrics.json under "test"; over folds, those of summary.json and
-of the report. A number that cannot be computed is None, and `missing` has the reason.
+Per fold these are the entries of metrics.json under "test"; over folds see `run_metrics`. A
+number that cannot be computed is None, and `missing` has the reason.
 """
 
 import dataclasses
@@ -20,7 +20,17 @@ Floats = NDArray[np.float64]
 
 DAYS_PER_YEAR = 365.0
 #: Horizons at which AUC, Brier scores and calibration are given; edges of the default time bins.
-YEARS = (1, 3, 5)
+YEARS = (1.0, 3.0, 5.0)
+_MOST_YEARS = 100.0
+
+
+def expect_years(years: Sequence[float]) -> None:
+    """Raises ValueError for horizons that are not increasing numbers of years above 0."""
+    increasing = list(years) == sorted(set(years))
+    if not years or not increasing or years[0] <= 0 or years[-1] > _MOST_YEARS:
+        raise ValueError(
+            f"years are increasing numbers above 0, as (1, 3, 5); found {tuple(years)}"
+        )
 
 
 class Labels(NamedTuple):
@@ -150,9 +160,12 @@ def _probabilities(
     own = fold.at_own_times()
     assert own is not None  # as above
     spread = calibration.d_calibration(fold.test.event, own)
+    ipa: float | None = censoring.ipa(ibs["model"], ibs["kaplan_meier"])
+    if not ibs["kaplan_meier"] > 0:
+        ipa, missing["ipa"] = None, "the Brier score of Kaplan-Meier is 0"
     return {
         "ibs": ibs,
-        "ipa": censoring.ipa(ibs["model"], ibs["kaplan_meier"]),
+        "ipa": ipa,
         "brier": brier,
         "d_calibration": {"p": spread.p, "shares": list(spread.shares)},
     }
@@ -202,6 +215,12 @@ def hazard_ratios(folds: Sequence[FoldPredictions]) -> dict[str, Any]:
             reasons |= dict.fromkeys(
                 unknown, "the spread of the training risks is not recorded; run steph_jax.evaluate"
             )
+        if name == "groups":
+            reasons |= {
+                number: "all test patients are in one risk group"
+                for number, (_, _, high) in enumerate(groups)
+                if number in reasons and np.ptp(high) == 0.0
+            }
         if reasons:
             numbers["missing"][name] = reasons
     return numbers

@@ -1,7 +1,7 @@
 """What models compute of every patch of one patient's bag, read chunk by chunk.
 
 Pooling by attention is a weighted mean and the head is affine, so that the outputs of a patient are
-the attention-weighted mean of the outputs that each patch would have by itself (equation 49 of
+the attention-weighted mean of the outputs that each patch would have by itself (equation 53 of
 docs/method.md). Both are computed here; `patch_maps` makes attention and contributions of them.
 """
 

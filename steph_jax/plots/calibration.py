@@ -1,5 +1,6 @@
 """Whether predicted probabilities are right: calibration at some times, and D-calibration."""
 
+import math
 import os
 import pathlib
 import textwrap
@@ -12,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from steph_jax.plots.style import BLUE, FAINT, INK, new_figure, number, save, signed, styled
+
+_COLUMNS = 2
 
 
 def calibration(
@@ -41,8 +44,11 @@ def calibration_figure(
         shares: [10] of D-calibration.
         title: of the picture.
     """
-    figure = new_figure(title, 3.0 * (len(horizons) + 1), 3.4)
-    panels = figure.subplots(1, len(horizons) + 1)
+    rows = math.ceil((len(horizons) + 1) / _COLUMNS)  # two beside each other, as a phone shows them
+    figure = new_figure(title, 3.2 * _COLUMNS, 3.1 * rows + 0.3)
+    panels = figure.subplots(rows, _COLUMNS).ravel()
+    for unused in panels[len(horizons) + 1 :]:
+        unused.set_axis_off()
     for axes, (year, horizon) in zip(panels, horizons.items(), strict=False):
         axes.set_title(f"{year} year{'' if year == '1' else 's'}")
         _diagonal(axes)
@@ -53,7 +59,7 @@ def calibration_figure(
             continue
         _fifths(axes, horizon["fifths"])
         axes.text(0.97, 0.04, _key(horizon), ha="right", va="bottom", fontsize=8, color=INK)
-    _shares(panels[-1], shares)
+    _shares(panels[len(horizons)], shares)
     return figure
 
 

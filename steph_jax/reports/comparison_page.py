@@ -1,21 +1,22 @@
 """The report of a comparison: its methods side by side on one page, and in words."""
 
-import math
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from steph_jax import files, run_directory
-from steph_jax.evaluation import comparison
+from steph_jax.evaluation import comparison, run_metrics
 from steph_jax.evaluation.comparison import REFERENCE, Comparison
-from steph_jax.evaluation.source_share import in_words
-from steph_jax.reports import pages, run_numbers
-from steph_jax.survival.significance import Interval
+from steph_jax.reports import clinical_file, pages, run_numbers, verdicts
+from steph_jax.survival import metrics
 
 #: Numbers of each method that are those of its first seed's run.
-_OF_FIRST_RUN = ("uno", "auc", "ibs", "ipa", "brier", "hazard_ratio", "source_share", "sources")
+_OF_FIRST_RUN = (
+    *("uno", "auc", "ibs", "ipa", "brier", "calibration", "d_calibration", "missing"),
+    *("hazard_ratio", "hazard_ratio_per_sd", "hazard_ratio_missing", "source_share", "sources"),
+    "clinical",
+)
 
 
 def is_comparison(workdir: pathlib.Path) -> bool:
@@ -38,7 +39,15 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         if (workdir / f"{name}.png").is_file()
     }
     page = workdir / "report.html"
-    files.write_text(page, pages.render("comparison.html", n=numbers, images=images))
+    why: dict[str, list[str]] = {}
+    for method, of_method in numbers["methods"].items():
+        reasons = pages.reasons(of_method["missing"], len(numbers["folds"]))
+        for name, reason in reasons.items():
+            why.setdefault(f"{name}: {reason}", []).append(method)
+    # Whom a method is compared on, and by which columns, is alike for all.
+    clinical = next(iter(numbers["methods"].values()))["clinical"]
+    text = pages.render("comparison.html", n=numbers, images=images, why=why, clinical=clinical)
+    files.write_text(page, text)
     return page
 
 
@@ -48,6 +57,41 @@ def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: a file of the comparison is missing or damaged.
     """
+    methods, seeds, folds = _contents(workdir)
+    first = {method: comparison.run_directory(workdir, method, seeds[0]) for method in methods}
+    dataset = run_directory.load(first[methods[0]])["dataset"]
+    result = comparison.compare_runs(workdir, dataset, methods, seeds, folds)
+    clinical = clinical_file.read(workdir)
+    runs = {method: run_numbers.report_numbers(path, clinical) for method, path in first.items()}
+    one = runs[methods[0]]
+    return {
+        "dataset": dataset,
+        "participants": one["participants"],
+        "years": [f"{year:g}" for year in one["years"]],
+        "tau_days": one["tau_days"],
+        "seeds": seeds,
+        "folds": folds,
+        "reference": REFERENCE,
+        "methods": {
+            method: {name: runs[method][name] for name in _OF_FIRST_RUN} | _scores(result, method)
+            for method in methods
+        },
+        "verdict": verdicts.of_comparison(result, runs),
+    }
+
+
+def first_run(workdir: pathlib.Path) -> pathlib.Path:
+    """Directory of a run of a comparison.
+
+    Raises:
+        FileNotFoundError, ValueError: compare.csv is missing or damaged.
+    """
+    methods, seeds, _ = _contents(workdir)
+    return comparison.run_directory(workdir, methods[0], seeds[0])
+
+
+def _contents(workdir: pathlib.Path) -> tuple[list[str], list[int], list[int]]:
+    """Labels of methods, seeds and folds of a comparison."""
     path = workdir / "compare.csv"
     try:
         table = pd.read_csv(path, dtype={"method": str})
@@ -58,66 +102,29 @@ def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
             f"{path}: expected the table of a comparison; {error}; give the command of "
             "steph_jax.compare again"
         ) from None
-    first = {method: comparison.run_directory(workdir, method, seeds[0]) for method in methods}
-    dataset = run_directory.load(first[methods[0]])["dataset"]
-    result = comparison.compare_runs(workdir, dataset, methods, seeds, folds)
-    runs = {method: run_numbers.report_numbers(directory) for method, directory in first.items()}
-    return {
-        "dataset": dataset,
-        "seeds": seeds,
-        "folds": folds,
-        "reference": REFERENCE,
-        "methods": {
-            method: {name: runs[method][name] for name in _OF_FIRST_RUN} | _scores(result, method)
-            for method in methods
-        },
-        "verdict": verdict(result, runs),
-    }
+    if not methods:
+        raise ValueError(f"{path}: expected a row per method, seed and fold, found none")
+    return methods, seeds, folds
 
 
 def _scores(result: Comparison, method: str) -> dict[str, Any]:
     """C-index of a method, and its difference to the reference; None where there is none."""
     values = result.c_index[method]
+    mean, sd = metrics.mean_sd(values)
     difference = result.differences.get(method)
     return {
         "c_index": {
-            "mean": _finite(float(values.mean())),
-            "folds": [_finite(float(value)) for value in values],
-            "ci95": _ends(result.intervals[method]),
+            "mean": run_metrics.or_none(mean),
+            "sd": run_metrics.or_none(sd),
+            "folds": [run_metrics.or_none(float(value)) for value in values],
+            "ci95": run_metrics.ends(result.intervals[method]),
         },
         "difference": None
         if difference is None
         else {
-            "mean": _finite(difference.mean),
-            "ci95": _ends(difference.interval),
-            "p": _finite(difference.p),
+            "mean": run_metrics.or_none(difference.mean),
+            "ci95": run_metrics.ends(difference.interval),
+            "p": run_metrics.or_none(difference.p),
             "verdict": comparison.verdict(difference),
         },
     }
-
-
-def verdict(result: Comparison, runs: dict[str, dict[str, Any]]) -> Sequence[str]:
-    """A sentence for every method that was compared with the reference."""
-    sentences = []
-    for method, difference in result.differences.items():
-        text = f"{method}: {comparison.verdict(difference)}"
-        if runs[method]["merges"] and runs[method]["sources"] is not None:
-            text += f"; {in_words(runs[method]['source_share'])}"
-        sentences.append(f"{text}.")
-    for label, difference in result.control_differences.items():
-        method, control = comparison.parts_of(label)
-        sentences.append(
-            f"{method} less the same with control={control}: "
-            f"{comparison.control_verdict(difference)} ({difference.mean:+.3f})."
-        )
-    if not sentences:
-        return [f"Nothing was compared with {REFERENCE}."]
-    return sentences
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _ends(interval: Interval) -> list[float] | None:
-    return list(interval) if all(map(math.isfinite, interval)) else None

@@ -9,17 +9,17 @@ from typing import Any
 
 import steph_jax
 from steph_jax import files, records
-from steph_jax.data.cohort import Cohort
+from steph_jax.data.cohort import Cohort, TableSize
 
 FILE = "provenance.json"
 #: Packages whose versions decide what a run computes.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "lifelines")
 _RECORD = records.record(
+    {"command": records.TEXT, "versions": records.mapping(records.TEXT)},
     {
-        "command": records.TEXT,
-        "versions": records.mapping(records.TEXT),
+        "table": records.record(dict.fromkeys(TableSize._fields, records.WHOLE)),
         "without_outcome": records.WHOLE,
-    }
+    },
 )
 
 
@@ -39,18 +39,19 @@ def write(workdir: pathlib.Path, command: str, cohort: Cohort) -> None:
     """Records how a run began; one that goes on keeps the record of its start."""
     path = workdir / FILE
     if not path.is_file():
-        without_outcome = len(cohort.table.left_out)
-        record = {"command": command, "versions": versions(), "without_outcome": without_outcome}
+        record = {"command": command, "versions": versions(), "table": cohort.file._asdict()}
         files.write_json(path, record)
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
     """What `write` recorded; None for a run that has no record.
 
+    A record of the first versions has "without_outcome", patients, in the place of "table".
+
     Raises:
         ValueError: the file is damaged; names it.
     """
     path = workdir / FILE
-    if not path.is_file():
-        return None
-    return records.read(path, _RECORD, "how a run was made", "remove it")
+    return (
+        records.read(path, _RECORD, "how a run was made", "remove it") if path.is_file() else None
+    )

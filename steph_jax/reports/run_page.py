@@ -6,8 +6,16 @@ from typing import Any
 
 from steph_jax import files, plots
 from steph_jax.messages import setting_values
-from steph_jax.reports import pages, provenance, run_heatmaps, run_numbers
+from steph_jax.reports import clinical_file, pages, run_heatmaps, run_numbers
 from steph_jax.run_directory import flatten
+
+#: What the page calls the steps from the table to those who were studied.
+_FLOW = {
+    "in_table": "in the survival table",
+    "without_outcome": "left out: without time or event",
+    "in_no_split": "left out: in no split of the folds here",
+    "studied": "studied",
+}
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -20,8 +28,7 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
         FileNotFoundError, ValueError: as `run_numbers.report_numbers` does.
         OSError: the page cannot be written.
     """
-    numbers = run_numbers.report_numbers(workdir)
-    numbers["provenance"] = provenance.read(workdir)
+    numbers = run_numbers.report_numbers(workdir, clinical_file.read(workdir))
     heatmaps = run_heatmaps.section(workdir, numbers["settings"], numbers["folds"][0])
     numbers["heatmaps"] = run_heatmaps.without_images(heatmaps)
     files.write_json(workdir / "report.json", numbers)
@@ -52,4 +59,7 @@ def html(numbers: Mapping[str, Any], images: Mapping[str, str]) -> str:
         name: setting_values({name: value}).partition("=")[2]
         for name, value in flatten(numbers["settings"]).items()
     }
-    return pages.render("run.html", n=numbers, images=images, settings=settings)
+    why = pages.reasons(numbers["missing"], len(numbers["folds"]))
+    return pages.render(
+        "run.html", n=numbers, images=images, settings=settings, why=why, flow=_FLOW
+    )

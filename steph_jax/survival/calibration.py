@@ -6,16 +6,15 @@ Risks have none: a hazard ratio is estimated within each fold, and the folds' ra
 
 import dataclasses
 import math
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
 from steph_jax.survival.censoring import Estimate
+from steph_jax.survival.cox_models import cox_coefficient, fit_cox
 from steph_jax.survival.labels import survival_labels
 from steph_jax.survival.metrics import breslow_baseline, kaplan_meier
 from steph_jax.survival.significance import Interval
@@ -24,8 +23,6 @@ from steph_jax.survival.significance import Interval
 _Z = 1.959963984540054
 #: Probabilities are kept so far from 0 and 1 before their log(-log) is taken.
 _EDGE = 1e-8
-#: Standard error of a log hazard ratio per standard deviation beyond which it counts as infinite.
-_LARGEST_ERROR = 10.0
 #: Bins of D-calibration, and events that a calibration curve needs.
 NUM_BINS, FEWEST_EVENTS = 10, 10
 
@@ -73,71 +70,6 @@ class Calibration:
     in_the_large: float
     ici: float | None
     missing: dict[str, str]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """lifelines' warnings are turned into errors, so that no doubtful fit counts as one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        # Of numpy and autograd within the optimizer, on its way to a fit that is checked.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-def _fit_cox(
-    time: ArrayLike,
-    event: ArrayLike,
-    x: Float64[np.ndarray, "P K"],
-    strata: ArrayLike | None = None,
-) -> Any:
-    """lifelines' Cox model (Efron's ties) of predictors x [P, K].
-
-    Raises:
-        ValueError: where the likelihood has no maximum, with the reason.
-    """
-    import lifelines
-    import pandas as pd
-    from lifelines.exceptions import ConvergenceError
-
-    times, events = survival_labels(time, event)
-    if not events.any():
-        raise ValueError("no event was seen")
-    table = pd.DataFrame({f"x{k}": column for k, column in enumerate(x.T)})
-    table["time"], table["event"] = times, events
-    if strata is not None:
-        table["stratum"] = np.asarray(strata)
-    try:
-        with _quiet():
-            fit = lifelines.CoxPHFitter()
-            fit.fit(table, "time", "event", strata=None if strata is None else ["stratum"])
-    except (ConvergenceError, Warning, ValueError, np.linalg.LinAlgError) as problem:
-        first = (str(problem).strip() or "no convergence").splitlines()[0]
-        raise ValueError(f"a Cox model cannot be fitted: {first}") from None
-    spread = fit.standard_errors_.to_numpy() * x.std(axis=0)
-    if not np.isfinite(spread).all() or spread.max() > _LARGEST_ERROR:
-        raise ValueError("a Cox model cannot be fitted: the predictor separates the patients")
-    return fit
-
-
-def cox_coefficient(
-    time: ArrayLike, event: ArrayLike, x: ArrayLike, strata: ArrayLike | None = None
-) -> tuple[float, float]:
-    """Coefficient of one predictor in a Cox model, and its standard error.
-
-    Args:
-        time, event, x: [P] labels and predictor.
-        strata: [P] whose baseline hazards differ, or None.
-
-    Raises:
-        ValueError: where the model cannot be fitted, with the reason.
-    """
-    predictor = np.asarray(x, np.float64)
-    if np.ptp(predictor) == 0.0:
-        raise ValueError("the predictor is the same for all patients")
-    fit = _fit_cox(time, event, predictor[:, None], strata)
-    return float(fit.params_.iloc[0]), float(fit.standard_errors_.iloc[0])
 
 
 def calibration(
@@ -238,7 +170,7 @@ def _calibration_curve(
     if np.ptp(x) == 0.0:
         raise ValueError("the prediction is the same for all patients")
     basis = restricted_cubic_spline(x, np.quantile(x, [0.1, 0.5, 0.9]))
-    log_risk = basis @ _fit_cox(time, event, basis).params_.to_numpy()
+    log_risk = basis @ fit_cox(time, event, basis).coefficients
     return breslow_baseline(time, event, log_risk).survival(log_risk, [at])[:, 0]
 
 

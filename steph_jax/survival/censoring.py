@@ -162,7 +162,8 @@ def auc(
     cases, controls = np.flatnonzero(events & (times <= at)), np.flatnonzero(times > at)
     for size, which in ((len(cases), "died by then"), (len(controls), "outlived it")):
         if size < FEWEST_PATIENTS:
-            return Estimate(None, f"{size} patients {which}, {FEWEST_PATIENTS} are needed")
+            patients = "patient" if size == 1 else "patients"
+            return Estimate(None, f"{size} {patients} {which}, {FEWEST_PATIENTS} are needed")
     before = curve.before(times[cases])
     if not before.all():
         return Estimate(None, "an event falls where all training patients are censored")

@@ -27,14 +27,16 @@ from steph_jax.training.sections import (
     Bins,
     ColumnNames,
     Data,
+    Evaluation,
     PoolSection,
     Precision,
 )
 
-#: Settings that may differ between the parts of one run: they change nothing that is computed.
+#: Settings that may differ between the parts of one run: they change no model and no prediction.
 MAY_CHANGE_ON_RESUME = (
     "folds",
     "eval_every",
+    "evaluate.years",
     "data.cache_gb",
     "data.device_gb",
     "data.check_values",
@@ -75,6 +77,7 @@ class Config:
     track: tuple[str, ...] = ()
     data: Data = dataclasses.field(default_factory=Data)
     bins: Bins = dataclasses.field(default_factory=Bins)
+    evaluate: Evaluation = dataclasses.field(default_factory=Evaluation)
     pool: PoolSection = dataclasses.field(default_factory=PoolSection)
     model: Architecture = dataclasses.field(default_factory=Architecture)
     validation: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from steph_jax.data.columns import Columns
+from steph_jax.evaluation import survival_metrics
 from steph_jax.survival.time_bins import (
     BIN_KINDS,
     TimeBins,
@@ -34,6 +35,7 @@ class ColumnNames:
     slide: str = Columns.slide
     time: str = Columns.time
     event: str = Columns.event
+    competing: str = Columns.competing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,20 @@ class Bins:
         if self.kind == "quantile":
             return quantile_bins(time, event, self.number)
         return sqrt_event_bins(time, event)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The section `evaluate`: what is computed of predictions.
+
+    Attributes:
+        years: horizons of AUC, Brier scores, calibration and cumulative incidence.
+    """
+
+    years: tuple[float, ...] = survival_metrics.YEARS
+
+    def __post_init__(self) -> None:
+        survival_metrics.expect_years(self.years)
 
 
 @dataclasses.dataclass(frozen=True)

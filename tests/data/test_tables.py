@@ -187,6 +187,59 @@ def test_a_cohort_without_the_unlabeled(tmp_path, caplog):
     assert line.endswith("P13, ... (12 in all)")
 
 
+def with_other_deaths(csv_file, *cells):
+    """A table of four patients, the last with two slides; `cells` are of the last column."""
+    rows = zip(("a,1,1", "b,2,0", "c,3,0", "d,4,0", "d2,4,0"), cells, strict=True)
+    lines = [
+        f"{row[0][0]},{row[0].split(',')[0]}s,{row[0].split(',', 1)[1]},{row[1]}" for row in rows
+    ]
+    path = csv_file("patient_id,pathology_id,t,e,other\n" + "\n".join(lines) + "\n")
+    columns = Columns(competing="other")
+    return tables.with_competing(read_table(path, columns), columns)
+
+
+def test_deaths_of_other_causes(csv_file):
+    assert with_other_deaths(csv_file, *"01011").competing.tolist() == [False, True, False, True]
+    plain = read_table(csv_file(GOOD))
+    assert tables.with_competing(plain, Columns()).competing is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("11011", "'other': expected 0 where 'e' says that the event was seen; found 1 for a"),
+        ("01010", "'other': expected 1 where a patient died .* alike in all rows .* for d"),
+        (["0", "", "0", "0", "0"], "'other': expected 1 where a patient died .* for b"),
+    ],
+)
+def test_contradictory_deaths_of_other_causes_are_refused(csv_file, cells, message):
+    with pytest.raises(ValueError, match=message):
+        with_other_deaths(csv_file, *cells)
+
+
+def test_column_of_other_deaths_is_named_by_its_setting(csv_file):
+    columns = Columns(competing="other")
+    with pytest.raises(
+        ValueError, match=r"missing other; .* name yours by data\.columns\.competing"
+    ):
+        tables.with_competing(read_table(csv_file(GOOD), columns), columns)
+    with pytest.raises(ValueError, match=r"data\.columns\.competing is a column of its own"):
+        Columns(competing="e")
+
+
+def test_cohort_keeps_deaths_of_other_causes_and_the_size_of_its_table(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    rows = [f"P{i},S{i},{i + 1},{i % 2},{int(i == 2)}" for i in range(6)] + ["Q,Q1,,,", "Q,Q2,,,"]
+    text = "\n".join(["patient_id,pathology_id,t,e,other", *rows]) + "\n"
+    (folder / "mine_survival.csv").write_text(text)
+    (folder / "splits_0.csv").write_text("train,test\nP1,P3\nP2,P4\n")
+    cohort = load_cohort(tmp_path, "mine", [0], Columns(unlabeled="drop", competing="other"))
+    assert cohort.table.patients == ("P1", "P2", "P3", "P4")
+    assert cohort.table.competing.tolist() == [False, True, False, False]
+    assert cohort.file == (7, 8, 1, 2)
+
+
 def test_slides_are_read_without_labels(csv_file):
     path = csv_file("slide_id,case\nP2-b,P2\nP1-a,P1\nP2-a,P2\n")
     columns = Columns(patient="case", slide="slide_id")

@@ -14,7 +14,7 @@ import pytest
 
 from steph_jax import run_directory, train
 from steph_jax.checkpoints import saved_model
-from steph_jax.evaluation import fold_results, run_summary
+from steph_jax.evaluation import fold_files, fold_results, run_summary
 from steph_jax.methods.registry import find_method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import stored_config
@@ -104,7 +104,9 @@ def check(path, read):
     return refused
 
 
-def test_metrics_training_and_summary(runs, tmp_path, capsys):
+def test_metrics_training_and_summary(runs, tmp_path, capsys, monkeypatch):
+    # Seconds of reading and of Cox models for each of hundreds of files.
+    monkeypatch.setattr(run_summary, "run_metrics_of", lambda workdir, folds: {})
     workdir = pathlib.Path(shutil.copytree(runs["steph"], tmp_path / "w"))
     fold = workdir / "fold_0"
 
@@ -115,6 +117,28 @@ def test_metrics_training_and_summary(runs, tmp_path, capsys):
     assert check(fold / "training.json", lambda: fold_results.read_training(fold)) > 50
     summarize()
     assert check(workdir / "summary.json", lambda: run_directory.load_summary(workdir)) > 20
+
+
+def test_scale_of_risks_and_time_bins(runs, tmp_path):
+    workdir = pathlib.Path(shutil.copytree(runs["steph"], tmp_path / "w"))
+    path = workdir / "fold_0" / "metrics.json"
+    record = json.loads(path.read_text())
+    for name, value in (
+        ("bin_edges", [0.0, 365.0]),
+        ("bin_edges", record["bin_edges"][::-1]),
+        ("bin_edges", "x"),
+        ("risk_sd", -1.0),
+        ("risk_cut", None),
+    ):
+        path.write_text(json.dumps(record | {name: value}))
+        with pytest.raises(ValueError, match=f"{path}: .*{name}|{path}: expected edges of"):
+            fold_files.read_fold(workdir, 0)
+    path.write_text(json.dumps(record))
+    table = pd.read_csv(workdir / "fold_0" / "predictions_test.csv", dtype=str)
+    for value, message in (("1.5", "expected survival from 0 to 1"), ("x", "expected a number")):
+        table.assign(surv_2=value).to_csv(workdir / "fold_0" / "predictions_test.csv")
+        with pytest.raises(ValueError, match=f"predictions_test.csv: .*{message}"):
+            fold_files.read_fold(workdir, 0)
 
 
 def test_config(runs, tmp_path):

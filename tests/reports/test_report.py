@@ -1,19 +1,31 @@
 """The report of a run: its numbers against the run's own files, and a page that holds them all."""
 
+import dataclasses
 import json
 import shutil
 import sys
-from html.parser import HTMLParser
 
+import cohorts
 import h5py
+import lifelines
 import numpy as np
 import pandas as pd
 import pytest
 import simulated
+from html_pages import Page
 
 from steph_jax import report, run_directory, train
-from steph_jax.reports import comparison_page, provenance, run_heatmaps, run_numbers, run_page
+from steph_jax.evaluation.comparison import Comparison, Difference
+from steph_jax.reports import (
+    comparison_page,
+    provenance,
+    run_heatmaps,
+    run_numbers,
+    run_page,
+    verdicts,
+)
 from steph_jax.survival import metrics
+from steph_jax.survival.significance import Interval
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +39,6 @@ def workdir(tmp_path_factory):
         train.train(config, home / dataset)
     train.train(simulated.config(home, epochs=1, steph__top_k=0), home / "steph")
     return home / "steph"
-
-
-class Page(HTMLParser):
-    """Tags, text, and where pictures and links point."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.text, self.targets, self.tags = [], [], []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.targets += [value for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_numbers_are_those_of_the_files(workdir):
@@ -70,22 +66,153 @@ def test_numbers_are_those_of_the_files(workdir):
 def test_verdict_follows_the_interval():
     base = {
         "method": "steph",
+        "control": "none",
         "c_index": {"mean": 0.7, "ci95": [0.65, 0.75]},
         "sources": "no other cancer is used: their share in the merged model is 1.0 %",
     }
 
-    def verdict(mean, ends):
-        return run_numbers.verdict(base | {"gain": {"mean": mean, "ci95": ends}})
+    def verdict(mean, ends, **more):
+        return verdicts.of_run(base | {"gain": {"mean": mean, "ci95": ends}} | more)
 
     assert "Better than the cancer's own model: +0.020" in verdict(0.02, [0.01, 0.03])
     assert "Worse than the cancer's own model" in verdict(-0.02, [-0.03, -0.01])
     assert "Not distinguishable from the cancer's own model" in verdict(0.02, [-0.01, 0.05])
     assert "One fold cannot distinguish" in verdict(0.02, None)
     assert "No other cancer is used" in verdict(0.02, [0.01, 0.03])
-    own = run_numbers.verdict(base | {"method": "abmil", "gain": None, "sources": None})
+    assert verdict(0.02, None).startswith(
+        "Better than chance: C-index 0.700 [95 %: 0.650 to 0.750]"
+    )
+    chance = {"mean": 0.53, "ci95": [0.45, 0.61]}
+    assert verdict(0.02, None, c_index=chance).startswith("Not distinguishable from chance: ")
+    assert "only a control can show" in verdict(0.02, [0.01, 0.03])
+    control = verdict(0.02, [0.01, 0.03], control="permuted")
+    assert "This run is a control (control=permuted)" in control
+    assert "only a control can show" not in control
+    own = verdicts.of_run(base | {"method": "abmil", "gain": None, "sources": None})
     assert "the cancer's own model" in own
+    assert "control" not in own
     nothing = base | {"c_index": {"mean": None, "ci95": None}, "gain": None}
-    assert run_numbers.verdict(nothing).startswith("Not computable")
+    assert verdicts.of_run(nothing).startswith("Not computable")
+
+
+def test_verdict_of_a_comparison_has_its_controls():
+    def difference(mean, low, high):
+        return Difference(mean, Interval(low, high), 0.01, np.full(5, mean))
+
+    labels = ("abmil", "steph", "steph+permuted")
+    result = Comparison(
+        dataset="x",
+        methods=labels,
+        seeds=(1,),
+        folds=(0, 1, 2, 3, 4),
+        runs=(),
+        c_index={},
+        intervals={},
+        differences={
+            "steph": difference(0.03, 0.01, 0.05),
+            "steph+permuted": difference(0.02, -0.01, 0.05),
+        },
+        undefined=0.0,
+        control_differences={"steph+permuted": difference(0.01, -0.01, 0.03)},
+    )
+    run = {"merges": True, "sources": "x", "source_share": 0.2}
+    runs = dict.fromkeys(labels, run)
+    steph, control = verdicts.of_comparison(result, runs)
+    assert steph == (
+        "steph: Better than abmil: +0.030 [95 %: +0.010 to +0.050] in the C-index; better, beyond "
+        "the noise of patients and of folds. Other cancers have a share of 20 % in the merged "
+        "model. Less the same with control=permuted: +0.010 [95 %: -0.010 to +0.030] in the "
+        "C-index, not distinguishable from the method without its cause."
+    )
+    assert control.startswith("steph+permuted: Not distinguishable from abmil: +0.020")
+    *_, last = verdicts.of_comparison(dataclasses.replace(result, control_differences={}), runs)
+    assert last.startswith("No control was run")
+    alone = dataclasses.replace(result, differences={})
+    assert verdicts.of_comparison(alone, runs) == ["Nothing was compared with abmil."]
+
+
+def test_keys_of_the_contract(workdir):
+    run_page.write(workdir)
+    report_json = json.loads((workdir / "report.json").read_text())
+    assert {"mean", "ci95"} <= report_json["c_index"].keys()
+    assert report_json["uno"].keys() >= {"mean", "sd"}
+    assert report_json["auc"].keys() == {"1", "3", "5"}
+    assert report_json["ibs"].keys() == {"model", "kaplan_meier"}
+    assert "p" in report_json["d_calibration"]
+    assert report_json["hazard_ratio"].keys() == {"value", "ci95"}
+    assert isinstance(report_json["verdict"], str)
+    test = json.loads((workdir / "fold_0" / "metrics.json").read_text())["test"]
+    assert {"c_index", "uno", "ibs", "auc", "d_calibration"} <= test.keys()
+
+
+def test_summary_has_the_same_numbers_over_folds(workdir):
+    numbers = run_numbers.report_numbers(workdir)
+    summary = run_directory.load_summary(workdir)
+    per_fold = [
+        json.loads((workdir / f"fold_{k}" / "metrics.json").read_text())["test"] for k in (0, 1)
+    ]
+    for name, values, spread in (
+        ("uno", [fold["uno"] for fold in per_fold], summary["uno"]),
+        ("ibs", [fold["ibs"]["model"] for fold in per_fold], summary["ibs"]["model"]),
+        ("ipa", [fold["ipa"] for fold in per_fold], summary["ipa"]),
+    ):
+        assert spread["mean"] == pytest.approx(np.mean(values), abs=1e-6), name
+        assert spread["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6), name
+    assert numbers["auc"] == {year: value["mean"] for year, value in summary["auc"].items()}
+    assert numbers["ibs"] == {name: value["mean"] for name, value in summary["ibs"].items()}
+    for name in ("uno", "d_calibration", "calibration", "hazard_ratio", "missing", "tau_days"):
+        assert numbers[name] == summary[name]
+    for year, value in summary["auc"].items():
+        reasons = [fold["missing"].get(f"auc {year}") for fold in per_fold]
+        assert (value["mean"] is None) == any(reasons)
+        assert [summary["missing"].get(f"fold {k}", {}).get(f"auc {year}") for k in (0, 1)] == (
+            reasons
+        )
+
+
+def test_other_horizons_are_used_everywhere(workdir, tmp_path):
+    """They may be changed for a finished run: the same command writes its numbers again."""
+    other = tmp_path / "w"
+    shutil.copytree(workdir, other)
+    config = simulated.config(workdir.parent, epochs=1, steph__top_k=0, evaluate__years=(0.5, 2.0))
+    train.train(config, other)
+    assert run_directory.load_summary(other)["auc"].keys() == {"0.5", "2"}
+    numbers = run_numbers.report_numbers(other)
+    assert numbers["auc"].keys() == numbers["calibration"].keys() == {"0.5", "2"}
+    assert numbers["tau_days"] <= 730
+    text = " ".join(Page(run_page.write(other).read_text(encoding="utf-8")).text)
+    assert "AUC at 0.5 years" in text
+    assert "AUC at 3 years" not in text
+    settings = other / run_directory.SETTINGS
+    settings.write_text(settings.read_text().replace('"years"', '"days"'))
+    with pytest.raises(ValueError, match=r"config\.json: evaluate\.years: .*restore the file"):
+        run_page.write(other)
+
+
+def test_flow_from_the_table_to_the_study(tmp_path):
+    """A table with patients without outcome, and with others whom no split names."""
+    mine = cohorts.cohort(28)
+    mine.rows += [["TCGA-QQ-Z1", "z1", "", ""], ["TCGA-QQ-Z1", "z2", "", ""]]
+    mine.rows += [["TCGA-QQ-Y1", "y1", "400", "0"]]
+    home = mine.write(tmp_path)
+    settings = {"data.unlabeled": "drop", "epochs": 1}
+    train.train(cohorts.config(home, **settings), home / "w", command="a <b> command")
+    participants = run_numbers.report_numbers(home / "w")["participants"]
+    patients = pd.read_csv(home / "w" / "fold_0" / "patients.csv")
+    reverse = lifelines.KaplanMeierFitter().fit(patients["t"], 1 - patients["e"])
+    assert participants["median_follow_up_years"] == pytest.approx(
+        reverse.median_survival_time_ / 365
+    )
+    assert participants["events"] == patients["e"].sum()
+    assert participants["flow"] == {
+        "in_table": {"patients": 30, "slides": 38},
+        "without_outcome": {"patients": 1, "slides": 2},
+        "in_no_split": {"patients": 1, "slides": 1},
+        "studied": {"patients": 28, "slides": 35},
+    }
+    text = " ".join(Page(run_page.write(home / "w").read_text(encoding="utf-8")).text)
+    assert "left out: without time or event" in text
+    assert "a <b> command" in text
 
 
 def test_page_needs_no_network_and_holds_the_numbers(workdir):
@@ -157,11 +284,16 @@ def test_few_patients_are_shown_once():
 
 
 def test_names_are_text_never_markup(workdir):
-    numbers = run_numbers.report_numbers(workdir) | {"provenance": None}
-    numbers["dataset"] = "<script>alert(1)</script>"
+    numbers = run_numbers.report_numbers(workdir)
+    plain = Page(run_page.html(numbers, {})).tags
+    hostile = "<script>alert(1)</script>"
+    numbers["dataset"] = numbers["method"] = hostile
+    numbers["settings"] = numbers["settings"] | {"dataset": hostile, hostile: hostile}
+    numbers["provenance"] = {"command": hostile, "versions": {hostile: hostile}, "table": {}}
+    numbers["missing"] = {"fold 0": {"uno": hostile}}
     page = Page(run_page.html(numbers, {}))
-    assert "script" not in page.tags
-    assert any("<script>" in text for text in page.text)
+    assert set(page.tags) == set(plain)
+    assert sum("<script>" in text for text in page.text) > 5
 
 
 def test_run_of_an_older_program_has_a_report(workdir, tmp_path):
@@ -178,11 +310,13 @@ def test_run_of_an_older_program_has_a_report(workdir, tmp_path):
         path.write_text(json.dumps(record))
     numbers = run_numbers.report_numbers(older)
     assert numbers["uno"]["folds"] == run_numbers.report_numbers(workdir)["uno"]["folds"]
+    assert numbers["participants"]["flow"] is None
     assert numbers["hazard_ratio_per_sd"] is None
     assert "not recorded" in numbers["hazard_ratio_missing"]["per_sd"][0]
     text = " ".join(Page(run_page.write(older).read_text(encoding="utf-8")).text)
     assert "written by an older program" in text
     assert "no record of its command" in text
+    assert "no record of who else was in its table" in text
 
 
 def test_report_of_a_folder_without_run_is_one_line(tmp_path):
@@ -212,8 +346,9 @@ def test_report_of_a_comparison(workdir, tmp_path):
     assert steph == pytest.approx(run_numbers.report_numbers(workdir)["c_index"]["mean"])
     assert numbers["methods"]["steph"]["difference"]["mean"] == pytest.approx(steph - own)
     assert numbers["methods"]["abmil"]["difference"] is None
-    (sentence,) = numbers["verdict"]
+    sentence, control = numbers["verdict"]
     assert sentence.startswith("steph: ")
+    assert control.startswith("No control was run")
     assert sentence in " ".join(page.text)
     assert comparison_page.is_comparison(tmp_path)
     assert not comparison_page.is_comparison(workdir)
@@ -228,11 +363,7 @@ def test_command_line_can_be_typed_again(monkeypatch):
 
 
 def test_program_prints_where_the_page_is(workdir, monkeypatch, capsys):
-    class FlagValues:
-        workdir = None
-
-    flag_values = FlagValues()
-    flag_values.workdir = workdir
-    monkeypatch.setattr(report.flags, "FLAGS", flag_values)
+    flags = type("Flags", (), {"workdir": workdir, "clinical": None, "clinical_table": None})
+    monkeypatch.setattr(report.flags, "FLAGS", flags)
     assert report.main() == 0
     assert capsys.readouterr().out == f"written to {workdir / 'report.html'}\n"

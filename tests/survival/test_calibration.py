@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import chi2
 
-from steph_jax.survival import calibration
+from steph_jax.survival import calibration, cox_models
 from steph_jax.survival.calibration import Calibration
 from steph_jax.survival.censoring import Estimate
 
@@ -161,4 +161,4 @@ def test_separated_groups_have_no_finite_hazard_ratio():
     time = np.arange(1.0, 41.0)
     event = np.arange(40) < 20
     with pytest.raises(ValueError, match="a Cox model cannot be fitted"):
-        calibration.cox_coefficient(time, event, event.astype(float))
+        cox_models.cox_coefficient(time, event, event.astype(float))

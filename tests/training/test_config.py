@@ -18,7 +18,7 @@ ROOT = pathlib.Path(default.__file__).parents[1]
 RECORD = as_dict(default.get_config())
 SETTINGS = run_directory.flatten(RECORD)
 #: Sections that every run reads, and those that belong to methods.
-SHARED = ("data", "data.columns", "bins", "pool", "model", "validation", "loss")
+SHARED = ("data", "data.columns", "bins", "evaluate", "pool", "model", "validation", "loss")
 OF_METHODS = ("steph", "merging", "transfer", "roupkt")
 
 

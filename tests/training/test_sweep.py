@@ -20,7 +20,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
-from steph_jax.data.cohort import Cohort, Fold
+from steph_jax.data.cohort import Cohort, Fold, TableSize
 from steph_jax.data.simulation import Settings
 from steph_jax.data.splits import read_split, split_path
 from steph_jax.data.tables import SurvivalTable
@@ -190,7 +190,7 @@ def cohort_of(time, event, train_rows, test_rows=(), validation_rows=()):
         pathlib.Path("table.csv"), names, np.asarray(time, float), np.asarray(event, bool), ((),)
     )
     parts = (np.asarray(rows, int) for rows in (train_rows, test_rows, validation_rows))
-    return Cohort("toy", table, {0: Fold(*parts)})
+    return Cohort("toy", table, {0: Fold(*parts)}, TableSize.measure(table))
 
 
 def test_inner_folds_part_the_training_patients_evenly_along_event_and_time():
