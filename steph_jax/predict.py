@@ -2,8 +2,8 @@
 
     python -m steph_jax.predict --checkpoint W/fold_0 --features DIR [--table CSV] --out preds.csv
 
-`--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported, or a
-run, whose folds then all predict (steph_jax/evaluation/fold_votes.py).
+`--checkpoint` is a fold's directory of a run, or a model that convert_torch_ckpt.py imported or
+`export --to hf` wrote, or a run, whose folds then all predict (evaluation/fold_votes.py).
 `--features` is what training takes (a directory, a .lmdb, a packed store), or files, as many as
 there are. A patient is a patient of the table (columns patient_id and pathology_id, unless
 `--patient_column` and `--slide_column` name others), or else a slide. The output has patient_id,
@@ -36,6 +36,7 @@ from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import fold_votes, predictions
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.evaluation.predictions import Predictions
+from steph_jax.formats import hub_folder
 from steph_jax.messages import join_names, naming_flags
 from steph_jax.methods.registry import load_model
 from steph_jax.training.protocol import MOST_PATIENTS_A_STEP
@@ -58,7 +59,7 @@ def main(more_files: Sequence[str]) -> int:
     outputs = [path for path in (arguments.out, arguments.merge_weights) if path is not None]
     inputs = [*directories.values(), *([arguments.table] if arguments.table else [])]
     check_outputs(outputs, inputs)
-    models = [load_model(directory) for directory in directories.values()]
+    models = [open_model(directory) for directory in directories.values()]
     model = models[0]
     if arguments.merge_weights:
         expect_merge_weights(arguments.checkpoint, models)
@@ -112,6 +113,12 @@ def model_directories(path: pathlib.Path) -> dict[int | None, pathlib.Path]:
         fold: run_directory.model_directory(run_directory.fold_directory(path, fold))
         for fold in folds
     }
+
+
+def open_model(directory: pathlib.Path) -> SavedModel:
+    """The model of a directory: one of ours, or a folder that `export --to hf` wrote."""
+    is_folder = hub_folder.is_hub_folder(directory)
+    return hub_folder.read(directory) if is_folder else load_model(directory)
 
 
 def expect_merge_weights(path: pathlib.Path, models: Sequence[SavedModel]) -> None:

@@ -17,7 +17,7 @@ from steph_jax.survival.objectives import objective
 from steph_jax.survival.time_bins import BIN_KINDS, TimeBins
 
 #: The first format has no checksums; it is read, and no longer written.
-FORMAT, _FIRST_FORMAT = 2, 1
+FORMAT, WITHOUT_CHECKSUMS = 2, 1
 #: Branches of "frozen" that hold one model a source, stacked.
 STACKED = frozenset({"task_vectors", "sources"})
 #: {name: [dtype, shape] of an array, or the same of a branch}
@@ -117,7 +117,7 @@ _NEEDED: dict[str, dict[str, Kind]] = {
 }
 _RECORD = records.record(
     {
-        "format": records.one_of(_FIRST_FORMAT, FORMAT),
+        "format": records.one_of(WITHOUT_CHECKSUMS, FORMAT),
         "kind": NAME,
         "architecture": _ARCHITECTURE,
         "settings": records.record({}, _METADATA),
@@ -136,7 +136,17 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     Raises:
         ValueError: a field is missing, or not what it must be; names the file and the field.
     """
-    record = records.read(path, _RECORD, _WHAT, _ADVICE)
+    record = records.read(path, records.mapping(records.ANYTHING), _WHAT, _ADVICE)
+    expect_usable(path, record)
+    if record["format"] == FORMAT:
+        records.expect(path, records.SEALED_FILES, record, _WHAT, _ADVICE)
+        records.expect_unchanged(path, record, _ADVICE)
+    return record
+
+
+def expect_usable(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Raises ValueError where a record lacks what its kind of model needs; names the field."""
+    records.expect(path, _RECORD, record, _WHAT, _ADVICE)
     needed = records.record(_NEEDED.get(record["kind"], {}))
     records.expect(path, records.record({"settings": needed}), record, _WHAT, _ADVICE)
     if record["kind"] in _OPTIONS:
@@ -146,10 +156,6 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         except ValueError as error:
             raise ValueError(f"{path}: settings.options: {error}; {_ADVICE}") from None
     _expect_model_of_each_source(path, record)
-    if record["format"] == FORMAT:
-        records.expect(path, records.SEALED_FILES, record, _WHAT, _ADVICE)
-        records.expect_unchanged(path, record, _ADVICE)
-    return record
 
 
 def _expect_model_of_each_source(path: pathlib.Path, record: dict[str, Any]) -> None:

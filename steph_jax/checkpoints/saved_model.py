@@ -169,6 +169,26 @@ def load_model(path: str | os.PathLike[str]) -> SavedModel:
     return model
 
 
+def from_record(file: pathlib.Path, fields: Mapping[str, Any], params: Params) -> SavedModel:
+    """A model whose parameters lie elsewhere than beside a `model.json`.
+
+    Args:
+        file: of the record, for messages.
+        fields: "kind", "architecture" and "settings", as in `model.json`.
+        params: as `SavedModel.params`.
+
+    Raises:
+        ValueError: as `load_model`.
+    """
+    described = {"format": model_record.WITHOUT_CHECKSUMS, "params": _described(params)}
+    record = {**fields, **described}
+    model_record.expect_usable(file, record)
+    architecture = Architecture(**record["architecture"])
+    model = SavedModel(record["kind"], architecture, record["settings"], params)
+    _check_architecture(model, str(file))
+    return model
+
+
 def remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers of the model `path` left behind when they were killed."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):

@@ -215,14 +215,16 @@ def _use(model: SavedModel) -> str:
             f"them, `config.json` the kind of the model ({markdown(model.kind)}), its architecture "
             "and its settings."
         )
-    flags = [] if model.kind == "abmil" else published.import_flags(model)
-    importing = ["steph_jax.convert", "model.safetensors", "--out", "pool", "--name", "mine"]
-    return (
-        f"## Use\n\nWith steph_jax {steph_jax.__version__}:\n\n"
-        f"    python -m {on_one_line(shlex.join([*importing, *flags]))}\n"
-        "    python -m steph_jax.predict --checkpoint pool/mine --features SLIDES --out risk.csv\n"
-        "\n`config.json` has the architecture, the time bins and the settings."
+    text = (
+        f"## Use\n\nWith steph_jax {steph_jax.__version__}, where FOLDER is this one:\n\n"
+        "    python -m steph_jax.predict --checkpoint FOLDER --features SLIDES --out risk.csv\n\n"
+        "`config.json` has the architecture, the loss, the time bins and the settings; "
+        "`model.safetensors` the names of the published classes."
     )
+    if model.kind == "abmil":
+        return text
+    flags = on_one_line(shlex.join(published.import_flags(model)))
+    return f"{text} Importing the tensors alone takes these flags:\n\n    {flags}"
 
 
 def _base(model: SavedModel) -> str:

@@ -50,7 +50,7 @@ def test_the_folder_of_a_merged_model(tmp_path):
     assert values.pop("C-index, mean over 3 folds") == pytest.approx(np.mean([0.61, 0.58, 0.7]))
     assert values == {f"C-index, test patients of fold {k}": c for k, c in C_INDEX.items()}
     assert "| 2 (this model) | 0.5800 |" in text
-    assert "--sources a,b,c --dataset x --fold 2" in text
+    assert "    --sources a,b,c --dataset x --fold 2 --top-k 2 --weight-output softplus" in text
 
 
 def test_the_library_of_the_hub_reads_the_card(tmp_path):
@@ -92,7 +92,7 @@ def test_the_base_of_other_methods():
     assert model_card.base_models(own) == ["x-fold_2", "a-fold_0"]
     text = model_card.card(roupkt_model(), Origin("m", "roupkt"))
     assert front(text)["base_model"] == ["a-fold_0", "b-fold_0", "c-fold_0"]
-    assert "steph_jax.convert" not in text
+    assert "steph_jax.predict" not in text
 
 
 def test_names_are_text_in_the_card():
