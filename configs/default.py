@@ -113,6 +113,13 @@ def get_config() -> ConfigDict:
     config.roupkt.balance_weight = 0.01
     config.roupkt.z_weight = 0.01
 
+    # --- ridge_cox and linear_pool (steph_jax/methods); inner folds choose ---
+    config.linear = ConfigDict()
+    config.linear.penalties = (0.1, 0.3, 1.0, 3.0, 10.0)  # of coefficients, per feature
+    config.linear_pool = ConfigDict()
+    config.linear_pool.common = (100.0, 10.0, 1.0)  # penalties of the sources' mean direction
+    config.linear_pool.own = (30.0,)  # and of each source's; not to use them is always a choice
+
     # --- early stopping, where splits have a part `validation` ---
     config.validation = ConfigDict()
     config.validation.select = "none"  # the best epoch by "loss" or "c_index", or none: the last

@@ -35,7 +35,7 @@ from steph_jax.data.bags import OnDiskBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
-from steph_jax.methods.controls import CONTROLS, NONE
+from steph_jax.methods.controls import controls_of
 from steph_jax.methods.registry import find_method, load_model
 from steph_jax.reports import comparison_page
 from steph_jax.training import experiment, preflight
@@ -67,8 +67,7 @@ def with_controls(methods: Sequence[str]) -> list[str]:
     labels = []
     for method in methods:
         labels.append(method)
-        if find_method(method).uses_sources:
-            labels += [label_of(method, control) for control in CONTROLS if control != NONE]
+        labels += [label_of(method, control) for control in controls_of(find_method(method))]
     return labels
 
 

@@ -258,7 +258,11 @@ def finish_fold(
     fold_results.write_patients(directory, cohort.table, split)
     files.write_table(directory / "history.csv", epoch_rows.history_table(history))
     count = task_vectors.count_parameters(result.trainable) if method.trains else 0
-    fields = ("source", "source_train_c_index", "cohorts", "weights", "restarts")
+    count = model.metadata.get("fitted_parameters", count)
+    fields = (
+        *("source", "source_train_c_index", "cohorts", "weights", "restarts"),
+        *("penalty", "pool_weights", "source_share"),
+    )
     numbers = (
         {
             "method": config.method,
@@ -269,7 +273,7 @@ def finish_fold(
             "best_epoch": config.validation.best_epoch(history),
             "trainable_parameters": count,
         }
-        | epoch_rows.training_numbers(history, result.collapsed_seconds)
+        | epoch_rows.training_numbers(history, result.collapsed_seconds + result.fit_seconds)
         | {name: model.metadata[name] for name in fields if name in model.metadata}
         | selection.record()
     )

@@ -61,6 +61,7 @@ class Cohort:
         folds: by number of the split.
         file: size of the file that the table was read from.
         others: numbers of patients of other cohorts, who are in no fold (`data.joined`).
+        datasets_of_others: [others] names of their cohorts.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class Cohort:
     folds: dict[int, Fold]
     file: TableSize
     others: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
+    datasets_of_others: tuple[str, ...] = ()
 
 
 def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> SurvivalTable:
@@ -167,7 +169,7 @@ def _padded(competing: np.ndarray | None, length: int) -> np.ndarray | None:
 
 
 def joined(
-    cohort: Cohort, bags: BagReader, others: Sequence[tuple[SurvivalTable, BagReader]]
+    cohort: Cohort, bags: BagReader, others: Sequence[tuple[str, SurvivalTable, BagReader]]
 ) -> tuple[Cohort, ConcatBags]:
     """The target's cohort with the patients of others behind its own.
 
@@ -176,9 +178,10 @@ def joined(
     Args:
         cohort: of the target.
         bags: of the target.
-        others: patients of other cohorts, none of whom is the target's, and their bags.
+        others: names of other cohorts, their patients, none of whom is the target's, and their
+            bags.
     """
-    tables = [cohort.table, *(table for table, _ in others)]
+    tables = [cohort.table, *(table for _, table, _ in others)]
     table = dataclasses.replace(
         cohort.table,
         patients=tuple(p for t in tables for p in t.patients),
@@ -189,5 +192,6 @@ def joined(
         competing=_padded(cohort.table.competing, sum(map(len, tables))),
     )
     added = np.arange(len(cohort.table.patients), len(table.patients))
-    cohort_of_all = dataclasses.replace(cohort, table=table, others=added)
-    return cohort_of_all, ConcatBags([bags, *(more for _, more in others)])
+    names = tuple(name for name, table, _ in others for _ in table.patients)
+    cohort_of_all = dataclasses.replace(cohort, table=table, others=added, datasets_of_others=names)
+    return cohort_of_all, ConcatBags([bags, *(more for _, _, more in others)])

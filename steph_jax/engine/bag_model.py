@@ -71,6 +71,8 @@ class BagModel(Protocol):
     Attributes:
         architecture: of the ABMIL that encodes a bag.
         compute_dtype: of the operands of matrix products over patches; None for float32.
+        has_encoder: whether patches are encoded and pooled; False where `embed` is all that reads
+            them.
         encoder_per_bag: whether every bag has an encoder of its own.
         embed_parts: names in the trainable tree that `embed` uses; () if there is no embedding.
         embed_dims: sizes of what `embed` returns, by name.
@@ -83,6 +85,9 @@ class BagModel(Protocol):
 
     @property
     def compute_dtype(self) -> Any: ...
+
+    @property
+    def has_encoder(self) -> bool: ...
 
     @property
     def encoder_per_bag(self) -> bool: ...

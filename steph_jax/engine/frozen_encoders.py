@@ -34,6 +34,10 @@ class FrozenEncoder:
     compute_dtype: Any = None
 
     @property
+    def has_encoder(self) -> bool:
+        return True
+
+    @property
     def encoder_per_bag(self) -> bool:
         return False
 

@@ -99,7 +99,7 @@ def forward(
         for group in batch.groups:
             totals = embed_chunks(model, mesh, parts, totals, group)
     merged = merge_bags(model, mesh, trainable, frozen, totals, bags, key)
-    for group in batch.groups:
+    for group in batch.groups if model.has_encoder else ():
         state = pool_chunks(model, mesh, frozen, merged.encoder, state, group, bags.position, key)
     out = head_bags(model, trainable, frozen, merged.head, state, bags)
     return HeadOutputs(out.logits, merged.penalty + out.penalty, merged.aux | out.aux)

@@ -22,6 +22,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.evaluation.markup import code, markdown
 from steph_jax.formats import published
 from steph_jax.messages import on_one_line
+from steph_jax.methods.registry import find_method
 from steph_jax.survival import metrics
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -176,7 +177,7 @@ def _what_it_is(model: SavedModel, origin: Origin) -> str:
         f"| target cohort | {markdown(settings.get('dataset', _UNKNOWN))} |",
         f"| fold | {markdown(settings.get('fold', _UNKNOWN))} |",
         f"| patch features | {a.feature_dim} numbers each, encoder: {markdown(encoder)} |",
-        f"| encoder of the bag | ABMIL, {a.pooling} pooling, E = {a.embed_dim} |",
+        f"| encoder of the bag | {_bag_encoder(model)} |",
         f"| outputs | {_num_outputs(model)} |",
     ]
     static = settings.get("static")
@@ -184,6 +185,12 @@ def _what_it_is(model: SavedModel, origin: Origin) -> str:
         text = f"fixed, of a {static['kind']} model: {static['origin']}"
         lines.append(f"| coefficients of the sources | {markdown(text)} |")
     return "\n".join(lines)
+
+
+def _bag_encoder(model: SavedModel) -> str:
+    if not find_method(model.kind).restore(model, None).model.has_encoder:
+        return "none: mean and standard deviation of the features"
+    return f"ABMIL, {model.architecture.pooling} pooling, E = {model.architecture.embed_dim}"
 
 
 def _num_outputs(model: SavedModel) -> int:

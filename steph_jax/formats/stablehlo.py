@@ -65,10 +65,12 @@ def slide_function(model: SavedModel) -> Callable[[jax.Array], tuple[jax.Array, 
             embedded = bag_model.embed(trainable, features)
             means = {name: jnp.mean(rows, axis=0)[None] for name, rows in embedded.items()}
         merged = bag_model.merge(trainable, frozen, BagMeans(means, 1, None))
-        encoder = bag_model.encoder(frozen, merged.encoder)
-        if bag_model.encoder_per_bag:
-            encoder = jax.tree.map(lambda leaf: leaf[0], encoder)
-        z = _pooled(bag_model.architecture, encoder, features)[None]
+        z = jnp.zeros((1, bag_model.architecture.embed_dim))
+        if bag_model.has_encoder:
+            encoder = bag_model.encoder(frozen, merged.encoder)
+            if bag_model.encoder_per_bag:
+                encoder = jax.tree.map(lambda leaf: leaf[0], encoder)
+            z = _pooled(bag_model.architecture, encoder, features)[None]
         labels = method.patient_inputs(model, represent)  # type: ignore[arg-type]
         bags = PooledBags(z, merged.head, dict(labels))  # type: ignore[arg-type]
         logits = bag_model.head(trainable, frozen, bags).logits

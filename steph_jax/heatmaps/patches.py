@@ -54,12 +54,18 @@ def merged_model(model: SavedModel) -> LoadedModel:
             "has no attention of its own; heatmaps are of models that merge parameters, and of "
             "single ones"
         )
+    loaded = method.restore(model, None)
+    if not loaded.model.has_encoder:
+        raise ValueError(
+            f"a model of kind {model.kind} reads the mean and the standard deviation of all "
+            "patches alone, and has no heatmap; use a model with attention (model.pooling=gated)"
+        )
     if model.architecture.pooling == "max":
         raise ValueError(
             "max pooling gives patches no weights, so there is no heatmap; use a model with "
             "attention (model.pooling=gated)"
         )
-    return method.restore(model, None)
+    return loaded
 
 
 def own_model(model: SavedModel) -> LoadedModel | None:

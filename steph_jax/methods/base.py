@@ -7,7 +7,7 @@ or elsewhere. Options that a method has are its own: `Method.options_type`.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -68,6 +68,39 @@ Represent = Callable[[Architecture, Sequence[Params]], np.ndarray]
 TrainingCIndex = Callable[[SavedModel, np.ndarray], float]
 
 
+class PatientMoments(NamedTuple):
+    """Mean and standard deviation of the features of n patients, and their outcomes.
+
+    Attributes:
+        values: [n, 2D] the means, then the standard deviations over a patient's patches.
+        center: [D] that deviations were measured from.
+        time: [n] days.
+        event: [n] True where death was seen.
+    """
+
+    values: np.ndarray
+    center: np.ndarray
+    time: np.ndarray
+    event: np.ndarray
+
+
+class FoldPatients(Protocol):
+    """The training patients of a fold, as `Method.fit` reads them.
+
+    Attributes:
+        shared: what methods compute once for all folds of a run, by names of their own.
+    """
+
+    @property
+    def shared(self) -> dict[Any, Any]: ...
+
+    def moments(self) -> PatientMoments:
+        """Of the training patients."""
+
+    def source_moments(self, dataset: str) -> PatientMoments:
+        """Of the fold-0 training patients of a cohort that the method joins, none the target's."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A method by name.
@@ -85,10 +118,13 @@ class Method:
             that checks their values. So the setting `steph.top_k` of a config is
             `spec.options.steph.top_k`. Methods may share sections; a config without the section has
             the defaults.
-        trains: whether there is anything to train.
+        trains: whether there is anything to train by gradient steps.
         members: (spec, pool) -> dataset and fold of each member of the pool that `start` or
             `choose` may read; theta_0 is not listed.
         joins: (spec, pool) -> cohorts whose patients are training patients too.
+        fit: (spec, pool, training patients) -> the model of a fold, for a method that is fitted
+            otherwise than by gradient steps; it records the number of fitted parameters as
+            "fitted_parameters". `start` then makes the same model with nothing fitted.
         choose: `start` for a method that evaluates candidates on the training patients first.
         weights_can_collapse: (an untrained model) -> whether all its weights of sources can become
             0 for good (dying ReLU), which leaves the untrained null encoder.
@@ -108,6 +144,7 @@ class Method:
     trains: bool = True
     members: Callable[[FoldSpec[Any], Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
     joins: Callable[[FoldSpec[Any], Pool], Sequence[str]] | None = None
+    fit: Callable[[FoldSpec[Any], Pool, FoldPatients], SavedModel] | None = None
     choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
     weights_can_collapse: Callable[[SavedModel], bool] = lambda model: False
     raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec

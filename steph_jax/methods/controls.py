@@ -31,6 +31,13 @@ NONE, PERMUTED, NO_SOURCES, LONGER = "none", "permuted", "no_sources", "longer"
 CONTROLS = (NONE, PERMUTED, NO_SOURCES, LONGER)
 
 
+def controls_of(method: Method) -> tuple[str, ...]:
+    """The controls that a method has: none without sources, no epochs without any to compare."""
+    if not method.uses_sources:
+        return ()
+    return (PERMUTED, NO_SOURCES) if method.fit else (PERMUTED, NO_SOURCES, LONGER)
+
+
 def expect_control(method: Method, control: str) -> None:
     """Checks that a method has a control.
 
@@ -43,6 +50,11 @@ def expect_control(method: Method, control: str) -> None:
         raise ValueError(
             f"control={control} takes away what other cancers add, but method {method.name} merges "
             "none; use control=none, or a method that does, such as steph"
+        )
+    if control != NONE and control not in controls_of(method):
+        raise ValueError(
+            f"control={control} trains for more epochs, but method {method.name} has none; its "
+            f"controls are {', '.join(controls_of(method))}"
         )
 
 

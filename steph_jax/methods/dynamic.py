@@ -61,6 +61,10 @@ class DynamicModel:
     compute_dtype: Any = None
 
     @property
+    def has_encoder(self) -> bool:
+        return True
+
+    @property
     def encoder_per_bag(self) -> bool:
         return True
 

@@ -10,6 +10,8 @@ from steph_jax.methods import (
     fixed,
     joint,
     learned,
+    linear_pool,
+    ridge_cox,
     roupkt,
     steph,
     steph_target,
@@ -21,6 +23,8 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         abmil.METHOD,
+        ridge_cox.METHOD,
+        linear_pool.METHOD,
         transfer.ZERO_SHOT,
         transfer.FINE_TUNE,
         joint.METHOD,

@@ -61,6 +61,10 @@ class StephModel:
         self.options.check_sources(self.num_sources)
 
     @property
+    def has_encoder(self) -> bool:
+        return True
+
+    @property
     def encoder_per_bag(self) -> bool:
         return self.options.merged != "pred_head"
 

@@ -113,14 +113,34 @@ def ridge_cox(
     times, events = survival_labels(time, event)
     if x.ndim != 2 or len(x) != len(times):
         raise ValueError(f"expected features [{len(times)}, K], found shape {x.shape}")
-    if not events.any():
-        raise ValueError("a Cox model needs at least one event, found none")
     penalties = np.broadcast_to(np.asarray(penalty, np.float64), x.shape[1])
     if not (penalties > 0).all():
         raise ValueError(f"penalties are above 0; found {penalties.min():g}")
     centered = x - x.mean(axis=0)
     scaled = centered / penalties
-    return scaled.T @ _dual(centered @ scaled.T, _ordered(times, events))
+    return scaled.T @ dual_coefficients(centered @ scaled.T, times, events)
+
+
+def dual_coefficients(
+    kernel: Float64[np.ndarray, "n n"], time: ArrayLike, event: ArrayLike
+) -> Float64[np.ndarray, " n"]:
+    """alpha [n] of the ridge Cox model with beta = A^-1 X' alpha, from the kernel X A^-1 X' alone.
+
+    The log risks of other patients are X_other A^-1 X' alpha, so that one kernel of all patients
+    serves every inner fold and penalty.
+
+    Args:
+        kernel: [n, n].
+        time: [n] finite, at least 0.
+        event: [n] in {0, 1}, at least one of them 1.
+
+    Raises:
+        ValueError: for invalid labels or without an event.
+    """
+    times, events = survival_labels(time, event)
+    if not events.any():
+        raise ValueError("a Cox model needs at least one event, found none")
+    return _dual(kernel, _ordered(times, events))
 
 
 def _dual(kernel: Float64[np.ndarray, "n n"], order: _Order) -> Float64[np.ndarray, " n"]:

@@ -8,6 +8,7 @@ from typing import Any
 from absl import logging
 
 from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import BagReader
 from steph_jax.data.cache import open_bags, total_bytes
 from steph_jax.data.cohort import Cohort, Fold, joined, load_cohort, other_patients, read_patients
@@ -16,7 +17,8 @@ from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.methods.base import FoldSpec, Method
+from steph_jax.methods.base import FoldSpec, Method, with_defaults
+from steph_jax.survival.objectives import objective_record
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import Config
 
@@ -34,6 +36,7 @@ class Experiment:
         represent: embeddings of the bags by frozen models.
         profile: folder for the trace of one epoch, unless there is one already; None for none.
         encoder: name of the encoder of the target's features, stored with models of a pool.
+        shared: what methods compute once for all folds (`FoldPatients.shared`).
     """
 
     config: Config
@@ -44,6 +47,7 @@ class Experiment:
     represent: Representations
     profile: pathlib.Path | None = None
     encoder: str = ""
+    shared: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -103,6 +107,12 @@ def fold_spec(
     """
     bins = time_bins(config, cohort, cohort.folds[fold] if split is None else split)
     return config.fold_spec(fold, config.loss.output.num_outputs(bins.num_bins), bins)
+
+
+def with_run_outputs(model: SavedModel, run: Experiment, split: Fold) -> SavedModel:
+    """The model with time bins and loss of the run, where it has none of its own."""
+    bins = time_bins(run.config, run.cohort, split)
+    return with_defaults(model, bins=bins.to_json(), objective=objective_record(run.config.loss))
 
 
 def time_bins(config: Config, cohort: Cohort, split: Fold) -> TimeBins:
@@ -181,4 +191,4 @@ def join_cohorts(config: Config, cohort: Cohort, names: Sequence[str]) -> tuple[
             )
     parts = [(config.dataset, cohort.table), *zip(names, tables, strict=True)]
     bags, *others = open_all_bags(config, [(open_source(config, n), t) for n, t in parts])
-    return joined(cohort, bags, list(zip(tables, others, strict=True)))
+    return joined(cohort, bags, list(zip(names, tables, others, strict=True)))

@@ -70,16 +70,17 @@ def epoch_line(row: dict[str, float]) -> str:
     )
 
 
-def training_numbers(history: list[dict[str, float]], collapsed_seconds: float) -> dict[str, Any]:
+def training_numbers(history: list[dict[str, float]], other_seconds: float) -> dict[str, Any]:
     """Entries of metrics.json: epochs, seconds and speed of a fold's training.
 
     Args:
         history: of the last start.
-        collapsed_seconds: duration of the epochs of starts before it, whose weights collapsed.
+        other_seconds: duration of the epochs of starts before it, whose weights collapsed, or of
+            a fit without epochs.
     """
     return {
         "epochs": len(history),
-        "train_seconds": collapsed_seconds + sum(row["seconds"] for row in history),
+        "train_seconds": other_seconds + sum(row["seconds"] for row in history),
         "train_slides_per_second": median_speed(pd.DataFrame(history)) if history else None,
     }
 

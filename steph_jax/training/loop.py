@@ -62,6 +62,7 @@ class TrainResult(NamedTuple):
         history: a row per epoch; none for a method that is not trained.
         evaluate: runs the method on patients of the cohort.
         collapsed_seconds: duration of the epochs of earlier starts, whose weights collapsed.
+        fit_seconds: duration of `Method.fit`.
     """
 
     start: SavedModel
@@ -69,6 +70,7 @@ class TrainResult(NamedTuple):
     history: list[dict[str, float]]
     evaluate: Evaluator
     collapsed_seconds: float = 0.0
+    fit_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ from absl import logging
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
-from steph_jax.methods.base import with_defaults, with_metadata
-from steph_jax.survival import metrics, objectives
+from steph_jax.methods.base import with_metadata
+from steph_jax.survival import metrics
 from steph_jax.trackers.track import Track
-from steph_jax.training.experiment import Experiment, fold_spec, time_bins
+from steph_jax.training.experiment import Experiment, fold_spec, with_run_outputs
+from steph_jax.training.fitting import fit_split
 from steph_jax.training.loop import CollapsedWeightsError, TrainingJob, TrainResult, train_model
 from steph_jax.training.preflight import check_feature_dim
 
@@ -51,6 +52,8 @@ def train_split(
         label: in the log.
         track: trackers that are told of the epochs.
     """
+    if run.method.fit is not None:
+        return fit_split(run, fold, split)
     patients = np.concatenate([split.train, run.cohort.others])
     collapsed_seconds = 0.0
     for restart in range(MOST_STARTS):
@@ -105,7 +108,4 @@ def start_model(run: Experiment, fold: int, split: Fold, restart: int = 0) -> Sa
             return metrics.concordance_index(table.time[rows], table.event[rows], risk)
 
         model = run.method.choose(spec, run.pool, run.represent, c_index)
-    bins = time_bins(run.config, run.cohort, split)
-    return with_defaults(
-        model, bins=bins.to_json(), objective=objectives.objective_record(run.config.loss)
-    )
+    return with_run_outputs(model, run, split)

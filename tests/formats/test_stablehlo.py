@@ -12,6 +12,7 @@ from merged_models import SMALL, roupkt_model, rule_model, steph_with, tree
 from steph_jax import export, predict
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.features.open import open_features
+from steph_jax.methods import moments
 from steph_jax.survival.objectives import Objective, objective_record
 
 
@@ -19,6 +20,18 @@ def abmil_model(terms=(("nll", 1.0),), **dimensions):
     architecture = dataclasses.replace(SMALL, **dimensions)
     settings = {"objective": objective_record(Objective(terms))}
     return SavedModel("abmil", architecture, settings, tree(0, architecture))
+
+
+def linear_model():
+    rng = np.random.default_rng(0)
+    model = SavedModel(
+        "ridge_cox",
+        moments.linear_architecture(SMALL),
+        {"objective": objective_record(Objective((("cox", 1.0),)))},
+        moments.empty_params(SMALL.feature_dim),
+    )
+    model.params["trainable"]["coefficients"] = rng.normal(size=24).astype(np.float32)
+    return model
 
 
 MODELS = {
@@ -30,6 +43,7 @@ MODELS = {
     "dynamic": lambda: rule_model("dynamic"),
     "learned": lambda: rule_model("learned"),
     "roupkt": roupkt_model,
+    "ridge_cox": linear_model,
 }
 
 

@@ -19,7 +19,7 @@ RECORD = as_dict(default.get_config())
 SETTINGS = run_directory.flatten(RECORD)
 #: Sections that every run reads, and those that belong to methods.
 SHARED = ("data", "data.columns", "bins", "evaluate", "pool", "model", "validation", "loss")
-OF_METHODS = ("steph", "merging", "transfer", "roupkt")
+OF_METHODS = ("steph", "merging", "transfer", "roupkt", "linear", "linear_pool")
 
 
 def changed(name, value=None, remove=False):

@@ -277,7 +277,7 @@ def test_a_head_of_another_meaning_is_refused_where_it_is_to_be_used(tmp_path, o
 
 
 def test_every_method_is_among_those_tested_here():
-    assert set(METHODS) == {*OF_SOURCES, "abmil", "joint"}
+    assert set(METHODS) == {*OF_SOURCES, "abmil", "joint", "ridge_cox", "linear_pool"}
 
 
 @pytest.mark.parametrize("method", [*OF_SOURCES, "joint"])
