@@ -4,17 +4,17 @@
 
 Runs what is missing and goes on where it was interrupted; `--seeds 42,43,44` runs every method with
 several. `--controls` also runs each method that uses other cancers without the cause of its gain
-(`config.control`), and reports what is left. Calls for other methods may use one W, at the same
-time as well.
+(`config.control`), and reports what is left; `--reference roupkt` takes differences to that method.
+Calls for other methods may use one W, at the same time as well.
 
 W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
 W/compare.csv             method, fold, seed, c_index; and control, with --controls
-W/compare.md              the table for people, with differences to `abmil` in words
+W/compare.md              the table for people, with differences to the reference in words
 W/compare_table.csv       the same table as numbers
 W/compare.tex             and for a paper
 W/report.html, .json      one page with everything inside
 W/compare.png             C-index per fold, mean and interval
-W/differences.png         differences to `abmil`, per fold and on the whole
+W/differences.png         differences to the reference, per fold and on the whole
 """
 
 import pathlib
@@ -57,8 +57,13 @@ def main() -> int:
     seeds = whole_numbers(arguments.seeds) if arguments.seeds else [Config.from_dict(record).seed]
     command = f"python -m steph_jax.compare {shlex.join(sys.argv[1:])}"
     methods = with_controls(arguments.methods) if arguments.controls else arguments.methods
-    compare(record, methods, seeds, arguments.workdir, command)
-    print(f"report: {comparison_page.write(arguments.workdir)}")
+    reference = arguments.reference
+    if reference not in methods and reference != comparison.REFERENCE:
+        raise ValueError(
+            f"--reference is one of --methods, {', '.join(methods)}; found {reference!r}"
+        )
+    compare(record, methods, seeds, arguments.workdir, command, reference=reference)
+    print(f"report: {comparison_page.write(arguments.workdir, reference)}")
     return 0
 
 
@@ -90,6 +95,7 @@ def compare(
     workdir: pathlib.Path,
     command: str,
     tables: pathlib.Path | None = None,
+    reference: str = comparison.REFERENCE,
 ) -> Comparison:
     """Runs what is missing of some methods and writes the comparison.
 
@@ -100,6 +106,7 @@ def compare(
         workdir: where the runs are kept.
         command: that was given, for the record.
         tables: where tables and pictures go, if not in `workdir`.
+        reference: the one of the methods that differences are to.
 
     Raises:
         ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used.
@@ -129,7 +136,9 @@ def compare(
         directory = run_directory(workdir, method, seed)
         train.train(run.record, directory, command=command, compared=directories)
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
-    result = comparison.compare_runs(workdir, config.dataset, methods, seeds, config.folds)
+    result = comparison.compare_runs(
+        workdir, config.dataset, methods, seeds, config.folds, reference=reference
+    )
     out = workdir if tables is None else tables
     out.mkdir(parents=True, exist_ok=True)
     comparison_report.write(out, result, costs, command)
@@ -215,6 +224,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
     flags.DEFINE_bool("controls", False, "Run the controls of each method too.")
+    flags.DEFINE_string("reference", comparison.REFERENCE, "The method that differences are to.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
     cli.app_run(

@@ -1,6 +1,6 @@
 """Finished runs of several methods on the same folds, side by side.
 
-A method's number on a fold is the mean over its seeds. Differences are to `REFERENCE`, paired: the
+A method's number on a fold is the mean over its seeds. Differences are to a reference, paired: the
 same folds, the same patients, the same resamples of them.
 """
 
@@ -18,6 +18,7 @@ from steph_jax.run_directory import fold_directory
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import FoldRisks, Interval
 
+#: The method that differences are to, unless another is named.
 REFERENCE = "abmil"
 LEVEL = 0.05
 
@@ -90,9 +91,10 @@ class Comparison:
         runs: of every method, seed and fold.
         c_index: by method, [J] mean over seeds on each fold.
         intervals: by method, of the mean over folds, over patients.
-        differences: by method, to `REFERENCE`; empty without that among the methods.
+        differences: by method, to `reference`; empty without that among the methods.
         undefined: share of the resamples that some fold left without a comparable pair.
         control_differences: by label of a control, its method less the control.
+        reference: the method, or label of a control, that differences are to.
     """
 
     dataset: str
@@ -105,6 +107,7 @@ class Comparison:
     differences: Mapping[str, Difference]
     undefined: float
     control_differences: Mapping[str, Difference] = dataclasses.field(default_factory=dict)
+    reference: str = REFERENCE
 
     def seed_sd(self, method: str) -> float:
         """Standard deviation (n - 1) over seeds of the mean over folds; NaN for one seed."""
@@ -136,6 +139,7 @@ def compare_runs(
     seeds: Sequence[int],
     folds: Sequence[int],
     resamples: int = significance.RESAMPLES,
+    reference: str = REFERENCE,
 ) -> Comparison:
     """Reads finished runs and compares them.
 
@@ -146,6 +150,7 @@ def compare_runs(
         seeds: that every method was run with.
         folds: numbers.
         resamples: of the bootstrap.
+        reference: what differences are to.
 
     Raises:
         FileNotFoundError, ValueError: a run that is missing or damaged, or runs that were tested on
@@ -193,10 +198,11 @@ def compare_runs(
             for method, resampled in means.items()
         },
         differences={
-            method: difference(method, REFERENCE)
+            method: difference(method, reference)
             for method in methods
-            if REFERENCE in methods and method != REFERENCE
+            if reference in methods and method != reference
         },
+        reference=reference,
         control_differences={
             label: difference(parts_of(label)[0], label)
             for label in methods

@@ -8,7 +8,7 @@ import pandas as pd
 
 from steph_jax import files, plots
 from steph_jax.evaluation import comparison, markup
-from steph_jax.evaluation.comparison import REFERENCE, Comparison
+from steph_jax.evaluation.comparison import Comparison
 from steph_jax.messages import on_one_line
 from steph_jax.plots.style import number, p_value, signed
 from steph_jax.survival import significance
@@ -18,14 +18,6 @@ _SCORES: dict[str, Callable[[pd.Series], str]] = {
     "mean": lambda row: number(row["mean"], 4),
     "sd": lambda row: number(row["sd"], 4),
     "sd of seeds": lambda row: number(row["seed_sd"], 4),
-}
-_DIFFERENCE: dict[str, Callable[[pd.Series], str]] = {
-    f"difference to {REFERENCE} [95 %]": lambda row: _difference(row),
-    "p": lambda row: (
-        ""
-        if row["method"] == REFERENCE
-        else p_value(row["p"]).removeprefix("p ").removeprefix("= ")
-    ),
 }
 _COSTS: dict[str, Callable[[pd.Series], str]] = {
     "trained parameters": lambda row: f"{int(row['trainable_parameters']):,}",
@@ -65,8 +57,8 @@ def write(
                 columns=["method", "difference", "low", "high"],
             ),
             workdir / "differences.png",
-            f"{result.dataset}, differences to {REFERENCE}{seeds}",
-            REFERENCE,
+            f"{result.dataset}, differences to {result.reference}{seeds}",
+            result.reference,
             pd.DataFrame(
                 [(m, difference) for m, d in result.differences.items() for difference in d.folds],
                 columns=["method", "difference"],
@@ -89,7 +81,21 @@ def columns(result: Comparison) -> dict[str, Callable[[pd.Series], str]]:
         if title != "sd of seeds" or len(result.seeds) > 1
     }
     first = {"method": lambda row: str(row["method"])}
-    return first | folds | scores | (_DIFFERENCE if result.differences else {}) | _COSTS
+    return first | folds | scores | _differences(result) | _COSTS
+
+
+def _differences(result: Comparison) -> dict[str, Callable[[pd.Series], str]]:
+    """Columns of the differences to the reference; {} without any."""
+
+    def unless_reference(text: Callable[[pd.Series], str]) -> Callable[[pd.Series], str]:
+        return lambda row: "" if row["method"] == result.reference else text(row)
+
+    if not result.differences:
+        return {}
+    return {
+        f"difference to {result.reference} [95 %]": unless_reference(_difference),
+        "p": unless_reference(lambda row: p_value(row["p"]).removeprefix("p ").removeprefix("= ")),
+    }
 
 
 def cells(result: Comparison, table: pd.DataFrame) -> list[list[str]]:
@@ -120,13 +126,13 @@ def markdown(
 
 def words(result: Comparison) -> list[str]:
     """A sentence for every difference to the reference, or why there is none."""
-    if REFERENCE not in result.methods:
+    if result.reference not in result.methods:
         return [
-            f"`{REFERENCE}` is not among the methods, so differences to it are left out; add it to "
-            "--methods."
+            f"`{result.reference}` is not among the methods, so differences to it are left out; "
+            "add it to --methods."
         ]
     if not result.differences:
-        return [f"There is no method but `{REFERENCE}`."]
+        return [f"There is no method but `{result.reference}`."]
     lines = [
         f"- {markup.code(method)}: {signed(difference.mean)} [{signed(difference.interval.low)}, "
         f"{signed(difference.interval.high)}], {p_value(difference.p)}: "
@@ -239,7 +245,5 @@ def latex(result: Comparison, table: pd.DataFrame) -> str:
 
 
 def _difference(row: pd.Series) -> str:
-    if row["method"] == REFERENCE:
-        return ""
     low, high = signed(row["difference_low"]), signed(row["difference_high"])
     return f"{signed(row['difference'])} [{low}, {high}]"

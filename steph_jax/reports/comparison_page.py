@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from steph_jax import files, run_directory
+from steph_jax import files, records, run_directory
 from steph_jax.evaluation import comparison, run_metrics
 from steph_jax.evaluation.comparison import REFERENCE, Comparison
 from steph_jax.reports import clinical_file, pages, run_numbers, verdicts
@@ -24,14 +24,18 @@ def is_comparison(workdir: pathlib.Path) -> bool:
     return (workdir / "compare.csv").is_file()
 
 
-def write(workdir: pathlib.Path) -> pathlib.Path:
+def write(workdir: pathlib.Path, reference: str | None = None) -> pathlib.Path:
     """Writes report.json and then report.html of a comparison; returns the page.
+
+    Args:
+        workdir: of the comparison.
+        reference: what differences are to; by default that of the report that is there.
 
     Raises:
         FileNotFoundError, ValueError: a file of it is missing or damaged.
         OSError: the page cannot be written.
     """
-    numbers = report_numbers(workdir)
+    numbers = report_numbers(workdir, reference or _reference(workdir))
     files.write_json(workdir / "report.json", numbers)
     images = {
         name: pages.uri((workdir / f"{name}.png").read_bytes())
@@ -51,8 +55,22 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     return page
 
 
-def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
+def _reference(workdir: pathlib.Path) -> str:
+    """The reference of the report that is there; the default one without a report."""
+    path = workdir / "report.json"
+    if not path.is_file():
+        return REFERENCE
+    kind = records.record({}, {"reference": records.NAME})
+    record = records.read(path, kind, "the report of a comparison", f"remove {path}")
+    return str(record.get("reference", REFERENCE))
+
+
+def report_numbers(workdir: pathlib.Path, reference: str = REFERENCE) -> dict[str, Any]:
     """The content of the page, as JSON.
+
+    Args:
+        workdir: of the comparison.
+        reference: what differences are to.
 
     Raises:
         FileNotFoundError, ValueError: a file of the comparison is missing or damaged.
@@ -60,7 +78,7 @@ def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
     methods, seeds, folds = _contents(workdir)
     first = {method: comparison.run_directory(workdir, method, seeds[0]) for method in methods}
     dataset = run_directory.load(first[methods[0]])["dataset"]
-    result = comparison.compare_runs(workdir, dataset, methods, seeds, folds)
+    result = comparison.compare_runs(workdir, dataset, methods, seeds, folds, reference=reference)
     clinical = clinical_file.read(workdir)
     runs = {method: run_numbers.report_numbers(path, clinical) for method, path in first.items()}
     one = runs[methods[0]]
@@ -71,7 +89,7 @@ def report_numbers(workdir: pathlib.Path) -> dict[str, Any]:
         "tau_days": one["tau_days"],
         "seeds": seeds,
         "folds": folds,
-        "reference": REFERENCE,
+        "reference": reference,
         "methods": {
             method: {name: runs[method][name] for name in _OF_FIRST_RUN} | _scores(result, method)
             for method in methods

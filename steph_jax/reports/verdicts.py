@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steph_jax.evaluation import comparison
-from steph_jax.evaluation.comparison import REFERENCE, Comparison, Difference
+from steph_jax.evaluation.comparison import Comparison, Difference
 from steph_jax.evaluation.source_share import in_words
 
 OWN_METHOD = "abmil"
@@ -63,12 +63,12 @@ def of_comparison(result: Comparison, runs: Mapping[str, Mapping[str, Any]]) -> 
         runs: numbers of a run of each method, by its label.
     """
     if not result.differences:
-        return [f"Nothing was compared with {REFERENCE}."]
+        return [f"Nothing was compared with {result.reference}."]
     paragraphs = []
     for label, difference in result.differences.items():
         words = comparison.verdict(difference)
         side = {"better": _BETTER, "worse": _WORSE}.get(words.partition(",")[0], _UNTOLD)
-        sentences = [f"{label}: {side} {REFERENCE}: {_size(difference)}; {words}."]
+        sentences = [f"{label}: {side} {result.reference}: {_size(difference)}; {words}."]
         if runs[label]["merges"] and runs[label]["sources"] is not None:
             sentences.append(f"{_capitalized(in_words(runs[label]['source_share']))}.")
         sentences += [

@@ -1,5 +1,6 @@
 """Comparisons: what is run, written and reported."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from steph_jax import compare, run_directory, train
 from steph_jax.evaluation import comparison, comparison_report, fold_results
 from steph_jax.evaluation.comparison import Difference
+from steph_jax.plots.style import signed
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import Interval
 
@@ -115,6 +117,28 @@ def test_the_pages_for_people(compared):
     )
     for picture in ("compare", "differences"):
         assert (workdir / f"{picture}.png").stat().st_size > 10_000
+
+
+def test_differences_are_to_the_method_that_is_named(compared, tmp_path):
+    workdir, result = compared
+    other = comparison.compare_runs(
+        workdir, "sim_a", METHODS, SEEDS, (0, 1), resamples=200, reference="roupkt"
+    )
+    assert other.differences.keys() == {"abmil", "average"}
+    one, reverse = result.differences["roupkt"], other.differences["abmil"]
+    np.testing.assert_allclose(reverse.folds, -one.folds)
+    assert reverse.p == pytest.approx(one.p)
+    costs = {m: {"flops_per_slide": 1, "seconds_per_slide": 1} for m in METHODS}
+    table = comparison.table(other, costs)
+    titles = list(comparison_report.columns(other))
+    assert "difference to roupkt [95 %]" in titles
+    place = titles.index("difference to roupkt [95 %]")
+    by_method = {row[0]: row for row in comparison_report.cells(other, table)}
+    assert by_method["roupkt"][place : place + 2] == ["", ""]
+    assert by_method["abmil"][place].startswith(signed(reverse.mean))
+    assert comparison_report.words(other)[0].startswith("- `abmil`: ")
+    missing = dataclasses.replace(other, methods=("abmil",), reference="steph")
+    assert comparison_report.words(missing)[0].startswith("`steph` is not among the methods")
 
 
 def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch):

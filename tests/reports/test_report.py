@@ -350,6 +350,13 @@ def test_report_of_a_comparison(workdir, tmp_path):
     assert sentence.startswith("steph: ")
     assert control.startswith("No control was run")
     assert sentence in " ".join(page.text)
+    # Differences to another method, which a report that is written again keeps.
+    for reference in ("steph", None):
+        page = Page(comparison_page.write(tmp_path, reference).read_text(encoding="utf-8"))
+        numbers = json.loads((tmp_path / "report.json").read_text())
+        assert numbers["methods"]["abmil"]["difference"]["mean"] == pytest.approx(own - steph)
+        assert numbers["methods"]["steph"]["difference"] is None
+        assert "Differences are to steph, on the same patients." in " ".join(page.text)
     assert comparison_page.is_comparison(tmp_path)
     assert not comparison_page.is_comparison(workdir)
     table.drop(columns="seed").to_csv(tmp_path / "compare.csv", index=False)

@@ -96,7 +96,7 @@ def test_size_is_bounded(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("method", "stef", "method is one of abmil, zero_shot,"),
+        ("method", "stef", "method is one of abmil, ridge_cox,"),
         ("dataset", "", "dataset is the name of a folder"),
         ("dataset", "a\nb", "dataset is the name of a folder"),
         ("folds", [], "folds are numbers of splits files"),
