@@ -20,6 +20,7 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 from steph_jax import config_files, files, interrupts
+from steph_jax.jobs import launch
 from steph_jax.messages import USER_ERRORS, escaped
 
 #: JAX's warnings of an entry of its cache that it cannot read, and of one that it cannot write.
@@ -269,6 +270,57 @@ def flags_parser(mistake: int) -> Callable[[Sequence[str]], list[str]]:
     return parse
 
 
+def prepare() -> None:
+    """Memory, compiled programs and the log of a process that trains; before it computes."""
+    keep_freed_memory()
+    keep_compiled_programs()
+    keep_threads_for_virtual_devices()
+    # JAX notes that there is no TPU; the programs log the devices themselves.
+    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    logging.get_absl_handler().setFormatter(_EscapedFormatter())
+
+
+def define_launcher() -> None:
+    """Defines the flags of programs whose runs can be jobs (`jobs.launch`)."""
+    absl_flags.DEFINE_enum(
+        "launcher",
+        "here",
+        launch.LAUNCHERS,
+        "Where runs are done: here one after the other, local side by side, or on a slurm cluster.",
+    )
+    absl_flags.DEFINE_integer("jobs", 0, "Runs at a time; 0 = one a GPU, or all on a cluster.")
+    absl_flags.DEFINE_string(
+        "slurm", "", "Options of sbatch: partition=gpu,gres=gpu:1,time=240 (minutes), ..."
+    )
+    absl_flags.DEFINE_bool("status", False, "Print what has become of the runs; start nothing.")
+    absl_flags.DEFINE_bool("print", False, "Print a script for sbatch instead; start nothing.")
+
+
+#: The flags of `define_launcher` that take a value, and those that take none.
+_LAUNCHER_FLAGS = ("launcher", "jobs", "slurm"), ("status", "print")
+
+
+def without_launcher(words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """The words of a command but for the flags of `define_launcher`.
+
+    Args:
+        words: of a command line, without the program's.
+        more: names of other flags with a value to leave out.
+    """
+    with_value, alone = {*_LAUNCHER_FLAGS[0], *more}, set(_LAUNCHER_FLAGS[1])
+    kept, words = [], list(words)
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in with_value | alone:
+            kept.append(word)
+        elif name in with_value and not equals and words:
+            words.pop(0)
+    return kept
+
+
 def app_run(
     main: Callable[..., int | None],
     required: Sequence[str] = (),
@@ -285,14 +337,7 @@ def app_run(
         mistake: the status with which a user's mistake ends the program.
         resuming: what the same command does when it is given again after SIGTERM.
     """
-    keep_freed_memory()
-    keep_compiled_programs()
-    keep_threads_for_virtual_devices()
-    # JAX notes that there is no TPU; the programs log the devices themselves.
-    std_logging.getLogger("jax._src.xla_bridge").setLevel(std_logging.WARNING)
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    logging.get_absl_handler().setFormatter(_EscapedFormatter())
+    prepare()
     for name in required:
         absl_flags.mark_flag_as_required(name)
 

@@ -17,10 +17,12 @@ W/compare.png             C-index per fold, mean and interval
 W/differences.png         differences to the reference, per fold and on the whole
 """
 
+import itertools
 import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -35,6 +37,9 @@ from steph_jax.data.bags import OnDiskBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
+from steph_jax.jobs import launch, states
+from steph_jax.jobs.launch import Job, Launcher
+from steph_jax.jobs.slurm_script import text as script_text
 from steph_jax.methods.controls import controls_of
 from steph_jax.methods.registry import find_method, load_model
 from steph_jax.reports import comparison_page
@@ -49,6 +54,9 @@ _MEASURED = records.record(
     }
 )
 
+#: Where jobs have their scripts and logs, below --workdir.
+JOBS = "jobs"
+
 
 def main() -> int:
     """The entry point."""
@@ -62,9 +70,55 @@ def main() -> int:
         raise ValueError(
             f"--reference is one of --methods, {', '.join(methods)}; found {reference!r}"
         )
-    compare(record, methods, seeds, arguments.workdir, command, reference=reference)
+    launcher = launch.chosen(
+        arguments.launcher, arguments.jobs, arguments.workdir / JOBS, arguments.slurm
+    )
+    if arguments.status or arguments.print:
+        show = status if arguments.status else slurm_script
+        print(show(Config.from_dict(record), methods, seeds, arguments.workdir))
+        return 0
+    compare(
+        record,
+        methods,
+        seeds,
+        arguments.workdir,
+        command,
+        reference=reference,
+        launcher=launcher,
+    )
     print(f"report: {comparison_page.write(arguments.workdir, reference)}")
     return 0
+
+
+def status(
+    config: Config, methods: Sequence[str], seeds: Sequence[int], workdir: pathlib.Path
+) -> str:
+    """What has become of the runs of a comparison, as a table."""
+    named = {
+        run_directory(workdir, *run).name: run_directory(workdir, *run)
+        for run in itertools.product(methods, seeds)
+    }
+    return states.table(named, config.folds, workdir / JOBS)
+
+
+def slurm_script(
+    config: Config, methods: Sequence[str], seeds: Sequence[int], workdir: pathlib.Path
+) -> str:
+    """A script for sbatch that does what is missing of a comparison."""
+    arguments = flags.FLAGS
+    program = [sys.executable, "-m", "steph_jax.compare"]
+    words = cli.without_launcher(sys.argv[1:], ("methods", "seeds", "reference"))
+    words = [word for word in words if word.lstrip("-") not in ("controls", "nocontrols")]
+    runs_left = [
+        (method, seed)
+        for method, seed in itertools.product(methods, seeds)
+        if states.finished_folds(run_directory(workdir, method, seed), config.folds)
+        < len(config.folds)
+    ]
+    commands = [[*program, *words, f"--methods={m}", f"--seeds={s}"] for m, s in runs_left]
+    last = [*program, *cli.without_launcher(sys.argv[1:])]
+    options = launch.parse_options(arguments.slurm)
+    return script_text(commands or [last], last, workdir / JOBS, arguments.jobs, options)
 
 
 def with_controls(methods: Sequence[str]) -> list[str]:
@@ -96,6 +150,7 @@ def compare(
     command: str,
     tables: pathlib.Path | None = None,
     reference: str = comparison.REFERENCE,
+    launcher: Launcher | None = None,
 ) -> Comparison:
     """Runs what is missing of some methods and writes the comparison.
 
@@ -107,9 +162,11 @@ def compare(
         command: that was given, for the record.
         tables: where tables and pictures go, if not in `workdir`.
         reference: the one of the methods that differences are to.
+        launcher: where runs are jobs; None to do them in this process, one after the other.
 
     Raises:
-        ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used.
+        ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used; a
+            job that failed.
     """
     runs_asked = [(method, seed) for method in methods for seed in seeds]
     if not runs_asked or len(set(runs_asked)) < len(runs_asked):
@@ -131,10 +188,20 @@ def compare(
     }
     check_methods(missing)
     directories = [run_directory(workdir, method, seed) for method, seed in asked]
-    for (method, seed), run in missing.items():
-        logging.info("%s, seed %d", method, seed)
-        directory = run_directory(workdir, method, seed)
-        train.train(run.record, directory, command=command, compared=directories)
+    if launcher is None:
+        for (method, seed), run in missing.items():
+            logging.info("%s, seed %d", method, seed)
+            directory = run_directory(workdir, method, seed)
+            train.train(run.record, directory, command=command, compared=directories)
+    else:
+        launch.run(
+            [
+                Job(path.name, partial(train.train_as_job, run.record, path, command, directories))
+                for (method, seed), run in missing.items()
+                for path in [run_directory(workdir, method, seed)]
+            ],
+            launcher,
+        )
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
     result = comparison.compare_runs(
         workdir, config.dataset, methods, seeds, config.folds, reference=reference
@@ -227,6 +294,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("reference", comparison.REFERENCE, "The method that differences are to.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
+    cli.define_launcher()
     cli.app_run(
         main,
         required=("config", "methods", "workdir"),

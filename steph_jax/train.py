@@ -126,6 +126,14 @@ def train(
             )
 
 
+def train_as_job(
+    record: dict[str, Any], workdir: pathlib.Path, command: str, compared: Sequence[pathlib.Path]
+) -> None:
+    """`train` in a process that a launcher has started."""
+    cli.prepare()
+    train(record, workdir, command=command, compared=compared)
+
+
 def preflight_run(
     config: Config, cohort: Cohort, pool: Pool, grid: Grid, folds: Sequence[int]
 ) -> SavedModel:

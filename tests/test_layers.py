@@ -31,6 +31,7 @@ ORDER = (
     "reports",
     "trackers",
     "training",
+    "jobs",
 )
 #: What a folder may not import although it stands before it in `ORDER`.
 STRANGERS = {
