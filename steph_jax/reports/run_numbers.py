@@ -9,6 +9,7 @@ import numpy as np
 
 from steph_jax import run_directory
 from steph_jax.data.clinical import ClinicalTable
+from steph_jax.data.folds import describe_sites
 from steph_jax.evaluation import (
     clinical_gain,
     competing_risks,
@@ -106,6 +107,13 @@ def _participants(folds: Sequence[FoldFiles], record: Mapping[str, Any] | None) 
             float(follow_up.times[below[0]]) / survival_metrics.DAYS_PER_YEAR
             if len(below)
             else None
+        ),
+        "sites": describe_sites(
+            (
+                [fold.table.patients[i] for i in fold.split.train],
+                [fold.table.patients[i] for i in fold.split.test],
+            )
+            for fold in folds
         ),
         "validated": any(len(fold.split.validation) for fold in folds),
         "folds": [
