@@ -23,7 +23,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ from steph_jax.checks.findings import Status, sentence
 from steph_jax.checks.models import check_pool
 from steph_jax.data.cohort import Cohort, Fold
 from steph_jax.evaluation import evaluator, fold_results, run_summary
+from steph_jax.evaluation.comparison import label_of
 from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
@@ -111,11 +112,13 @@ def train(
             inputs.keep(workdir, run, sweep.members(grid, run, list(unfinished)), compared)
             if profile:
                 run = dataclasses.replace(run, profile=workdir / "profile")
+            trackers = list(config.track)
             for fold, directory in unfinished.items():
                 if run_directory.is_finished(directory):  # by another process, before the lock
                     continue
                 selection = sweep.select(run, grid, fold, directory)
-                train_fold(sweep.with_point(run, selection.point), fold, directory, selection)
+                at_point = sweep.with_point(run, selection.point)
+                train_fold(at_point, fold, directory, selection, trackers)
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
             return run_summary.write(
                 workdir,
@@ -223,13 +226,21 @@ def saves_to_pool(config: Config) -> bool:
     return config.method == "abmil" and config.pool.save
 
 
-def train_fold(run: Experiment, fold: int, directory: pathlib.Path, selection: SweepResult) -> None:
-    """Trains and evaluates one fold with its trackers; arguments as in `finish_fold`."""
+def train_fold(
+    run: Experiment,
+    fold: int,
+    directory: pathlib.Path,
+    selection: SweepResult,
+    trackers: MutableSequence[str],
+) -> None:
+    """Trains and evaluates one fold with its trackers; arguments as in `finish_fold` and `tracked`.
+
+    A control counts as a method of its own.
+    """
     config = run.config
-    fold_of_run = TrackedFold(
-        config.dataset, config.method, fold, config.seed, directory, config.settings
-    )
-    with tracked(config.track, fold_of_run) as track:
+    method = label_of(config.method, config.control)
+    fold_of_run = TrackedFold(config.dataset, method, fold, config.seed, directory, config.settings)
+    with tracked(trackers, fold_of_run) as track:
         track.finish(finish_fold(run, fold, directory, selection, track))
 
 

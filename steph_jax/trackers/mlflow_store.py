@@ -12,6 +12,8 @@ from steph_jax.trackers.protocol import TrackedFold
 
 #: Parameters and metrics that one call takes at most, and characters of a value.
 _MOST_PARAMETERS, _MOST_METRICS, _MOST_CHARACTERS = 100, 1000, 500
+#: How long a server that does not answer holds a training up: by default it is four minutes.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class MLflow:
@@ -22,6 +24,8 @@ class MLflow:
 
     def start(self, fold: TrackedFold, run_id: str | None, step: int) -> str:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at its import
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 

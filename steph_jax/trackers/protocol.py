@@ -12,7 +12,7 @@ class TrackedFold:
 
     Attributes:
         dataset: the target.
-        method: value of `config.method`.
+        method: value of `config.method`, and the control behind a +, where there is one.
         fold: number.
         seed: of the run.
         directory: of the fold; trackers without a place of their own write beside it.

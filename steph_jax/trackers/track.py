@@ -2,8 +2,8 @@
 
 fold_{k}/trackers.json holds, by tracker, the id of its run and how many epochs of each start
 (`training.restarts`) it was told, so that a run that was interrupted goes on under its id, and a
-tracker that joins late is told of the epochs before. A tracker that fails is left out from then on,
-with one warning: no training ends for it.
+tracker that joins late is told of the epochs before. A tracker that fails is left out of this fold
+and of those after it, with one warning: no training ends for it, or waits for it in every fold.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import importlib.util
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -73,6 +73,7 @@ class Track:
         trackers: by name; one that fails is taken out.
         state: as trackers.json holds it.
         path: of trackers.json.
+        names: of trackers; one that fails is taken out of it too.
     """
 
     def __init__(
@@ -80,10 +81,12 @@ class Track:
         trackers: Mapping[str, Tracker] | None = None,
         state: dict[str, Any] | None = None,
         path: pathlib.Path | None = None,
+        names: MutableSequence[str] | None = None,
     ) -> None:
         self._trackers = dict(trackers or {})
         self._state = state or {}
         self._path = path
+        self._names = [] if names is None else names
 
     def log(self, start: str, history: Sequence[Mapping[str, float]]) -> None:
         """Tells every tracker of the epochs that it does not know.
@@ -107,9 +110,9 @@ class Track:
                 tracker.finish(None if results is None else _numbers(results))
         self._trackers = {}
 
-    def start(self, names: Sequence[str], fold: TrackedFold) -> None:
+    def start(self, fold: TrackedFold) -> None:
         """Opens trackers, those of an interrupted run under their ids."""
-        for name in names:
+        for name in list(self._names):
             known = self._state.setdefault(name, {"id": None, "epochs": {}})
             self._trackers[name] = TRACKERS[name].make()
             with self._guarded(name):
@@ -131,6 +134,7 @@ class Track:
             reason = on_one_line(str(error).strip().split("\n")[0][:200] or type(error).__name__)
             logging.warning("%s: no more is tracked there, training goes on: %s", name, reason)
             self._trackers.pop(name, None)
+            self._names.remove(name)
 
 
 def _numbers(row: Mapping[str, float]) -> dict[str, float]:
@@ -139,8 +143,12 @@ def _numbers(row: Mapping[str, float]) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def tracked(names: Sequence[str], fold: TrackedFold) -> Iterator[Track]:
+def tracked(names: MutableSequence[str], fold: TrackedFold) -> Iterator[Track]:
     """The trackers of a fold while it is trained; `Track.finish` closes them with its results.
+
+    Args:
+        names: of the trackers; those that fail are taken out, so that the next fold does not wait.
+        fold: what is tracked.
 
     Raises:
         ValueError: trackers.json of an interrupted run is damaged.
@@ -150,8 +158,8 @@ def tracked(names: Sequence[str], fold: TrackedFold) -> Iterator[Track]:
     if names and path.is_file():
         advice = "remove the file, and trackers begin new runs"
         state = records.read(path, _STATE, "the runs of trackers", advice)
-    track = Track({}, state, path if names else None)
-    track.start(names, fold)
+    track = Track({}, state, path if names else None, names)
+    track.start(fold)
     try:
         yield track
     finally:

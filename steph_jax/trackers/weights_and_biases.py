@@ -12,6 +12,8 @@ from typing import Any
 from steph_jax.trackers.protocol import TrackedFold
 
 _PROJECT = "steph_jax"
+#: Seconds that the end of a run waits for a server; the library alone waits for hours.
+FINISH_SECONDS = 60.0
 
 
 class WeightsAndBiases:
@@ -36,7 +38,13 @@ class WeightsAndBiases:
             config={**fold.settings, "fold": fold.fold},
             # It would take over the streams of the terminal, and look for the code of the run.
             settings=wandb.Settings(
-                console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True
+                console="off",
+                silent=True,
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
             ),
         )
         return name

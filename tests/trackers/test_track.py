@@ -5,8 +5,9 @@ import json
 import struct
 
 import pytest
+import tracking_servers
 
-from steph_jax.trackers import track
+from steph_jax.trackers import track, weights_and_biases
 from steph_jax.trackers.protocol import TrackedFold
 
 ROWS = [{"epoch": i, "train_loss": 1 / i, "weight_sim b#": 0.5} for i in (1, 2, 3)]
@@ -70,7 +71,7 @@ def state(fold):
 
 def interrupt(name, fold, rows):
     """Logs some epochs, then training is interrupted."""
-    with track.tracked((name,), fold) as tracked:
+    with track.tracked([name], fold) as tracked:
         tracked.log("fold_2", rows)
         raise KeyboardInterrupt
 
@@ -79,7 +80,7 @@ def test_an_interrupted_run_goes_on_under_its_id(recorders, fold):
     with pytest.raises(KeyboardInterrupt):
         interrupt("mlflow", fold, ROWS[:1])
     assert state(fold) == {"mlflow": {"id": "new", "epochs": {"fold_2": 1}}}
-    with track.tracked(("mlflow", "tensorboard"), fold) as tracked:
+    with track.tracked(["mlflow", "tensorboard"], fold) as tracked:
         tracked.log("fold_2", ROWS[:2])
         tracked.log("fold_2", ROWS)
         tracked.finish({"test_c_index": 0.75, "test_nll": float("nan")})
@@ -96,7 +97,7 @@ def test_an_interrupted_run_goes_on_under_its_id(recorders, fold):
 
 
 def test_steps_go_on_where_training_starts_again(recorders, fold):
-    with track.tracked(("mlflow",), fold) as tracked:
+    with track.tracked(["mlflow"], fold) as tracked:
         tracked.log("fold_2", ROWS[:2])
         tracked.log("restart_1", ROWS[:1])
         tracked.log("restart_1", ROWS[:3])
@@ -107,10 +108,13 @@ def test_steps_go_on_where_training_starts_again(recorders, fold):
 @pytest.mark.parametrize("fails_at", ["start", "log", "finish"])
 def test_a_tracker_that_fails_is_left_out_with_one_warning(recorders, fold, caplog, fails_at):
     recorders["mlflow"].fails_at = fails_at
-    with track.tracked(("mlflow", "tensorboard"), fold) as tracked:
+    names = ["mlflow", "tensorboard"]
+    with track.tracked(names, fold) as tracked:
         tracked.log("fold_2", ROWS[:2])
         tracked.log("fold_2", ROWS)
         tracked.finish({"test_c_index": 0.75})
+    # The fold after this one does not wait for it again.
+    assert names == ["tensorboard"]
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings == ["mlflow: no more is tracked there, training goes on: the server is gone"]
     names = [call[0] for call in recorders["tensorboard"].calls]
@@ -118,7 +122,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning(recorders, fold, capl
 
 
 def test_nothing_is_written_without_trackers(fold):
-    with track.tracked((), fold) as tracked:
+    with track.tracked([], fold) as tracked:
         tracked.log("fold_2", ROWS)
         tracked.finish({})
     assert list(fold.directory.iterdir()) == []
@@ -138,7 +142,7 @@ def test_names_and_packages(monkeypatch):
 def test_a_damaged_record_of_ids_is_named(fold):
     (fold.directory / "trackers.json").write_text('{"mlflow": {"id": 3}}')
     message = r"trackers\.json: expected the runs of trackers; mlflow.* remove the file"
-    with pytest.raises(ValueError, match=message), track.tracked(("mlflow",), fold):
+    with pytest.raises(ValueError, match=message), track.tracked(["mlflow"], fold):
         pass
 
 
@@ -146,7 +150,7 @@ def track_twice(name, fold):
     """Three epochs and a result, interrupted after the second; returns the id of the run."""
     with pytest.raises(KeyboardInterrupt):
         interrupt(name, fold, ROWS[:2])
-    with track.tracked((name,), fold) as tracked:
+    with track.tracked([name], fold) as tracked:
         tracked.log("fold_2", ROWS)
         tracked.finish({"test_c_index": 0.75})
     return state(fold)[name]["id"]
@@ -204,10 +208,19 @@ def items_of(items):
     return {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
 
 
-def test_offline_files_of_weights_and_biases_hold_every_epoch(fold, monkeypatch):
-    pytest.importorskip("wandb", reason="needs the extra [wandb]")
+@pytest.fixture
+def wandb():
+    """The library, which reads its variables again, as it does once in a process."""
+    library = pytest.importorskip("wandb", reason="needs the extra [wandb]")
+    library.teardown()
+    yield library
+    library.teardown()
+
+
+def test_offline_files_of_wandb_hold_every_epoch(wandb, fold, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     name = track_twice("wandb", fold)
+    wandb.teardown()  # its process writes the last of the files when it ends
     paths = sorted((fold.workdir / "wandb").glob(f"offline-run-*-{name}*/run-{name}.wandb"))
     assert len(paths) == 2
     values, results, runs, codes = {}, {}, [], []
@@ -253,3 +266,38 @@ def test_the_file_store_of_mlflow_holds_every_epoch(fold, monkeypatch):
     }
     assert values == pytest.approx(EXPECTED)
     assert run.data.metrics["result/test_c_index"] == 0.75
+
+
+def warnings_after_the_server_is_gone(name, fold, caplog, server_ends):
+    """Two epochs, with the end of a server between them; what the log says."""
+    names = [name]
+    with track.tracked(names, fold) as tracked:
+        tracked.log("fold_2", ROWS[:1])
+        assert state(fold)[name]["epochs"] == {"fold_2": 1}
+        server_ends()
+        tracked.log("fold_2", ROWS[:2])
+        tracked.finish({"test_c_index": 0.75})
+    assert names == []
+    return [r.getMessage() for r in caplog.records if "training goes on" in r.getMessage()]
+
+
+def test_a_server_of_mlflow_that_goes_away_is_left_out(fold, monkeypatch, caplog):
+    pytest.importorskip("mlflow", reason="needs the extra [mlflow]")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with tracking_servers.serving(tracking_servers.MLFLOW) as (address, end):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        (warning,) = warnings_after_the_server_is_gone("mlflow", fold, caplog, end)
+    assert warning.startswith("mlflow: no more is tracked there, training goes on: API request to")
+
+
+def test_a_server_of_wandb_that_goes_away_is_left_out(wandb, fold, monkeypatch, caplog):
+    monkeypatch.setattr(weights_and_biases, "FINISH_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with tracking_servers.serving(tracking_servers.WANDB) as (address, end):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        (warning,) = warnings_after_the_server_is_gone("wandb", fold, caplog, end)
+    assert warning == (
+        "wandb: no more is tracked there, training goes on: Timed out finishing run."
+    )

@@ -78,7 +78,8 @@ def test_an_interrupted_training_is_tracked_once(home, tmp_path, recorder, monke
 
 def test_a_tracker_that_fails_ends_no_training(home, tmp_path, recorder, caplog):
     recorder.fails = True
-    train.train(config(home, epochs=2), tmp_path / "w")
+    train.train(config(home, epochs=2, folds=[0, 1]), tmp_path / "w")
+    assert recorder.calls == [("start", "sim_a/abmil", "fold_0", None)]
     warnings = [r.getMessage() for r in caplog.records if "tracked" in r.getMessage()]
     assert warnings == ["tensorboard: no more is tracked there, training goes on: no route"]
     recorder.fails, recorder.calls = False, []
