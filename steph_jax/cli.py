@@ -20,11 +20,12 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 from steph_jax import config_files, files, interrupts
-from steph_jax.jobs import launch
 from steph_jax.messages import USER_ERRORS, escaped
 
 #: JAX's warnings of an entry of its cache that it cannot read, and of one that it cannot write.
 _BAD_CACHE = re.compile(r"Error (?P<what>reading|writing) persistent compilation cache entry")
+#: Modules that define flags for programs.
+_DEFINING = ("steph_jax.cli", "steph_jax.jobs.command_line")
 
 
 def keep_freed_memory() -> None:
@@ -282,45 +283,6 @@ def prepare() -> None:
     logging.get_absl_handler().setFormatter(_EscapedFormatter())
 
 
-def define_launcher() -> None:
-    """Defines the flags of programs whose runs can be jobs (`jobs.launch`)."""
-    absl_flags.DEFINE_enum(
-        "launcher",
-        "here",
-        launch.LAUNCHERS,
-        "Where runs are done: here one after the other, local side by side, or on a slurm cluster.",
-    )
-    absl_flags.DEFINE_integer("jobs", 0, "Runs at a time; 0 = one a GPU, or all on a cluster.")
-    absl_flags.DEFINE_string(
-        "slurm", "", "Options of sbatch: partition=gpu,gres=gpu:1,time=240 (minutes), ..."
-    )
-    absl_flags.DEFINE_bool("status", False, "Print what has become of the runs; start nothing.")
-    absl_flags.DEFINE_bool("print", False, "Print a script for sbatch instead; start nothing.")
-
-
-#: The flags of `define_launcher` that take a value, and those that take none.
-_LAUNCHER_FLAGS = ("launcher", "jobs", "slurm"), ("status", "print")
-
-
-def without_launcher(words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
-    """The words of a command but for the flags of `define_launcher`.
-
-    Args:
-        words: of a command line, without the program's.
-        more: names of other flags with a value to leave out.
-    """
-    with_value, alone = {*_LAUNCHER_FLAGS[0], *more}, set(_LAUNCHER_FLAGS[1])
-    kept, words = [], list(words)
-    while words:
-        word = words.pop(0)
-        name, equals, _ = word.lstrip("-").partition("=")
-        if not word.startswith("-") or name not in with_value | alone:
-            kept.append(word)
-        elif name in with_value and not equals and words:
-            words.pop(0)
-    return kept
-
-
 def app_run(
     main: Callable[..., int | None],
     required: Sequence[str] = (),
@@ -338,6 +300,9 @@ def app_run(
         resuming: what the same command does when it is given again after SIGTERM.
     """
     prepare()
+    for module in _DEFINING:  # absl's --help lists what the program's own file defines, else
+        for flag in absl_flags.FLAGS.get_flags_for_module(module):
+            absl_flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     for name in required:
         absl_flags.mark_flag_as_required(name)
 

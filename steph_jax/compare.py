@@ -37,7 +37,7 @@ from steph_jax.data.bags import OnDiskBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
-from steph_jax.jobs import launch, states
+from steph_jax.jobs import command_line, launch, states
 from steph_jax.jobs.launch import Job, Launcher
 from steph_jax.jobs.slurm_script import text as script_text
 from steph_jax.methods.controls import controls_of
@@ -107,7 +107,7 @@ def slurm_script(
     """A script for sbatch that does what is missing of a comparison."""
     arguments = flags.FLAGS
     program = [sys.executable, "-m", "steph_jax.compare"]
-    words = cli.without_launcher(sys.argv[1:], ("methods", "seeds", "reference"))
+    words = command_line.without(sys.argv[1:], ("methods", "seeds", "reference"))
     words = [word for word in words if word.lstrip("-") not in ("controls", "nocontrols")]
     runs_left = [
         (method, seed)
@@ -116,7 +116,7 @@ def slurm_script(
         < len(config.folds)
     ]
     commands = [[*program, *words, f"--methods={m}", f"--seeds={s}"] for m, s in runs_left]
-    last = [*program, *cli.without_launcher(sys.argv[1:])]
+    last = [*program, *command_line.without(sys.argv[1:])]
     options = launch.parse_options(arguments.slurm)
     return script_text(commands or [last], last, workdir / JOBS, arguments.jobs, options)
 
@@ -294,7 +294,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("reference", comparison.REFERENCE, "The method that differences are to.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
-    cli.define_launcher()
+    command_line.define()
     cli.app_run(
         main,
         required=("config", "methods", "workdir"),

@@ -10,8 +10,8 @@ import job_calls
 import pools
 import pytest
 
-from steph_jax import cli, compare
-from steph_jax.jobs import launch, slurm_script, states
+from steph_jax import compare
+from steph_jax.jobs import command_line, launch, slurm_script, states
 from steph_jax.jobs.launch import Job, Launcher
 from steph_jax.training.config import Config
 
@@ -93,7 +93,7 @@ def test_the_script_runs_the_command_of_its_number(tmp_path):
 
 def test_flags_of_the_launcher_are_left_out():
     words = "--config a.py --launcher slurm --jobs=4 --status --methods a,b --slurm x=1 --controls"
-    kept = cli.without_launcher(words.split(), ("methods",))
+    kept = command_line.without(words.split(), ("methods",))
     assert kept == ["--config", "a.py", "--controls"]
 
 

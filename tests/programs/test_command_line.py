@@ -32,6 +32,13 @@ def run(program: str, *arguments, **environment) -> subprocess.CompletedProcess:
     return ended
 
 
+def test_help_lists_all_flags_of_a_program():
+    text = run("compare", "--help").stdout
+    flags = {line.split(":")[0].replace("[no]", "") for line in text.splitlines() if "  --" in line}
+    names = "config methods seeds controls reference workdir launcher jobs slurm status print"
+    assert {f"  --{name}" for name in names.split()} <= flags
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> pathlib.Path:
     """A model, slides of its features, and a table of them."""
