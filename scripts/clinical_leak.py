@@ -54,7 +54,7 @@ def with_risks(patients: TestPatients, fold, risk) -> TestPatients:
 
 
 def differences(train: TestPatients, *tests: TestPatients) -> list[float]:
-    """C-index of clinic and risk less that of clinic alone, on several sets of patients."""
+    """C-index with the risk less that of clinical variables alone, on several sets of patients."""
     everyone = TestPatients.joined(tests)
     places = np.cumsum([len(test.time) for test in tests])[:-1]
     alone, both = (

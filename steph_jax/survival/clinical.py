@@ -1,4 +1,4 @@
-"""What risk adds to clinical variables: a multivariable Cox model, and the gain over clinic alone.
+"""What risk adds to clinical variables: a multivariable Cox model, and its gain over them.
 
 Risks of different folds' models have no common unit: each is divided by the standard deviation of
 the fold's training risks, and every fold has a baseline hazard of its own (equation 48 of
@@ -113,7 +113,7 @@ def _hazard_ratio(coefficient: float, error: float) -> IntervalEstimate:
 
 
 class Gain(NamedTuple):
-    """C-index of clinic and risk together less that of clinic alone, on test patients.
+    """C-index of clinical variables and risk together less that of the former, on test patients.
 
     Attributes:
         clinical, both: [J] C-index on each fold.

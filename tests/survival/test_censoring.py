@@ -65,6 +65,31 @@ def test_numbers_equal_scikit_survival(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_numbers_equal_scikit_survival_where_test_patients_share_days(seed):
+    """Events and censorings of test patients on one day, none of it a day of a training patient.
+
+    Uno's C differs there: scikit-survival compares an event with a censoring of the same day,
+    equation 43 does not.
+    """
+    train, (time, event, risk) = draw(seed), draw(seed + 100, ties=True)
+    inside = time < train[0].max()
+    time, event, risk = time[inside], event[inside], risk[inside]
+    assert set(time[event]) & set(time[~event])
+    assert not set(time) & set(train[0])
+    curve = censoring.censoring_curve(*train[:2])
+    y_train, y = Surv.from_arrays(train[1], train[0]), Surv.from_arrays(event, time)
+    at = np.array([200.0, 500.0, 800.0])
+    scores, _ = cumulative_dynamic_auc(y_train, y, risk, at, tied_tol=1e-8)
+    actual = [censoring.auc(curve, time, event, risk, t).value for t in at]
+    np.testing.assert_allclose(actual, scores, atol=1e-10)
+    predicted = survival_of(risk, at)
+    _, expected = brier_score(y_train, y, predicted, at)
+    np.testing.assert_allclose(
+        censoring.brier_scores(curve, time, event, predicted, at), expected, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_an_event_on_the_day_of_a_censoring_comes_first(seed):
     """Where events tie with censorings, weights are 1 / G(t-): sums written out patient by patient.
 
