@@ -23,6 +23,7 @@ Folders, in the order of imports (each may import those before it):
     reports        the page of a run or a comparison
     trackers       TensorBoard, Weights & Biases, MLflow
     training       configs, runs, epochs, resuming, sweeps
+    jobs           runs side by side, here or on a Slurm cluster
 
 Programs are the files of this folder: `python -m steph_jax.NAME`.
 """

@@ -313,7 +313,7 @@ def finish_fold(
 def as_pool_member(
     model: SavedModel, run: Experiment, split: Fold, test: SplitScores
 ) -> SavedModel:
-    """The model with what a pool tells of it: encoder, training patients, and its test C-index."""
+    """The model with what a pool lists of it: encoder, training patients, and its test C-index."""
     c_index = test.scores["c_index"]
     return with_metadata(
         model,

@@ -1,4 +1,4 @@
-"""The three calls that a tracker of experiments answers, and what it is told of a run."""
+"""The three calls that a tracker of experiments answers, and what it learns of a run."""
 
 import dataclasses
 import pathlib

@@ -1,8 +1,8 @@
-"""All trackers of a fold's training: opened, told of every epoch once, closed.
+"""All trackers of a fold's training: opened, given every epoch once, closed.
 
 fold_{k}/trackers.json holds, by tracker, the id of its run and how many epochs of each start
-(`training.restarts`) it was told, so that a run that was interrupted goes on under its id, and a
-tracker that joins late is told of the epochs before. A tracker that fails is left out of this fold
+(`training.restarts`) it has, so that a run that was interrupted goes on under its id, and a
+tracker that joins late gets the epochs before. A tracker that fails is left out of this fold
 and of those after it, with one warning: no training ends for it, or waits for it in every fold.
 """
 

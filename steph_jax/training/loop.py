@@ -86,7 +86,7 @@ class TrainingJob:
         directory: of the states of training.
         label: in the log.
         ends_on_collapse: whether `history.has_collapsed` ends training.
-        track: trackers that are told of its epochs; none by default.
+        track: trackers that log its epochs; none by default.
     """
 
     method: Method

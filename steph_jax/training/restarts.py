@@ -50,7 +50,7 @@ def train_split(
         split: its patients.
         directory: where the states of training are kept.
         label: in the log.
-        track: trackers that are told of the epochs.
+        track: trackers that log the epochs.
     """
     if run.method.fit is not None:
         return fit_split(run, fold, split)

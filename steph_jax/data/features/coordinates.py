@@ -74,7 +74,7 @@ def spacing(xy: np.ndarray) -> float:
     """
     places = np.unique(xy, axis=0)
     if len(places) < 2:
-        raise ValueError("a single patch has no neighbor that tells the size of patches")
+        raise ValueError("a single patch has no neighbor to find the size of patches by")
     distances, _ = KDTree(places).query(places, k=2, p=np.inf)
     return float(np.median(distances[:, 1]))
 

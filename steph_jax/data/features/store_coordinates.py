@@ -149,7 +149,7 @@ def read(
 
 
 def difference(store: FeatureSource, source: FeatureSource, slide_id: str) -> str | None:
-    """What tells the coordinates of a slide of a store from those it was packed from, if any do.
+    """How the coordinates of a slide of a store differ from those it came from, or None.
 
     Raises:
         ValueError, OSError: they cannot be read.
