@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 _THEN = "; os.execvp(sys.argv[1], sys.argv[1:])"
 
-#: What tests are started with may ignore interrupts, and children inherit that.
-DEFAULT_SIGNALS = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
+#: What tests are started with may ignore signals (nohup does), and children inherit that.
+DEFAULT_SIGNALS = "; ".join(
+    f"signal.signal(signal.{name}, signal.SIG_DFL)" for name in ("SIGINT", "SIGHUP")
+)
 
 
 def file_size_limit(size: int) -> str:
