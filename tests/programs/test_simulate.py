@@ -106,12 +106,12 @@ def test_truth_matches_the_files(written):
         facts = truth["cohorts"][dataset]
         table = pd.read_csv(written / dataset / f"{dataset}_survival.csv")
         patients = table.drop_duplicates("patient_id").reset_index(drop=True)
-        truth = pd.read_csv(written / dataset / f"{dataset}_truth.csv")
-        assert list(truth["patient_id"]) == list(patients["patient_id"])
+        patient_truth = pd.read_csv(written / dataset / f"{dataset}_truth.csv")
+        assert list(patient_truth["patient_id"]) == list(patients["patient_id"])
         assert facts["slides"] == len(table)
         assert facts["patients"] == len(patients)
         assert facts["events"] == patients["e"].sum()
-        proportions = truth.filter(like="proportion_").to_numpy()
+        proportions = patient_truth.filter(like="proportion_").to_numpy()
         np.testing.assert_allclose(proportions.sum(axis=1), 1)
         assert proportions.shape == (30, 14)
         vector = np.array(facts["hazard_vector"])
@@ -121,7 +121,7 @@ def test_truth_matches_the_files(written):
             assert truth["relatedness"][dataset][other] == pytest.approx(cosine, abs=1e-6)
 
         time, event = patients["t"].to_numpy(), patients["e"].to_numpy()
-        risk = truth["log_hazard"].to_numpy()
+        risk = patient_truth["log_hazard"].to_numpy()
         pairs = [(i, j) for i in range(30) for j in range(30) if event[i] and time[i] < time[j]]
         concordant = np.mean([risk[i] > risk[j] for i, j in pairs])
         assert facts["oracle_c_index"] == pytest.approx(concordant)
