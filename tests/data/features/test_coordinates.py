@@ -101,7 +101,7 @@ def test_lmdb_with_coordinates(tmp_path):
         (XY.T, r"expected coordinates \[patches, 2\] in numbers, found \[2, 5\]"),
         (XY.astype("S4"), r"expected coordinates \[patches, 2\] in numbers"),
         (np.where(XY == 512, np.nan, XY), "NaN, infinity or numbers beyond"),
-        (XY * 2**60, "NaN, infinity or numbers beyond"),
+        (XY * 2.0**60, "NaN, infinity or numbers beyond"),
     ],
     ids=["number", "shape", "type", "nan", "huge"],
 )
