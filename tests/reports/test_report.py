@@ -204,7 +204,7 @@ def test_flow_from_the_table_to_the_study(tmp_path):
         reverse.median_survival_time_ / 365
     )
     assert participants["events"] == patients["e"].sum()
-    assert participants["sites"].startswith("Ids are no TCGA barcodes")
+    assert participants["sites"].startswith("Tissue source sites are spread over folds: 100%")
     assert participants["flow"] == {
         "in_table": {"patients": 30, "slides": 38},
         "without_outcome": {"patients": 1, "slides": 2},
