@@ -191,7 +191,7 @@ def steph_jax_bags(
     following = [*orders[1:], []]
     for order, after in zip(orders, following, strict=True):
         if isinstance(bags, CachedBags):
-            bags.prefetch([*order, *after])
+            bags.announce([*order, *after])
         for index in order:
             bags.read(index, 0, out[: int(bags.num_patches[index])])
             yield

@@ -95,9 +95,9 @@ def get_config() -> ConfigDict:
     config.steph.head_init = "new"  # new, target
     config.steph.initial_weight = 0.0  # 0.3, say, keeps weights from collapsing to 0
 
-    # --- merging rules: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
+    # --- merging methods: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
     config.merging = ConfigDict()
-    config.merging.prepare = "none"  # none, ties, iso_c, iso_cts: of task vectors, in any rule
+    config.merging.prepare = "none"  # none, ties, iso_c, iso_cts: of task vectors, in any of them
     config.merging.include_target = True  # the target as one of the sources, but not in STEPH
     config.merging.weights = ()  # fix: one per source, the target last; () = 0.3 each
 

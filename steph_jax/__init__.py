@@ -9,7 +9,7 @@ Dimensions, by the letters that shapes are written with everywhere:
 
 Folders, in the order of imports (each may import those before it):
 
-    models         the mathematics: ABMIL, task vectors, hypernetworks, merging rules
+    models         the mathematics: ABMIL, task vectors and how they are prepared, hypernetworks
     survival       labels, time bins, losses, metrics, significance tests
     data           tables, splits, feature readers, bags, chunks, batches
     plots          pictures: tables in, PNG out
@@ -25,7 +25,10 @@ Folders, in the order of imports (each may import those before it):
     training       configs, runs, epochs, resuming, sweeps
     jobs           runs side by side, here or on a Slurm cluster
 
-Programs are the files of this folder: `python -m steph_jax.NAME`.
+Programs are files of this folder that `steph-jax --help` lists: `python -m steph_jax.NAME`. What
+folders share lies beside them: `cli`, `config_files`, `files`, `interrupts`, `locks`, `messages`,
+`records`, `run_directory`. CONTRIBUTING.md walks through one training step, through the reading of
+a bag, and through what a new method or a new preparation of task vectors takes.
 """
 
 import sys as _sys

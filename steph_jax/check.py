@@ -39,7 +39,7 @@ from steph_jax.checks import (
 )
 from steph_jax.checks.findings import Finding, Status
 from steph_jax.data.cohort import take
-from steph_jax.data.features import kinds, sandbox
+from steph_jax.data.features import lookalikes, sandbox
 from steph_jax.data.features.open import exists
 from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
@@ -245,7 +245,7 @@ def check_pool(
         config_dim = config.model.feature_dim
         if dim not in (None, config_dim):
             text = f"model.feature_dim is {config_dim}, the features have D = {dim}"
-            results.append(findings.error("pool", text, kinds.dim_advice(dim)))
+            results.append(findings.error("pool", text, lookalikes.dim_advice(dim)))
         results.append(
             findings.ok("pool", f"{pool.root}: no null model; one is made from the seed")
         )

@@ -28,7 +28,7 @@ from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import tables
 from steph_jax.data.bags import OnDiskBags
 from steph_jax.data.columns import Columns
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
@@ -199,7 +199,7 @@ class Patients:
         bags = OnDiskBags(source, list(slides_of.values()), precision.features)
         patients = list(slides_of)
         counts = [source.num_patches(slide) for slides in slides_of.values() for slide in slides]
-        slide_level = kinds.slide_level_text([number for number in counts if number])
+        slide_level = lookalikes.slide_level_text([number for number in counts if number])
         if slide_level:
             logging.warning("%s: %s", source.location, slide_level)
         filled = np.flatnonzero(bags.num_patches).tolist()

@@ -11,7 +11,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import NULL, Pool, differing_dims, member_name
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
-from steph_jax.data.features.kinds import same_encoder
+from steph_jax.data.features.lookalikes import same_encoder
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture, Params
 

@@ -11,7 +11,7 @@ import numpy as np
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding
 from steph_jax.checks.reading import Reading
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.slide_ids import other_names, renaming_advice, resolve_slide_id
 
 CHECK = "features"
@@ -194,8 +194,8 @@ def _sizes(
 ) -> list[Finding]:
     """Features of several sizes, or transposed."""
     shapes = _shapes(good)
-    if kinds.seem_transposed(shapes, expected_dim):
-        return [findings.error(CHECK, f"{location}: {kinds.transposed_text(shapes)}")]
+    if lookalikes.seem_transposed(shapes, expected_dim):
+        return [findings.error(CHECK, f"{location}: {lookalikes.transposed_text(shapes)}")]
     dims = Counter(dim for _, dim in shapes)
     if len(dims) < 2:
         return []
@@ -212,20 +212,22 @@ def _sizes(
 
 def _slide_level(location: pathlib.Path, good: Mapping[str, dict[str, Any]]) -> list[Finding]:
     """Slides that have one patch each."""
-    text = kinds.slide_level_text([num_patches for num_patches, _ in _shapes(good)])
+    text = lookalikes.slide_level_text([num_patches for num_patches, _ in _shapes(good)])
     return [findings.warning(CHECK, f"{location}: {text}")] if text else []
 
 
 def _encoders(good: Mapping[str, dict[str, Any]], read: Reading) -> list[Finding]:
     """Features whose files name several encoders."""
     encoders = {slide: answer["encoder"] for slide, answer in good.items() if answer.get("encoder")}
-    text = kinds.several_encoders(encoders)
+    text = lookalikes.several_encoders(encoders)
     if not text:
         return []
-    counts = Counter(map(kinds.same_encoder, encoders.values()))
+    counts = Counter(map(lookalikes.same_encoder, encoders.values()))
     common = counts.most_common(1)[0][0]
     other_encoders = [
-        f"{read.slides[s]}: {n}" for s, n in encoders.items() if kinds.same_encoder(n) != common
+        f"{read.slides[s]}: {n}"
+        for s, n in encoders.items()
+        if lookalikes.same_encoder(n) != common
     ]
     return [
         findings.error(
@@ -255,7 +257,7 @@ def _copies(good: Mapping[str, dict[str, Any]]) -> list[Finding]:
 
 def feature_dim(read: Reading, expected_dim: int | None = None) -> int | None:
     """D of most slides; None where no slide has patches, or the arrays seem transposed."""
-    if kinds.seem_transposed(_shapes(read.answers), expected_dim):
+    if lookalikes.seem_transposed(_shapes(read.answers), expected_dim):
         return None
     dims = Counter(a["dim"] for a in read.answers.values() if a.get("num_patches"))
     return dims.most_common(1)[0][0] if dims else None
@@ -285,7 +287,7 @@ def compare_encoders(target: Reading, source: Reading, location: pathlib.Path) -
             findings.warning("encoder", text, advice, target_dim=target_dim, source_dim=source_dim)
         ]
     names = [encoder_name(read) for read in (target, source)]
-    if all(names) and len(set(map(kinds.same_encoder, names))) > 1:
+    if all(names) and len(set(map(lookalikes.same_encoder, names))) > 1:
         text = f"{location}: features of the encoder {names[1]}, but the target's are of {names[0]}"
         advice = "source and target need features of one encoder"
         return [findings.warning("encoder", text, advice, encoders=names)]

@@ -1,4 +1,8 @@
-"""The bags of a cohort: which slides each patient has, and their patches in memory."""
+"""How the patches of a cohort's bags are read: a bag is a patient's slides, joined.
+
+Whatever reads bags takes a `BagReader`: `InMemoryBags` and `OnDiskBags` here, and
+`cache.CachedBags` between the two. `cache.open_bags` chooses one by the memory that a run may take.
+"""
 
 import sys
 from collections import defaultdict
@@ -9,8 +13,8 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax.data.features import kinds
-from steph_jax.data.features.source import EmptyBag, FeatureSource, read_bag
+from steph_jax.data.features import lookalikes
+from steph_jax.data.features.source import EmptyBag, FeatureSource
 from steph_jax.messages import join_names
 
 #: What XLA asks of host memory that it is to read in place, in bytes.
@@ -39,7 +43,7 @@ class BagReader(Protocol):
         It may go on with patches of other bags. None where the patches have to be read.
         """
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """Announces the bags that will be read next, in order, in place of an earlier `order`."""
 
 
@@ -75,7 +79,7 @@ class InMemoryBags:
         """The patches [N, D] of a bag, in place."""
         return self._patches[self._first[index] : self._first[index + 1]]
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """Does nothing: all bags are in memory."""
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
@@ -136,7 +140,7 @@ class OnDiskBags:
         """None: nothing is in memory; see `BagReader`."""
         return None
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """Does nothing: patches are read when they are asked for."""
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
@@ -187,8 +191,8 @@ def shared_dim(source: FeatureSource, slides: Sequence[Sequence[str]]) -> int:
             slides_by_dim[source.dim(slide)].append(slide)
     if len(slides_by_dim) > 1:
         shapes = [(source.num_patches(s), d) for d, names in slides_by_dim.items() for s in names]
-        if kinds.seem_transposed(shapes):
-            raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
+        if lookalikes.seem_transposed(shapes):
+            raise ValueError(f"{source.location}: {lookalikes.transposed_text(shapes)}")
         dims = "; ".join(
             f"D = {dim} in {len(names)} slide(s), {source.path_of(names[0])} among them"
             for dim, names in sorted(slides_by_dim.items())
@@ -234,14 +238,13 @@ def load_bags(
         ValueError: for NaN or infinity, or features of different sizes.
     """
     check_not_empty(source, patients, slides)
-    warn_about_empty(source, slides)
-    sizes = [sum(map(source.num_patches, patient_slides)) for patient_slides in slides]
-    bags = InMemoryBags(sizes, shared_dim(source, slides), np.dtype(dtype))
+    files = OnDiskBags(source, slides, dtype)
+    bags = InMemoryBags(files.num_patches, files.feature_dim, files.dtype)
     progress = tqdm(
-        slides, desc="reading features", unit="patient", disable=not sys.stderr.isatty()
+        range(len(slides)), desc="reading features", unit="patient", disable=not sys.stderr.isatty()
     )
-    for index, patient_slides in enumerate(progress):
-        read_bag(source, patient_slides, bags.bag(index), check_finite=True)
+    for index in progress:
+        files.read(index, 0, bags.bag(index))
     return bags
 
 
@@ -271,11 +274,11 @@ class ConcatBags:
         self.parts = list(parts)
         self._starts = np.cumsum([0, *(len(part.num_patches) for part in parts)])
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """Announces to every part its bags of `order`; see `BagReader`."""
         places = [self._place(index) for index in order]
         for number, part in enumerate(self.parts):
-            part.prefetch([inner for part_number, inner in places if part_number == number])
+            part.announce([inner for part_number, inner in places if part_number == number])
 
     def read(self, index: int, start: int, out: np.ndarray) -> None:
         """Copies patches [start, start + len(out)) of bag `index` into `out` [n, D]."""

@@ -1,10 +1,9 @@
 """Bags of a cohort that may be larger than memory, from any reader, within a bounded cache.
 
-Training visits every patient once an epoch, in an order that differs from epoch to epoch. A cache
-of the most recently read bags would then hold those that are needed last; here a fixed part of the
-bags stays in memory, and threads that know the order of the epoch stream the others. For a cohort
-of twice the cache this reads little more than half of it an epoch, a cache of the most recent bags
-nearly all.
+A fixed part of the bags stays in memory; threads that know the order of the epoch stream the
+others. Of a cohort of twice the cache, an epoch then reads little more than half. A cache of the
+bags that were read last would read nearly all: every patient comes once an epoch in a new order,
+so what was just read is what is needed last.
 
 The order of an epoch is a function of the seed and the epoch's number (`batches.epoch_order`), and
 the dropout of an update one of the seed and the update's number. The number of finished epochs,
@@ -92,7 +91,7 @@ class CachedBags(OnDiskBags):
         with self._changed:
             return int(sum(self._nbytes[i] for i in (*self._permanent_bags, *self._streamed_bags)))
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """See `BagReader`; streamed bags that are not in `order` may be dropped from memory."""
         with self._changed:
             self._upcoming = deque(int(index) for index in order)

@@ -60,7 +60,7 @@ class Cohort:
         table: of these patients, in the order that numbers them.
         folds: by number of the split.
         file: size of the file that the table was read from.
-        others: numbers of patients of other cohorts, who are in no fold (`data.joined`).
+        others: numbers of patients of other cohorts, who are in no fold (`joined`).
         datasets_of_others: [others] names of their cohorts.
     """
 
@@ -76,7 +76,7 @@ def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> Surviva
     """Reads the table of a dataset; logs whom it leaves out (`Columns.unlabeled`).
 
     Raises:
-        FileNotFoundError, ValueError: see `survival.read_table`.
+        FileNotFoundError, ValueError: see `tables.read_table`.
     """
     table = tables.read_table(tables.table_path(root, dataset), columns)
     if table.left_out:

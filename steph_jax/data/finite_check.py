@@ -56,7 +56,7 @@ def bad_slides(bags: CachedBags, progress: Progress = lambda: None) -> list[str]
     row_bytes = max(1, bags.feature_dim * bags.dtype.itemsize)
     buffer = np.empty((max(1, _BUFFER_BYTES // row_bytes), bags.feature_dim), bags.dtype)
     problems = []
-    bags.prefetch(range(len(bags.num_patches)))
+    bags.announce(range(len(bags.num_patches)))
     for index, num_patches in enumerate(bags.num_patches):
         try:
             for start, stop in _spans(int(num_patches), len(buffer)):

@@ -43,7 +43,10 @@ class DeviceCache:
         longest = max(length for _, length in group_shapes.pairs)
         rows = int(self._first[-1]) + longest
         if rows > np.iinfo(np.int32).max:
-            raise ValueError(f"{rows} patches are more than the index of a device array can count")
+            raise ValueError(
+                f"{rows} patches are more than the index of a device array can "
+                "count; --config.data.device_gb=0 reads them from memory or files for every step"
+            )
         self._patches = _upload(bags, rows, upload_bytes, NamedSharding(mesh, P()))
 
     def group(self, plan: ChunkPlan) -> ChunkGroup:

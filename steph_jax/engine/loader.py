@@ -113,10 +113,10 @@ class DeviceLoader:
         """Whether the patches of all bags stay on the devices."""
         return self._device_cache is not None
 
-    def prefetch(self, order: Sequence[int]) -> None:
+    def announce(self, order: Sequence[int]) -> None:
         """Announces the bags of the next batches, in order (see `BagReader`)."""
         if not self.uses_device_cache:
-            self.bags.prefetch(order)
+            self.bags.announce(order)
 
     def batch(self, indices: Sequence[int], labels: dict[str, np.ndarray]) -> Batch:
         """A batch of some bags, each of whose groups is read when it is indexed.

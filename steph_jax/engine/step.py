@@ -5,8 +5,9 @@ a few shapes. What a model computes over the patches of a bag are sums (a mean o
 softmax-weighted mean), so a forward pass is
 
     embed    per group   totals[bag] += sum_n embed(x_n)           hypernetworks only
-    merge    once        parameters of every bag from its mean embedding
-    pool     per group   online softmax of the bag += that of the chunk
+    merge    once        of every bag, from its mean embedding: coefficients or parameters
+    pool     per group   online softmax of the bag += that of the chunk, by the parameters that
+                         `BagModel.encoder` makes of the coefficients (in STEPH, their weighted sum)
     head     once        logits and penalties of the batch
 
 `forward` is plain Python over these stages, each compiled once per shape of a group; no bag is
@@ -14,6 +15,9 @@ padded to another's length, and a bag's result does not depend on the others in 
 differentiated from outside (`gradients`): JAX then runs the same stages backwards, compiled as
 well. For that a stage stores its matrix products (`_keep_products`); its features and parameters
 are not copied.
+
+The optimizer is not here: `training.epoch` updates parameters by these gradients, of a loss that
+`survival.objectives` makes from the config.
 
 Several devices: groups and everything per bag are split along their leading axis over a mesh of one
 axis; each device has whole bags. Parameters of the stages per group are copied to every device once

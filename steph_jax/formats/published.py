@@ -100,5 +100,5 @@ def has_published_class(model: SavedModel) -> bool:
 
 
 def _steph_options(model: SavedModel) -> steph.Options:
-    """Options of a STEPH model; the defaults for merging rules without mixup."""
+    """Options of a STEPH model; the defaults for methods without mixup."""
     return steph.Options(**(model.metadata.get("options", {}) if model.kind == "steph" else {}))

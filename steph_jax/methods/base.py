@@ -1,8 +1,8 @@
 """What every method provides: how a fold starts, and how a stored model is restored.
 
-`Method.start` takes models from the pool and makes a `SavedModel` that holds all a fold needs;
-`Method.restore` makes a `BagModel` with its parameters of it, for training and for evaluation, here
-or elsewhere. Options that a method has are its own: `Method.options_type`.
+`Method.start` makes a `SavedModel` from models of the pool; it holds all that a fold needs.
+`Method.restore` turns a `SavedModel` into what the engine runs, a `BagModel` and its parameters,
+to train or to evaluate it. A method declares its own options: `Method.options_type`.
 """
 
 import dataclasses

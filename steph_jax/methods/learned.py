@@ -80,8 +80,8 @@ def restore(model: SavedModel, compute_dtype: Any) -> LoadedModel:
     return LoadedModel(bag_model, model.params["trainable"], {"stack": stack})
 
 
-def _with_rule(prepare: str) -> Method:
-    """`learned` over task vectors prepared by a rule of `models.merging`, under its name."""
+def _with_preparation(prepare: str) -> Method:
+    """`learned` over task vectors prepared as `models.preparation` does by that name."""
 
     def start_prepared(spec: FoldSpec[Options], pool: Pool) -> SavedModel:
         merging = spec.options.merging
@@ -109,6 +109,6 @@ METHOD = Method(
     uses_task_vectors=True,
     uses_sources=True,
 )
-TIES = _with_rule("ties")
-ISO_C = _with_rule("iso_c")
-ISO_CTS = _with_rule("iso_cts")
+TIES = _with_preparation("ties")
+ISO_C = _with_preparation("iso_c")
+ISO_CTS = _with_preparation("iso_cts")

@@ -1,4 +1,4 @@
-"""What merging rules without mixup share: theta = theta_0 + sum_s w_s tau_s.
+"""What merging methods without mixup share: theta = theta_0 + sum_s w_s tau_s.
 
 Only the encoder is merged. The target is one of the sources by default, and then last.
 """
@@ -16,18 +16,18 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import controls
 from steph_jax.methods.base import FoldSpec, as_numpy
-from steph_jax.models import merging, task_vectors
+from steph_jax.models import preparation, task_vectors
 from steph_jax.models.abmil import Params
 from steph_jax.survival import objectives
 
 
 @dataclasses.dataclass(frozen=True)
 class Merging:
-    """What the merging rules share; the section `merging` of a config.
+    """What the merging methods share; the section `merging` of a config.
 
     Attributes:
-        prepare: what is done to the task vectors before they are merged, by any rule: one of
-            `merging.KINDS`.
+        prepare: what is done to the task vectors before they are merged, by any method: one of
+            `preparation.KINDS`.
         include_target: whether the target is one of the sources (STEPH has an option of its own).
         weights: w per source for "fix", in the order of the sources; () for 0.3 each.
     """
@@ -37,8 +37,8 @@ class Merging:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.prepare not in merging.KINDS:
-            kinds = ", ".join(merging.KINDS)
+        if self.prepare not in preparation.KINDS:
+            kinds = ", ".join(preparation.KINDS)
             raise ValueError(f"merging.prepare is one of {kinds}, not {self.prepare!r}")
 
 
@@ -84,7 +84,7 @@ class HasMerging(Protocol):
 
 
 class Gathered(NamedTuple):
-    """The models that a rule merges.
+    """The models that a method merges.
 
     Attributes:
         null: theta_0.
@@ -152,7 +152,7 @@ def gather(spec: FoldSpec[HasMerging], pool: Pool, include_target: bool, merged:
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *vectors)
     if spec.options.merging.prepare != "none":
         tau_t = task_vectors.task_vector(target.params, null.params)
-        prepared = merging.prepare(
+        prepared = preparation.prepare(
             spec.options.merging.prepare,
             task_vectors.parts_of(tau_t, merged),
             task_vectors.parts_of(stacked, merged),

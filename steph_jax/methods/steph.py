@@ -24,7 +24,7 @@ class Options:
 
     Attributes:
         steph: options of STEPH.
-        merging: how task vectors are prepared; the rest of the section is for other rules.
+        merging: how task vectors are prepared; the rest of the section is for other methods.
         loss: weights of the regularizers.
     """
 

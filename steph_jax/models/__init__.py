@@ -1,5 +1,6 @@
-"""The mathematics: ABMIL, task vectors, hypernetworks, merging rules; jax and flax only.
+"""The mathematics: ABMIL, task vectors, hypernetworks, merging; jax and flax only.
 
-Parameters are trees. `steph` and `merging` compute merged ones from `task_vectors`; the layers of
-`abmil` and the online softmax of `pooling` run them.
+Parameters are trees. `steph` computes coefficients from what `hypernetworks` give, `task_vectors`
+sums models by them, after `preparation` where that is asked for; the layers of `abmil` and the
+online softmax of `pooling` run the sum.
 """

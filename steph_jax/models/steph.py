@@ -182,7 +182,7 @@ def merge_regularizer(
     Args:
         w: [..., S] weights as the hypernetwork gives them, before any clamp.
         selected: [..., S] True for the sources K that are kept, at least one per slide; None where
-            the rule selects none.
+            none are selected.
 
     Returns:
         [...].

@@ -11,7 +11,7 @@ _COLUMNS = {"loss": ("validation_nll", False), "c_index": ("validation_c_index",
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """The rule; the section `validation` of a config.
+    """Which epoch is kept and when training ends; the section `validation` of a config.
 
     Attributes:
         select: "loss" or "c_index" of the validation patients, or "none" for the last epoch.

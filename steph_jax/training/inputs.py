@@ -9,10 +9,10 @@ what the first fold found, and whatever goes on with the run compares it:
     features    some rows of every patient's bag, and sizes and times of the files they came from
     models      the parameters of each model of the pool that the method reads
 
-Rows of features are compared, not files alone, so that features that were copied or touched do, and
-features that were scaled or extracted again do not. Of bags that are streamed rows are read once;
-afterwards only where the size or the time of a file has changed. Files that can only be read as a
-whole (.pt, LMDB) are read for `_WHOLE_FILES` patients at most.
+Features are compared by rows, not by the times of their files: a copy of the same features is
+accepted, and features that were scaled or extracted again are refused. Rows of streamed bags are
+read once, and again only where the size or the time of a file has changed. Files that can only be
+read as a whole (.pt, LMDB) are read for `_WHOLE_FILES` patients at most.
 """
 
 import hashlib

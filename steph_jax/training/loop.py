@@ -162,7 +162,7 @@ def fit(
             break
         parts = _evaluated_after(config, job.split, epoch)
         order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
-        loader.prefetch([*chain(*order), *chain(*parts.values()), *chain(*following)])
+        loader.announce([*chain(*order), *chain(*parts.values()), *chain(*following)])
         epoch_label = f"{job.label} epoch {epoch + 1}/{last}"
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):

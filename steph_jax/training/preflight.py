@@ -15,7 +15,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
 from steph_jax.data.cohort import Cohort
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.leaks import find_leaks
 from steph_jax.data.splits import split_path
@@ -34,14 +34,14 @@ def check_feature_dim(model: SavedModel, run: Experiment) -> None:
     source = open_source(run.config, run.config.dataset)
     headers = [source.header(slide) for slides in run.cohort.table.slides for slide in slides]
     shapes = [(header.num_patches, header.dim) for header in headers if header.num_patches]
-    if kinds.seem_transposed(shapes, expected):
-        raise ValueError(f"{source.location}: {kinds.transposed_text(shapes)}")
+    if lookalikes.seem_transposed(shapes, expected):
+        raise ValueError(f"{source.location}: {lookalikes.transposed_text(shapes)}")
     if run.pool.has_null():
         what = f"the models of {run.pool.root} expect"
         advice = "use features of the encoder that the pool was fitted on, or another pool"
     else:
         what = "model.feature_dim is"
-        advice = kinds.dim_advice(actual)
+        advice = lookalikes.dim_advice(actual)
     raise ValueError(
         f"features of {run.config.dataset} have D = {actual}, {what} D = {expected}; {advice}"
     )
@@ -51,7 +51,7 @@ def warn_of_slide_level(run: Experiment) -> None:
     """Says on the log where every slide of a run has one patch."""
     pairs = list(zip(run.bags.num_patches, run.cohort.table.slides, strict=True))
     if all(num_patches <= len(slides) for num_patches, slides in pairs):
-        text = kinds.slide_level_text([1] * int(run.bags.num_patches.sum()))
+        text = lookalikes.slide_level_text([1] * int(run.bags.num_patches.sum()))
         logging.warning("features of %s: %s", run.config.dataset, text)
 
 
@@ -66,7 +66,7 @@ def encoder_of(config: Config, dataset: str, table: SurvivalTable) -> str:
     slides = [slide for patient_slides in table.slides for slide in patient_slides]
     source.require(slides)
     names = {slide: source.encoder(slide) for slide in slides}
-    several = kinds.several_encoders(names)
+    several = lookalikes.several_encoders(names)
     if several:
         raise ValueError(f"{source.location}: {several}; extract all with one encoder")
     return Counter(filter(None, names.values())).most_common(1)[0][0] if any(names.values()) else ""
@@ -89,7 +89,7 @@ def expect_encoder_of_members(
     """
     for member in {m for fold in folds for m in members(config, cohort, pool, fold)}:
         member_encoder = str(pool.member(*member).metadata.get("encoder", ""))
-        names = [kinds.same_encoder(name) for name in (encoder, member_encoder) if name]
+        names = [lookalikes.same_encoder(name) for name in (encoder, member_encoder) if name]
         if len(set(names)) > 1:
             raise ValueError(
                 f"{pool.root}: {member[0]}, fold {member[1]}, was fitted on features of the "
@@ -230,7 +230,7 @@ def _check_alike(
         first = next((slide for slide in slides if not source.missing([slide])), None)
         if first is None:  # missing features are reported when they are opened
             return
-        kinds_of_slides.append((source.dim(first), kinds.same_encoder(source.encoder(first))))
+        kinds_of_slides.append((source.dim(first), lookalikes.same_encoder(source.encoder(first))))
     (dim, encoder), (other_dim, other_encoder) = kinds_of_slides
     advice = "source and target need features of one encoder"
     if dim != other_dim and dim and other_dim:

@@ -40,6 +40,24 @@ def whole(source: FeatureSource) -> InMemoryBags:
     return load_bags(source, PATIENTS, SLIDES, FLOAT32)
 
 
+def test_bags_in_memory_are_the_slides_joined(tmp_path: pathlib.Path, whole: InMemoryBags) -> None:
+    for index, slides in enumerate(SLIDES):
+        expected = np.concatenate([np.load(tmp_path / f"{slide}.npy") for slide in slides])
+        np.testing.assert_array_equal(whole.bag(index), expected)
+
+
+def test_slides_without_patches_add_nothing(tmp_path: pathlib.Path) -> None:
+    rows = np.arange(4 * D, dtype=np.float16).reshape(4, D)
+    np.save(tmp_path / "a.npy", rows)
+    np.save(tmp_path / "b.npy", rows[:0])
+    np.save(tmp_path / "c.npy", np.array([], np.float32))
+    source = open_features(tmp_path)
+    bags = load_bags(source, ["P"], [["c", "b", "a"]], FLOAT32)
+    np.testing.assert_array_equal(bags.bag(0), rows.astype(np.float32))
+    with pytest.raises(EmptyBag, match="1 patients have no patch in any of their slides: Q"):
+        load_bags(source, ["P", "Q"], [["a"], ["b", "c"]], FLOAT32)
+
+
 @pytest.fixture
 def counted(source: FeatureSource, monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
     """Patches that were read from files, by bag."""
@@ -85,7 +103,7 @@ def test_streamed_bags_equal_those_in_memory(
     for epoch in range(3):
         order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch)))
         if announced:
-            bags.prefetch(order)
+            bags.announce(order)
         for batch in range(0, len(order), BATCH):
             check(bags, whole, order[batch : batch + BATCH])
             assert bags.cached_bytes <= room
@@ -105,7 +123,7 @@ def test_reads_stay_within_the_bound(
 
     monkeypatch.setattr(OnDiskBags, "read", read)
     order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, 0)))
-    bags.prefetch([*order, *order])
+    bags.announce([*order, *order])
     check(bags, whole, order)
     assert room / 2 < max(held) <= room
 
@@ -117,10 +135,10 @@ def test_prefetching_ends_at_the_bound(
     room = total_bytes(whole) // 3
     bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
     others = set(threading.enumerate())
-    bags.prefetch(range(NUM_PATIENTS))
+    bags.announce(range(NUM_PATIENTS))
     threads = set(threading.enumerate()) - others
     check(bags, whole, [0])
-    bags.prefetch([])
+    bags.announce([])
     for thread in threads:
         thread.join()
     consumed = int(whole.num_patches[0])
@@ -133,7 +151,7 @@ def test_cache_is_freed_while_bags_are_prefetched(
     """A training that ends early leaves announced bags behind, and no thread with its cache."""
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
     held, others = weakref.ref(bags), set(threading.enumerate())
-    bags.prefetch(range(NUM_PATIENTS))
+    bags.announce(range(NUM_PATIENTS))
     threads = set(threading.enumerate()) - others
     assert threads
     del bags
@@ -176,7 +194,7 @@ def test_permanent_bags_are_read_once(
         list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch))) for epoch in range(epochs)
     ]
     for order, following in zip(orders, [*orders[1:], []], strict=True):
-        bags.prefetch([*order, *following])
+        bags.announce([*order, *following])
         check(bags, whole, order)
     read = sum(counted.values()) / whole.num_patches.sum()
     once = [index for index in range(NUM_PATIENTS) if counted[index] == whole.num_patches[index]]
@@ -188,7 +206,7 @@ def test_permanent_bags_are_read_once(
 def test_chunks_of_several_bags_in_turn(source: FeatureSource, whole: InMemoryBags) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 3, BATCH)
     order = list(range(NUM_PATIENTS))
-    bags.prefetch(order)
+    bags.announce(order)
     for first in range(0, NUM_PATIENTS, BATCH):
         batch = order[first : first + BATCH]
         cut = [(i, *chunk) for i in batch for chunk in chunks(int(whole.num_patches[i]))]
@@ -203,17 +221,17 @@ def test_announced_order_may_change_or_be_ignored(
     source: FeatureSource, whole: InMemoryBags
 ) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.prefetch(range(NUM_PATIENTS))
+    bags.announce(range(NUM_PATIENTS))
     check(bags, whole, [23, 3, 3, 11])
-    bags.prefetch([5, 5, 6])
+    bags.announce([5, 5, 6])
     check(bags, whole, [6, 5, 7, 5])
-    bags.prefetch([])
+    bags.announce([])
     check(bags, whole, list(range(NUM_PATIENTS)))
 
 
 def test_many_readers(source: FeatureSource, whole: InMemoryBags) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.prefetch(range(NUM_PATIENTS))
+    bags.announce(range(NUM_PATIENTS))
     failures: list[BaseException] = []
 
     def reader(seed: int) -> None:
@@ -238,7 +256,7 @@ def test_error_of_a_bad_bag_reaches_every_reader(
     rows[0, 3] = np.inf
     np.save(path, rows)
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
-    bags.prefetch(range(NUM_PATIENTS))
+    bags.announce(range(NUM_PATIENTS))
     check(bags, whole, [0, 1, 2, 3, 4])
     out = np.empty((int(whole.num_patches[5]), D), np.float32)
     for _ in range(2):

@@ -53,13 +53,13 @@ def in_memory(home: pathlib.Path) -> pathlib.Path:
 def announced(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The orders that streamed bags were given to prefetch; none where nothing was streamed."""
     orders: list[list[int]] = []
-    real = CachedBags.prefetch
+    real = CachedBags.announce
 
-    def prefetch(self: CachedBags, order: Sequence[int]) -> None:
+    def announce(self: CachedBags, order: Sequence[int]) -> None:
         orders.append(list(order))
         real(self, order)
 
-    monkeypatch.setattr(CachedBags, "prefetch", prefetch)
+    monkeypatch.setattr(CachedBags, "announce", announce)
     return orders
 
 

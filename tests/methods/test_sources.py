@@ -18,7 +18,7 @@ from steph_jax.methods.learned import LearnedModel
 from steph_jax.methods.registry import find_method
 from steph_jax.methods.sources import Merging, encoder_stack, gather, source_names
 from steph_jax.methods.transfer import Transfer
-from steph_jax.models import merging
+from steph_jax.models import preparation
 from steph_jax.models.abmil import Architecture
 
 TARGET = "tcga_gbmlgg"
@@ -161,7 +161,7 @@ def test_a_preparation_without_result_is_refused(pool, spec, monkeypatch):
             lambda x: np.where(np.arange(len(x)) < len(x) - 1, x.T, np.nan).T, sources
         )
 
-    monkeypatch.setattr(merging, "prepare", without_last)
+    monkeypatch.setattr(preparation, "prepare", without_last)
     asked = with_options(spec, merging=Merging("iso_cts", include_target=False))
     name = source_names(asked, pool, False)[-1]
     with pytest.raises(ValueError, match=f"iso_cts of the task vectors .* of {name} is not finite"):

@@ -15,7 +15,7 @@ from steph_jax.methods.base import FoldSpec, as_numpy
 from steph_jax.methods.registry import METHODS, find_method
 from steph_jax.methods.sources import Merging
 from steph_jax.methods.transfer import Transfer
-from steph_jax.models import abmil, merging, roupkt, steph, task_vectors
+from steph_jax.models import abmil, preparation, roupkt, steph, task_vectors
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import objectives
 from steph_jax.survival.objectives import Objective
@@ -164,7 +164,7 @@ def test_vectors_are_prepared_in_pairs_with_the_target_of_the_fold(pool, method)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5),
         actual,
-        merging.ties(tau_t, tau_b),
+        preparation.ties(tau_t, tau_b),
     )
     assert model.metadata["prepare"] == kind
     assert_same(first["pred_head"], vector(pool, "b", 0)["pred_head"])

@@ -1,7 +1,8 @@
 """Where the patches of a slide lie: corners and size, whatever the format of their file.
 
 Files hold them beside the features, as an array [N, 2] or [1, N, 2] of x and y under one of
-`kinds.COORDINATE_NAMES`. The size of a patch is what the programs that cut slides note beside it:
+`lookalikes.COORDINATE_NAMES`. The size of a patch is what the programs that cut slides note
+beside it:
 
     TRIDENT   patch_size_level0                            pixels of level 0
     CLAM      patch_size, downsample                       pixels of a level, and its scale
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial import KDTree
 
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.slide import BadFeatures
 
 PIXELS, MICROMETERS = "px", "um"
@@ -114,7 +115,7 @@ def from_object(value: object, where: str) -> Coordinates | None:
     """
     if not isinstance(value, Mapping):
         return None
-    arrays = (value.get(name) for name in kinds.COORDINATE_NAMES)
+    arrays = (value.get(name) for name in lookalikes.COORDINATE_NAMES)
     array = next((array for array in arrays if isinstance(array, np.ndarray)), None)
     return None if array is None else from_values(array, notes_of(value), where)
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from steph_jax.data.features import coordinates as places
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.hdf5_chunks import refuse_bombs
 from steph_jax.data.features.slide import (
     BLOCK,
@@ -60,7 +60,7 @@ _MAX_SOFT_LINKS = 16
 
 @contextlib.contextmanager
 def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[SlideReader]:
-    """Opens the dataset `name`, any chunking and compression; see `features.open_file`."""
+    """Opens the dataset `name`, any chunking and compression; see `open.open_file`."""
     with contextlib.ExitStack() as stack:
         with damage(path, "an HDF5 file"):
             # One pass over the chunks: caching them only costs. No lock: the folder may be
@@ -85,15 +85,15 @@ def open_hdf5(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterato
 
 def _hdf5_dataset(file: h5py.File, name: str, path: pathlib.Path) -> Any:
     dataset = _object(file, name, path)
-    if dataset is None and name == kinds.FEATURE_NAMES[0]:
-        others = (_object(file, other, path) for other in kinds.FEATURE_NAMES[1:])
+    if dataset is None and name == lookalikes.FEATURE_NAMES[0]:
+        others = (_object(file, other, path) for other in lookalikes.FEATURE_NAMES[1:])
         dataset = next((other for other in others if other is not None), None)
     if not isinstance(dataset, h5py.Dataset):
         names = _hdf5_names(file)
-        instead = kinds.without_features([text for text, _ in names])
+        instead = lookalikes.without_features([text for text, _ in names])
         if names and instead:
             raise BadFeatures(
-                f"{path}: no features here: {instead} ({_listed(names)}); {kinds.NAME_ANOTHER}"
+                f"{path}: no features here: {instead} ({_listed(names)}); {lookalikes.NAME_ANOTHER}"
             )
         raise BadFeatures(
             f"{path}: expected a dataset {name!r}, found {_listed(names) or 'none at all'}; "
@@ -152,7 +152,7 @@ def encoder(path: pathlib.Path, name: str) -> str:
     weakest at where it is damaged.
 
     Raises:
-        BadFeatures: see `features.open_file`.
+        BadFeatures: see `open.open_file`.
     """
     with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
         dataset = _hdf5_dataset(file, name, path)
@@ -169,10 +169,10 @@ def coordinates(path: pathlib.Path) -> places.Coordinates | None:
     """Where the patches of a file lie; None where it does not say.
 
     Raises:
-        BadFeatures: coordinates that cannot be used; see `features.open_file`.
+        BadFeatures: coordinates that cannot be used; see `open.open_file`.
     """
     with damage(path, "an HDF5 file"), h5py.File(path, "r", locking=False) as file:
-        arrays = ((name, _object(file, name, path)) for name in kinds.COORDINATE_NAMES)
+        arrays = ((name, _object(file, name, path)) for name in lookalikes.COORDINATE_NAMES)
         name, dataset = next(
             ((n, array) for n, array in arrays if isinstance(array, h5py.Dataset)), ("", None)
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.features.coordinates import SIZE_NAMES, Coordinates, from_values
 from steph_jax.data.features.mapped_file import CHANGED, MappedFile
 from steph_jax.data.features.slide import (
@@ -28,7 +28,7 @@ from steph_jax.data.features.slide import (
 
 @contextlib.contextmanager
 def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[SlideReader]:
-    """Maps a .npy array into memory; see `features.open_file`."""
+    """Maps a .npy array into memory; see `open.open_file`."""
     with damage(path, "a .npy array"):
         with path.open("rb") as file:
             shape, dtype, order = _npy_header(file, str(path))
@@ -51,7 +51,7 @@ def open_npy(path: pathlib.Path, feature_dim: int | None) -> Iterator[SlideReade
 
 @contextlib.contextmanager
 def open_npz(path: pathlib.Path, name: str, feature_dim: int | None) -> Iterator[SlideReader]:
-    """Opens the array `name` of an archive, compressed or not; see `features.open_file`."""
+    """Opens the array `name` of an archive, compressed or not; see `open.open_file`."""
     with contextlib.ExitStack() as stack:
         with damage(path, "an .npz archive"):
             archive = stack.enter_context(zipfile.ZipFile(path))
@@ -84,11 +84,11 @@ def coordinates(path: pathlib.Path) -> Coordinates | None:
     """Where the patches of an archive lie; None where it does not say.
 
     Raises:
-        BadFeatures: coordinates that cannot be used; see `features.open_file`.
+        BadFeatures: coordinates that cannot be used; see `open.open_file`.
     """
     with damage(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
         names = {item[:-4] for item in archive.namelist() if item.endswith(".npy")}
-        name = next((name for name in kinds.COORDINATE_NAMES if name in names), None)
+        name = next((name for name in lookalikes.COORDINATE_NAMES if name in names), None)
         if name is None:
             return None
         notes = {n: _small_array(archive, n, path) for n in names.intersection(SIZE_NAMES)}

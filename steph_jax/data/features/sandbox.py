@@ -38,7 +38,7 @@ class Died(BadFeatures):
 
 
 class Child:
-    """A process of `isolated_reader`, started again when it has died.
+    """A process of `sandbox_worker`, started again when it has died.
 
     Args:
         command: the program.

@@ -12,7 +12,7 @@ Writes a line of JSON with the slides at LOCATION, then answers each line of JSO
     {"slide": ID, "rows": [[START, STOP], D], "dtype": NAME}
                                                         {"nbytes": N}, then rows of N bytes
 
-An answer is a line of JSON; {"problem": TEXT} where the slide cannot be read. `isolated` is at the
+An answer is a line of JSON; {"problem": TEXT} where the slide cannot be read. `sandbox` is at the
 other end.
 """
 

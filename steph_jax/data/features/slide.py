@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from steph_jax.data.features import kinds
+from steph_jax.data.features import lookalikes
 from steph_jax.data.torch_format import reader
 
 #: Features may take this many times the size of their file, and this many bytes more.
@@ -76,10 +76,11 @@ class SlideHeader:
         opaque = dtype.kind == "V" and dtype.itemsize == 2 and dtype.names is None
         floats = _BFLOAT16 if opaque else dtype
         if floats.newbyteorder("=") not in _FLOATS:
-            kind = kinds.kind_of_shape(shape, dtype)
+            kind = lookalikes.kind_of_shape(shape, dtype)
             if kind:
                 raise BadFeatures(
-                    f"{where}: no features here: {kind} {list(shape)} {dtype}; {kinds.NAME_ANOTHER}"
+                    f"{where}: no features here: {kind} {list(shape)} {dtype}; "
+                    f"{lookalikes.NAME_ANOTHER}"
                 )
             raise BadFeatures(
                 f"{where}: expected features in float16, bfloat16, float32 or float64, "
@@ -100,7 +101,7 @@ class SlideHeader:
             if num_patches == feature_dim:
                 advice = f"the array seems transposed: write it as [{dim}, {num_patches}]"
             elif dim in (2, 4):
-                advice = kinds.dim_advice(dim)
+                advice = lookalikes.dim_advice(dim)
             raise BadFeatures(
                 f"{where}: expected features of {feature_dim} dimensions, found {dim}; {advice}"
             )
@@ -116,7 +117,7 @@ class SlideHeader:
 
 
 def _shape_text(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
-    kind = kinds.kind_of_shape(shape, dtype)
+    kind = lookalikes.kind_of_shape(shape, dtype)
     return f"{list(shape)}, {kind}" if kind else str(list(shape))
 
 
@@ -137,7 +138,7 @@ def from_object(
     """Patches of what a pickle of `size` bytes held.
 
     Args:
-        value: a value of `torch_files`: an array, or a dict with an array under `dataset_name`.
+        value: a value of `torch_format`: an array, or a dict with an array under `dataset_name`.
     """
     if isinstance(value, Mapping):
         value = value[member(list(value), dataset_name, where)]
@@ -169,12 +170,12 @@ def member(names: list[Any], requested: str, where: str) -> Any:
     """The name asked for among those of a file, its synonym, or the only one there is."""
     if requested in names:
         return requested
-    other = kinds.synonym(requested, names)
+    other = lookalikes.synonym(requested, names)
     if other is not None:
         return other
-    instead = kinds.without_features(names)
+    instead = lookalikes.without_features(names)
     if names and instead:
-        raise BadFeatures(f"{where}: no features here: {instead}; {kinds.NAME_ANOTHER}")
+        raise BadFeatures(f"{where}: no features here: {instead}; {lookalikes.NAME_ANOTHER}")
     if len(names) == 1:
         return names[0]
     names_text = ", ".join(repr(name) for name in names[:20])

@@ -3,12 +3,13 @@
     source = open_features("features/tcga_brca")       a folder, files, a .lmdb or a packed store
     source.num_patches(slide_id)                       from the header where the format has one
     source.read(slide_id, out=buffer)                  [N, D]
-    read_bag(source, patient_slides)                   a patient's slides joined along patches
+
+The slides of a patient are joined by `data.bags`.
 
 Extensions identify formats, and a folder may mix them. Slide ids are file names without the
 extension (they may hold dots themselves). A table may name slides by their files, with the
 extension of the image or of the features and with folders before it (`batch_1/X.svs`): where there
-is no slide of that name, it is `X`. See `patches` for what a file may hold.
+is no slide of that name, it is `X`. See `slide` for what a file may hold.
 """
 
 import abc
@@ -227,65 +228,20 @@ class FeatureSource(abc.ABC):
         dtype: npt.DTypeLike | None,
         check_finite: bool,
     ) -> np.ndarray:
-        header = self._headers[slide_id] = reader.header
-        where = self._path_of(slide_id)
+        header, where = reader.header, self._path_of(slide_id)
+        before = self._headers.setdefault(slide_id, header)
+        if header != before:
+            raise BadFeatures(
+                f"{where}: changed while it was being read: had {before.num_patches} patches of "
+                f"{before.dim} {before.dtype}, has {header.num_patches} of {header.dim} "
+                f"{header.dtype}; start again once nothing writes to it"
+            )
         rows = _buffer(stop - start, header, out, dtype, where)
         if rows.size:
             reader.copy(start, stop, rows)
         if check_finite:
             refuse_nonfinite(rows, where, start)
         return rows
-
-
-def read_bag(
-    source: FeatureSource,
-    slide_ids: Sequence[str],
-    out: np.ndarray | None = None,
-    *,
-    dtype: npt.DTypeLike | None = None,
-    check_finite: bool = False,
-) -> np.ndarray:
-    """Joins a patient's slides along patches, in the order given.
-
-    Args:
-        source: where the slides are.
-        slide_ids: the patient's slides; one without patches adds nothing.
-        out: a C-contiguous buffer [at least the sum of N, D] to read into.
-        dtype: float type of the result without `out`; by default that of the slides, or float32
-            where they differ.
-        check_finite: refuse NaN and infinity.
-
-    Returns:
-        [sum of N, D]; with `out`, its first rows.
-
-    Raises:
-        EmptyBag: no slide has a patch.
-        FileNotFoundError: slides that the source lacks, all of them listed.
-        BadFeatures: a file that cannot be used, or slides of different D.
-    """
-    source.require(slide_ids)
-    headers = {slide_id: source.header(slide_id) for slide_id in slide_ids}
-    filled = {slide_id: header for slide_id, header in headers.items() if header.num_patches}
-    if not filled:
-        paths = ", ".join(source.path_of(slide_id) for slide_id in slide_ids)
-        raise EmptyBag(f"a patient without any patch: {paths or 'no slides'}")
-    dims = {header.dim for header in filled.values()}
-    if len(dims) > 1:
-        dims_text = ", ".join(f"{source.path_of(s)} has {headers[s].dim}" for s in filled)
-        raise BadFeatures(f"slides of one patient differ in their dimensions: {dims_text}")
-    if dtype is None and out is None:
-        dtypes = {header.dtype.newbyteorder("=") for header in filled.values()}
-        dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
-    total = sum(header.num_patches for header in filled.values())
-    bag = _buffer(total, next(iter(filled.values())), out, dtype, " + ".join(filled))
-    start = 0
-    for slide_id, header in headers.items():
-        if header.num_patches:
-            rows = bag[start : start + header.num_patches]
-            if len(source.read(slide_id, rows, check_finite=check_finite)) != len(rows):
-                raise BadFeatures(f"{source.path_of(slide_id)}: changed while it was being read")
-            start += header.num_patches
-    return bag
 
 
 def _buffer(

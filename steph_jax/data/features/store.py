@@ -7,7 +7,7 @@
 
 A slide is a run of rows, so that reading it is one copy from the mapped file: no chunks, no
 conversion, no lock. `numpy.memmap("features.bin", dtype).reshape(-1, D)` is all that another
-program needs. A store is written by `packing`; it has its name only once it is complete.
+program needs. A store is written by `store_writer`; it has its name only once it is complete.
 
 A flat file is mapped and not read: on the machines where this was measured (benchmarks/read.py) a
 copy from the mapping takes the time of a copy within memory, `preadv` up to four times that.
@@ -32,7 +32,7 @@ from steph_jax.data.features.slide import BadFeatures, SlideHeader, SlideReader,
 from steph_jax.data.features.source import FeatureSource
 
 DATA, INDEX = "features.bin", "store.json"
-#: What `packing` adds to the name of a store that is not finished.
+#: What `store_writer` adds to the name of a store that is not finished.
 UNFINISHED = ".partial"
 FORMAT, VERSION = "steph_jax packed store", 1
 #: Mapped pages are handed back once so many bytes of them were read.

@@ -20,7 +20,7 @@ from steph_jax.data.features import slide as patches
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.sandbox import IsolatedSource
 from steph_jax.data.features.slide import BadFeatures
-from steph_jax.data.features.source import EmptyBag, FeatureSource, read_bag
+from steph_jax.data.features.source import FeatureSource
 
 N, D = 70, 48
 FLOATS = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
@@ -523,59 +523,14 @@ def test_write_hdf5(tmp_path):
         check_source(open_features(tmp_path), str(num_patches), values(num_patches))
 
 
-def test_read_bag(tmp_path):
-    parts = [values(5), values(9) + 1, values(3) - 1]
-    for name, part in zip("abc", parts, strict=True):
-        write_npy(tmp_path / f"{name}.npy", part)
-    source = open_features(tmp_path)
-    expected = np.concatenate([parts[2], parts[0], parts[1]])
-    np.testing.assert_array_equal(read_bag(source, ["c", "a", "b"]), expected)
-    buffer = np.zeros((20, D), np.float64)
-    rows = read_bag(source, ["c", "a", "b"], buffer, check_finite=True)
-    assert rows.shape == (17, D)
-    assert np.shares_memory(rows, buffer)
-    np.testing.assert_array_equal(rows, expected)
-    with pytest.raises(ValueError, match="expected a C-contiguous buffer of at least 17 x 48"):
-        read_bag(source, ["c", "a", "b"], buffer[:16])
-    with pytest.raises(FileNotFoundError, match=r"no features of 2 slide\(s\).*: d, e"):
-        read_bag(source, ["a", "d", "e"])
-
-
-def test_read_bag_of_mixed_types_is_float32(tmp_path):
-    write_npy(tmp_path / "a.npy", values(dtype=np.float16))
-    write_contiguous(tmp_path / "b.h5", values(dtype=np.float64))
-    source = open_features(tmp_path)
-    assert read_bag(source, ["a", "b"]).dtype == np.float32
-    assert read_bag(source, ["a"]).dtype == np.float16
-    assert read_bag(source, ["a", "b"], dtype=np.float64).dtype == np.float64
-
-
-def test_read_bag_without_patches(tmp_path):
-    write_npy(tmp_path / "a.npy", values(4))
-    write_npy(tmp_path / "b.npy", values(0))
-    np.save(tmp_path / "c.npy", np.array([], np.float32))
-    source = open_features(tmp_path)
-    np.testing.assert_array_equal(read_bag(source, ["b", "a"]), values(4))
-    with pytest.raises(EmptyBag, match=r"without any patch: .*b\.npy, .*c\.npy"):
-        read_bag(source, ["b", "c"])
-    with pytest.raises(EmptyBag, match="without any patch: no slides"):
-        read_bag(source, [])
-
-
-def test_read_bag_of_different_dimensions(tmp_path):
-    write_npy(tmp_path / "a.npy", values(4, 8))
-    write_npy(tmp_path / "b.npy", values(4, 9))
-    with pytest.raises(BadFeatures, match=r"a\.npy has 8, .*b\.npy has 9"):
-        read_bag(open_features(tmp_path), ["a", "b"])
-
-
-def test_read_bag_of_a_file_that_shrinks(tmp_path):
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_file_that_changes_between_two_reads(tmp_path, rows):
     write_npy(tmp_path / "a.npy", values(4))
     source = open_features(tmp_path)
     assert source.num_patches("a") == 4
-    write_npy(tmp_path / "a.npy", values(3))
-    with pytest.raises(BadFeatures, match="changed while it was being read"):
-        read_bag(source, ["a"])
+    write_npy(tmp_path / "a.npy", values(rows))
+    with pytest.raises(BadFeatures, match=rf"a\.npy: changed .* had 4 .* has {rows} of"):
+        source.read("a")
 
 
 def write_lmdb(path: pathlib.Path, entries: dict[str, object], keys: object, subdir: bool) -> None:

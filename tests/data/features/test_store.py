@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from steph_jax.data.bags import load_bags
 from steph_jax.data.features import store, store_writer
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.slide import BadFeatures
-from steph_jax.data.features.source import read_bag
 from steph_jax.data.features.store import DTYPES, StoreSource
 
 D = 24
@@ -63,8 +63,8 @@ def test_store_equals_its_files(folder: pathlib.Path, packed: pathlib.Path) -> N
         np.testing.assert_array_equal(buffer[:num_patches], values(slide).astype(np.float64))
         assert (buffer[num_patches:] == 7).all()
     np.testing.assert_array_equal(source.read_rows("b", 5, 90), values("b")[5:90])
-    bag = read_bag(source, ["c.1", "empty", "a"])
-    np.testing.assert_array_equal(bag, np.concatenate([values("c.1"), values("a")]))
+    bags = load_bags(source, ["P"], [["c.1", "empty", "a"]], np.dtype(np.float32))
+    np.testing.assert_array_equal(bags.bag(0), np.concatenate([values("c.1"), values("a")]))
 
 
 def test_any_program_can_map_the_features(packed: pathlib.Path) -> None:

@@ -2,7 +2,8 @@
 
 Equations 16 to 22 of docs/method.md.
 
-Each source's task vector tau_s is paired with the target's, tau_t, and the result takes its place.
+Nothing is merged here: each source's task vector tau_s is changed together with the target's,
+tau_t, and the sum of `task_vectors.weighted_sum` takes the result in its place.
 A target that is one of the sources is paired with itself, as any other: matrices (with TIES, all
 tensors) of every pair have the size of a sum of two task vectors, its own being about 2 tau_t.
 All functions are pure and work on the tensors that are merged, as trees (`task_vectors.parts_of`).
@@ -24,7 +25,7 @@ from steph_jax.models.abmil import Params
 from steph_jax.models.layers import matmul
 
 #: tau_t and tau_s as [outputs, inputs] -> a matrix of that shape.
-Rule = Callable[[Array, Array], Array]
+Preparation = Callable[[Array, Array], Array]
 
 #: Share of the entries of a task vector that survives TIES.
 TIES_KEPT = 0.2
@@ -124,10 +125,10 @@ def _triplets(matrix: Float[Array, "a b"], count: int) -> _Triplets:
 
 
 def _matrices_or_mean(
-    rule: Rule, tau_t: Float[Array, "*shape"], tau_s: Float[Array, "*shape"]
+    preparation: Preparation, tau_t: Float[Array, "*shape"], tau_s: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """A rule for matrices [outputs, inputs] on two kernels; the mean of two other tensors."""
-    return rule(tau_t.T, tau_s.T).T if tau_t.ndim == 2 else (tau_t + tau_s) / 2
+    """A preparation of matrices [outputs, inputs] on two kernels; the mean of two other tensors."""
+    return preparation(tau_t.T, tau_s.T).T if tau_t.ndim == 2 else (tau_t + tau_s) / 2
 
 
 def _iso_c(tau_t: Float[Array, "a b"], tau_s: Float[Array, "a b"]) -> Float[Array, "a b"]:
@@ -162,8 +163,8 @@ def _polar_factor(matrix: Float[Array, "a b"]) -> Float[Array, "a b"]:
 
 
 #: Rules by name, besides "none".
-RULES = {"ties": ties, "iso_c": iso_c, "iso_cts": iso_cts}
-KINDS = ("none", *RULES)
+PREPARATIONS = {"ties": ties, "iso_c": iso_c, "iso_cts": iso_cts}
+KINDS = ("none", *PREPARATIONS)
 
 
 def prepare(kind: str, target: Params, sources: Params) -> Params:
@@ -187,5 +188,5 @@ def prepare(kind: str, target: Params, sources: Params) -> Params:
 
 @partial(jax.jit, static_argnums=0)
 def _each_source(kind: str, target: Params, sources: Params) -> Params:
-    prepared: Params = lax.map(partial(RULES[kind], target), sources)
+    prepared: Params = lax.map(partial(PREPARATIONS[kind], target), sources)
     return prepared

@@ -7,7 +7,7 @@ import pytest
 
 from steph_jax.checkpoints import torch_names
 from steph_jax.data.torch_format import reader
-from steph_jax.models import merging, task_vectors
+from steph_jax.models import preparation, task_vectors
 
 # Matrices [inputs, outputs] of several shapes: ranks 20 and 15 give Iso-CTS 2 and (half to even) 2
 # directions per task, ranks 5 and 1 none.
@@ -82,7 +82,7 @@ def test_iso_equals_the_slow_twin(name, dtype, tolerance):
     slow = {"iso_c": slow_iso_c, "iso_cts": slow_iso_cts}[name]
     with jax.enable_x64(dtype == "float64"):
         target, source = vectors(0, dtype), vectors(1, dtype)
-        actual = each(jax.jit(merging.RULES[name])(target, source))
+        actual = each(jax.jit(preparation.PREPARATIONS[name])(target, source))
         for part, value in actual.items():
             tau_t, tau_s = (np.float64(tree[part]["tensor"]).T for tree in (target, source))
             expected = slow(tau_t, tau_s).T
@@ -97,7 +97,7 @@ def test_iso_equals_the_slow_twin(name, dtype, tolerance):
 def test_ties_equals_the_slow_twin(seed, decimals):
     both = [jax.tree.map(lambda x: jnp.round(x, decimals), vectors(s)) for s in (seed, seed + 100)]
     flat = [np.concatenate([x.ravel() for x in each(tree).values()]).tolist() for tree in both]
-    actual = np.concatenate([x.ravel() for x in each(merging.ties(*both)).values()])
+    actual = np.concatenate([x.ravel() for x in each(preparation.ties(*both)).values()])
     np.testing.assert_allclose(actual, slow_ties(*flat), rtol=1e-6)
 
 
@@ -142,7 +142,7 @@ def by_torch_name(tree):
 def test_ties_matches_the_published_program(published):
     target, source, record = published
     stacked = jax.tree.map(lambda x: jnp.asarray(x)[None], source)
-    prepared = merging.prepare("ties", target, stacked)
+    prepared = preparation.prepare("ties", target, stacked)
     actual = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
     whole = [name.removeprefix("ties/") for name in record if name.startswith("ties/")]
     assert len(whole) == 7
@@ -173,7 +173,7 @@ def test_iso_matches_the_published_program(name, dtype, tolerance, published):
             return {"feat_proj": {"layers_0": bias}, "attention_net": net}
 
         stacked = jax.tree.map(lambda x: x[None], recorded(source))
-        prepared = merging.prepare(name, recorded(target), stacked)
+        prepared = preparation.prepare(name, recorded(target), stacked)
         actual = by_torch_name(jax.tree.map(lambda x: x[0], prepared))
     assert {f"{name}/{key}" for key in actual} == {k for k in record if k.startswith(f"{name}/")}
     for key, value in actual.items():
@@ -187,7 +187,7 @@ def test_iso_matches_the_published_program(name, dtype, tolerance, published):
 def test_ties_trims_and_elects_signs():
     target = {"x": jnp.array([5.0, -4.0, 0.1, 0.2, -0.1, 0.3, 0.1, 0.1, 0.1, 3.0])}
     source = {"x": jnp.array([2.0, 0.5, 0.5, 0.1, -0.1, -9.0, 0.3, 0.1, 0.1, 0.2])}
-    actual = merging.ties(target, source)["x"]
+    actual = preparation.ties(target, source)["x"]
     # d = 10: the eighth smallest magnitudes, 3 and 0.5, are the least that stay. The third entry of
     # the source stays with the second, being as large; the target's -4 outweighs its 0.5.
     expected = [7.0, -4.0, 0.5, 0.0, 0.0, -9.0, 0.0, 0.0, 0.0, 3.0]
@@ -196,12 +196,12 @@ def test_ties_trims_and_elects_signs():
 
 def test_ties_compares_magnitudes_across_tensors():
     loud, quiet = jnp.arange(10.0, 30.0).reshape(4, 5), jnp.full((80,), 0.1)
-    actual = merging.ties({"a": loud, "b": quiet}, {"a": loud, "b": quiet})
+    actual = preparation.ties({"a": loud, "b": quiet}, {"a": loud, "b": quiet})
     np.testing.assert_array_equal(actual["a"], 2 * loud)
     # The least magnitude that stays is the 80th smallest of 100, and that is 0.1: all of them stay.
     np.testing.assert_allclose(actual["b"], 0.2, rtol=1e-6)
     one_less = {"a": jnp.concatenate([loud.ravel(), jnp.array([9.0])]), "b": quiet[:79]}
-    actual = merging.ties(one_less, one_less)
+    actual = preparation.ties(one_less, one_less)
     np.testing.assert_array_equal(actual["b"], 0.0)
 
 
@@ -210,14 +210,14 @@ def test_ties_gives_opposite_entries_the_sign_of_the_majority(majority):
     # All magnitudes are equal, so all entries stay.
     target = {"x": jnp.array([1.0, majority, majority])}
     source = {"x": jnp.array([-1.0, majority, majority])}
-    actual = merging.ties(target, source)["x"]
+    actual = preparation.ties(target, source)["x"]
     np.testing.assert_array_equal(actual, [majority, 2 * majority, 2 * majority])
 
 
 def test_iso_c_of_two_equal_vectors_keeps_the_singular_vectors():
     tau = vectors(3)
     for name, x in each(tau).items():
-        actual = np.asarray(merging.iso_c(tau, tau)[name]["tensor"])
+        actual = np.asarray(preparation.iso_c(tau, tau)[name]["tensor"])
         if x.ndim == 1:
             np.testing.assert_allclose(actual, x, rtol=1e-6)
             continue
@@ -230,7 +230,7 @@ def test_iso_cts_of_a_vector_with_itself_keeps_its_leading_directions():
     """The target as a source: directions that come twice count once, and none is made up."""
     tau = vectors(3)
     for name, x in each(tau).items():
-        actual = np.asarray(merging.iso_cts(tau, tau)[name]["tensor"])
+        actual = np.asarray(preparation.iso_cts(tau, tau)[name]["tensor"])
         if x.ndim == 1:
             np.testing.assert_allclose(actual, x, rtol=1e-6)
             continue
@@ -243,29 +243,31 @@ def test_iso_cts_of_a_vector_with_itself_keeps_its_leading_directions():
         np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("rule", [merging.iso_c, merging.iso_cts])
-def test_iso_makes_all_directions_equally_strong(rule):
-    for x in each(rule(vectors(0), vectors(1))).values():
+@pytest.mark.parametrize("prepared_by", [preparation.iso_c, preparation.iso_cts])
+def test_iso_makes_all_directions_equally_strong(prepared_by):
+    for x in each(prepared_by(vectors(0), vectors(1))).values():
         if x.ndim == 2:
             values = np.linalg.svd(x, compute_uv=False)
             np.testing.assert_allclose(values, values.mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("rule", merging.RULES.values(), ids=merging.RULES)
-def test_rules_are_symmetric(rule):
+@pytest.mark.parametrize("prepared_by", [preparation.ties, preparation.iso_c, preparation.iso_cts])
+def test_ties_and_iso_are_symmetric(prepared_by):
     target, source = vectors(4), vectors(5)
-    one, other = each(rule(target, source)), each(rule(source, target))
+    one, other = each(prepared_by(target, source)), each(prepared_by(source, target))
     for name, x in one.items():
         np.testing.assert_allclose(x, other[name], atol=1e-4 * np.abs(x).max())
 
 
-@pytest.mark.parametrize("rule", merging.RULES.values(), ids=merging.RULES)
-def test_zero_and_equal_vectors_give_finite_results(rule):
+@pytest.mark.parametrize(
+    "prepared_by", preparation.PREPARATIONS.values(), ids=preparation.PREPARATIONS
+)
+def test_zero_and_equal_vectors_give_finite_results(prepared_by):
     tau = vectors(6)
     zero = jax.tree.map(jnp.zeros_like, tau)
     for pair in ((zero, tau), (tau, zero), (tau, tau)):
-        assert all(np.isfinite(x).all() and x.any() for x in each(rule(*pair)).values())
-    assert not any(x.any() for x in each(rule(zero, zero)).values())
+        assert all(np.isfinite(x).all() and x.any() for x in each(prepared_by(*pair)).values())
+    assert not any(x.any() for x in each(prepared_by(zero, zero)).values())
 
 
 # All sources at once
@@ -275,19 +277,19 @@ def test_zero_and_equal_vectors_give_finite_results(rule):
 def test_prepare_is_independent_per_source(kind):
     target = vectors(0)
     sources = [vectors(seed) for seed in (1, 2, 3)]
-    actual = each(merging.prepare(kind, target, task_vectors.stack(sources)))
+    actual = each(preparation.prepare(kind, target, task_vectors.stack(sources)))
     for i, source in enumerate(sources):
-        for name, expected in each(merging.RULES[kind](target, source)).items():
+        for name, expected in each(preparation.PREPARATIONS[kind](target, source)).items():
             scale = np.abs(expected).max()
             np.testing.assert_allclose(actual[name][i], expected, atol=2e-5 * scale)
 
 
 def test_preparing_with_none_changes_nothing():
     sources = vectors(1, lead=(3,))
-    assert merging.prepare("none", vectors(0), sources) is sources
+    assert preparation.prepare("none", vectors(0), sources) is sources
 
 
 def test_unknown_preparation_lists_valid_ones():
     known = "none, ties, iso_c, iso_cts; found 'dare'"
     with pytest.raises(ValueError, match=f"task vectors are prepared by one of {known}"):
-        merging.prepare("dare", vectors(0), vectors(1, lead=(3,)))
+        preparation.prepare("dare", vectors(0), vectors(1, lead=(3,)))
