@@ -115,5 +115,28 @@ class BagModel(Protocol):
         """Logits of bags from their pooled embeddings."""
 
 
+class SharedEncoder:
+    """The base class of a `BagModel` with one encoder for all bags and without an embedding."""
+
+    @property
+    def has_encoder(self) -> bool:
+        return True
+
+    @property
+    def encoder_per_bag(self) -> bool:
+        return False
+
+    @property
+    def embed_parts(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def embed_dims(self) -> dict[str, int]:
+        return {}
+
+    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
+        return {}
+
+
 #: (logits [B, T], labels, mask [B]) -> the loss, a mean over the bags where the mask is True.
 LossFunction = Callable[[jax.Array, dict[str, jax.Array], jax.Array], jax.Array]

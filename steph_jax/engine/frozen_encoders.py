@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.bag_model import (
+    BagMeans,
+    HeadOutputs,
+    MergedModels,
+    PooledBags,
+    SharedEncoder,
+)
 from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
 from steph_jax.engine.step import evaluate, replicate
 from steph_jax.models import task_vectors
@@ -20,7 +26,7 @@ from steph_jax.models.abmil import Architecture, Params
 
 
 @dataclasses.dataclass(frozen=True)
-class FrozenEncoder:
+class FrozenEncoder(SharedEncoder):
     """The encoder of an ABMIL as a `BagModel` without a head: its outputs are z [B, E].
 
     Its frozen tree holds feat_proj and attention_net; its trainable tree is empty.
@@ -32,25 +38,6 @@ class FrozenEncoder:
 
     architecture: Architecture
     compute_dtype: Any = None
-
-    @property
-    def has_encoder(self) -> bool:
-        return True
-
-    @property
-    def encoder_per_bag(self) -> bool:
-        return False
-
-    @property
-    def embed_parts(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def embed_dims(self) -> dict[str, int]:
-        return {}
-
-    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
-        return {}
 
     def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         return MergedModels({}, {}, jnp.zeros(bags.num_bags, jnp.float32), {})

@@ -12,7 +12,13 @@ from absl import logging
 from steph_jax import locks
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.engine.bag_model import BagMeans, HeadOutputs, MergedModels, PooledBags
+from steph_jax.engine.bag_model import (
+    BagMeans,
+    HeadOutputs,
+    MergedModels,
+    PooledBags,
+    SharedEncoder,
+)
 from steph_jax.methods.base import FoldSpec, LoadedModel, Method, as_numpy
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture, Params
@@ -23,7 +29,7 @@ _NULL_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
-class AbmilModel:
+class AbmilModel(SharedEncoder):
     """ABMIL as a `BagModel`: one encoder for all bags.
 
     Attributes:
@@ -33,25 +39,6 @@ class AbmilModel:
 
     architecture: Architecture
     compute_dtype: Any = None
-
-    @property
-    def has_encoder(self) -> bool:
-        return True
-
-    @property
-    def encoder_per_bag(self) -> bool:
-        return False
-
-    @property
-    def embed_parts(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def embed_dims(self) -> dict[str, int]:
-        return {}
-
-    def embed(self, trainable: Params, features: jax.Array) -> dict[str, jax.Array]:
-        return {}
 
     def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
         head = trainable["pred_head"]

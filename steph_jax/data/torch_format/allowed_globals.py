@@ -154,14 +154,14 @@ def admitted(budget: Budget, load_from_bytes: StorageReader | None) -> dict[str,
         storage, offset, size, stride = arguments[:4]
         if len(arguments) > 6 and arguments[6]:
             raise Malformed(f"a tensor of special kind, {arguments[6]!r}")
-        return _strided(storage, offset, size, stride, budget)
+        return tensor_view(storage, offset, size, stride, budget)
 
     def rebuild_tensor_of_type(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 7, 8, "a tensor")
         storage, offset, size, stride, _, _, type_name = arguments[:7]
         if not isinstance(storage, Storage) or not isinstance(type_name, TypeName):
             raise Malformed("a tensor without a storage or a type")
-        return _strided(storage.read_as(type_name.dtype), offset, size, stride, budget)
+        return tensor_view(storage.read_as(type_name.dtype), offset, size, stride, budget)
 
     def rebuild_parameter(arguments: tuple[object, ...]) -> object:
         _expect_arguments(arguments, 3, 4, "a parameter")
@@ -264,7 +264,7 @@ def _dimensions(value: object, what: str) -> tuple[int, ...]:
     return tuple(dimensions)
 
 
-def _strided(
+def tensor_view(
     storage: object, offset: object, size: object, stride: object, budget: Budget
 ) -> np.ndarray:
     """The view of a storage that a tensor is; its elements must lie within the storage."""

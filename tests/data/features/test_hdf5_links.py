@@ -13,7 +13,6 @@ import h5py
 import numpy as np
 import pytest
 
-from steph_jax.data.features import hdf5
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.slide import BadFeatures
 
@@ -106,12 +105,12 @@ def test_links_in_circles_lead_nowhere(tmp_path: pathlib.Path) -> None:
 
 def opened_groups(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """How many objects are looked at for a message, and the message."""
-    addresses = []
-    address = hdf5._address
-    monkeypatch.setattr(hdf5, "_address", lambda item: addresses.append(item) or address(item))
+    objects = []
+    get_info = h5py.h5o.get_info
+    monkeypatch.setattr(h5py.h5o, "get_info", lambda item: objects.append(item) or get_info(item))
     with pytest.raises(BadFeatures, match="expected a dataset 'features', found") as error:
         open_features(path).read(path.stem)
-    return len(addresses), str(error.value)
+    return len(objects), str(error.value)
 
 
 @pytest.mark.parametrize("nested", [True, False])
