@@ -9,7 +9,7 @@ The ending of `--out` chooses: .safetensors, or .pth, a PyTorch checkpoint (form
 .stablehlo, one function of a slide's patches (formats/stablehlo.py); none, a model as this program
 keeps it. `--to hf` writes a folder for the Hugging Face Hub (formats/model_card.py).
 
-`--static` first makes one ABMIL of a model that merges anew for every patient: of the mean
+`--static` first makes one ABMIL of a model that is merged for each patient: of the mean
 coefficients of the training patients, or of those of one patient (`--static patient=ID`). The
 C-index of both models on the fold's test patients is printed.
 """

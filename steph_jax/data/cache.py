@@ -137,7 +137,7 @@ class CachedBags(OnDiskBags):
         return self._fill(index, bag)
 
     def _claim(self, index: int, start: int) -> _Bag | None:
-        """Makes room for a bag, which the caller fills; called with the lock held.
+        """Makes space for a bag, which the caller fills; called with the lock held.
 
         None where there is not enough: other bags that take it will still be read.
         """
@@ -161,7 +161,7 @@ class CachedBags(OnDiskBags):
         return bag
 
     def _fill(self, index: int, bag: _Bag) -> np.ndarray:
-        """Reads a bag whose room is claimed; the room is given back if that fails."""
+        """Reads a bag whose space is claimed; the space is given back if that fails."""
         patches = None
         try:
             patches = np.empty((int(self.num_patches[index]), self.feature_dim), self.dtype)
@@ -176,7 +176,7 @@ class CachedBags(OnDiskBags):
         return patches
 
     def _next(self) -> tuple[int, _Bag] | None:
-        """Claims room for the next upcoming bag that is not in memory; None if there is none."""
+        """Claims space for the next upcoming bag that is not in memory; None if there is none."""
         while self._upcoming:
             index = self._upcoming[0]
             if index in self._streamed_bags:
@@ -216,13 +216,13 @@ def _prefetch(reference: "weakref.ref[CachedBags]", changed: threading.Condition
         del bags, claimed
 
 
-def _permanent_bags(nbytes: np.ndarray, room: int) -> frozenset[int]:
+def _permanent_bags(nbytes: np.ndarray, space: int) -> frozenset[int]:
     """Bags that stay in memory: from a fixed random order, each that still fits."""
     bags = []
     for index in np.random.default_rng(0).permutation(len(nbytes)):
-        if nbytes[index] <= room:
+        if nbytes[index] <= space:
             bags.append(int(index))
-            room -= int(nbytes[index])
+            space -= int(nbytes[index])
     return frozenset(bags)
 
 

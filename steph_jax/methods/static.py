@@ -1,4 +1,4 @@
-"""One ABMIL of a model that merges anew for every patient: its coefficients, held fixed.
+"""One ABMIL of a model that is merged for each patient: its coefficients, held fixed.
 
 Merged parameters are linear in the coefficients of the stack (equation 13 of docs/method.md), so
 the parameters of mean coefficients are the mean of the patients' parameters.

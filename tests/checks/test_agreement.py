@@ -49,7 +49,7 @@ def compared(root, caplog, **settings):
     return results, error, [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
 
 
-def refused(root, caplog, text, **settings):
+def assert_refused(root, caplog, text, **settings):
     """The only finding, an error; `check` and `train` say `text` in one line."""
     results, error, _ = compared(root, caplog, **settings)
     assert len(results) == 1, results
@@ -59,7 +59,7 @@ def refused(root, caplog, text, **settings):
     return results[0]
 
 
-def warned(root, caplog, text, **settings):
+def assert_warned(root, caplog, text, **settings):
     """The only finding, a warning, which `train` gives too, in one line."""
     results, error, warnings = compared(root, caplog, **settings)
     assert (len(results), error) == (1, ""), (results, error)
@@ -70,7 +70,7 @@ def warned(root, caplog, text, **settings):
     return results[0]
 
 
-def accepted(root, caplog, **settings):
+def assert_accepted(root, caplog, **settings):
     results, error, warnings = compared(root, caplog, **settings)
     assert (results, error, warnings) == ([], "", [])
 
@@ -79,7 +79,7 @@ def accepted(root, caplog, **settings):
 
 
 def test_a_sound_cohort(tmp_path, caplog):
-    accepted(cohort().write(tmp_path), caplog)
+    assert_accepted(cohort().write(tmp_path), caplog)
 
 
 def two_samples():
@@ -99,7 +99,7 @@ def test_split_keeps_samples_of_a_person_together(tmp_path, caplog):
     assert "python -m steph_jax.split" in error
     folder = root / "data" / "mine"
     split.main(["--table", str(folder / "mine_survival.csv"), "--out", str(folder)])
-    warned(root, caplog, "several ids (9)")
+    assert_warned(root, caplog, "several ids (9)")
     for path in folder.glob("splits_*.csv"):
         parts = zip(*(line.split(",") for line in path.read_text().splitlines()[1:]), strict=True)
         train_persons, test_persons = ({patient[:12] for patient in part} for part in parts)
@@ -132,13 +132,15 @@ def test_ids_of_another_form(tmp_path, caplog, change):
     study = cohort()
     study.column("patient_id", change)
     root = study.write(tmp_path)
-    error = refused(root, caplog, "keep the folds: write the ids of one of the two files as the")
+    error = assert_refused(
+        root, caplog, "keep the folds: write the ids of one of the two files as the"
+    )
     examples = re.findall(r"(\S+) here is (\S+?) there", error.message)
     assert len(examples) == 2
     assert all(there == change(here.lstrip("(")) for here, there in examples)
     assert "steph_jax.split" not in findings.sentence(error)
     study.folds = [tuple([change(p) for p in part] for part in fold) for fold in study.folds]
-    accepted(study.write(tmp_path), caplog)
+    assert_accepted(study.write(tmp_path), caplog)
 
 
 def test_ids_without_leading_zeros(tmp_path, caplog):
@@ -149,13 +151,15 @@ def test_ids_without_leading_zeros(tmp_path, caplog):
     study.features = {f"slide of {slide}": array for slide, array in study.features.items()}
     study.column("patient_id", number.__getitem__)
     study.folds = [tuple([f"{float(number[p])}" for p in part] for part in study.folds[0])]
-    assert ".0 here is 00" in refused(study.write(tmp_path), caplog, "keep the folds").message
+    assert (
+        ".0 here is 00" in assert_refused(study.write(tmp_path), caplog, "keep the folds").message
+    )
 
 
 def test_slides_in_place_of_patients_in_splits(tmp_path, caplog):
     study = cohort()
     study.folds = [tuple([f"{patient}-01Z-00-DX1" for patient in part] for part in study.folds[0])]
-    refused(study.write(tmp_path), caplog, "write the patient of each slide into the splits")
+    assert_refused(study.write(tmp_path), caplog, "write the patient of each slide into the splits")
 
 
 # Tables
@@ -165,7 +169,7 @@ def test_slides_in_place_of_patients_in_splits(tmp_path, caplog):
 def test_separators(tmp_path, caplog, separator):
     study = cohort()
     study.separator = separator
-    accepted(study.write(tmp_path), caplog)
+    assert_accepted(study.write(tmp_path), caplog)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ def test_words_for_events(tmp_path, caplog, word, other, coding):
     study = cohort()
     study.column("e", lambda cell: word if cell == "1" else other)
     root = study.write(tmp_path)
-    accepted(root, caplog, **{"data.event_coding": coding})
+    assert_accepted(root, caplog, **{"data.event_coding": coding})
     run = Config.from_dict(config(root, **{"data.event_coding": coding}))
     table = experiment.read_cohort(run).table
     assert table.event.tolist() == [i % 3 == 0 for i in range(36)]
@@ -200,7 +204,7 @@ def test_words_for_events(tmp_path, caplog, word, other, coding):
 def test_other_codes_follow_the_coding(tmp_path, caplog, coding, advice):
     study = cohort()
     study.rows[3][3] = "2"
-    refused(study.write(tmp_path), caplog, advice, **{"data.event_coding": coding})
+    assert_refused(study.write(tmp_path), caplog, advice, **{"data.event_coding": coding})
     study.rows[3][3] = "0" if coding == "event" else "1"  # the advice about a competing event
     accepted_or_warned = compared(study.write(tmp_path), caplog, **{"data.event_coding": coding})
     assert not accepted_or_warned[1]
@@ -211,10 +215,10 @@ def test_competing_events_set_to_missing(tmp_path, caplog):
     study.rows[-1][3] = "-1"
     assert (
         "(leave the cell empty, and"
-        in refused(study.write(tmp_path), caplog, "--config.data.unlabeled=drop").advice
+        in assert_refused(study.write(tmp_path), caplog, "--config.data.unlabeled=drop").advice
     )
     study.rows[-1][3] = ""
-    accepted(study.write(tmp_path), caplog, **{"data.unlabeled": "drop"})
+    assert_accepted(study.write(tmp_path), caplog, **{"data.unlabeled": "drop"})
 
 
 @pytest.mark.parametrize("word", ["[Not Available]", "'--", "NA", "Not Reported", "[Unknown]", "."])
@@ -222,14 +226,14 @@ def test_words_for_missing_values(tmp_path, caplog, word):
     study = cohort()
     study.rows[-1][2] = word
     root = study.write(tmp_path)
-    refused(root, caplog, "--config.data.unlabeled=drop")
-    accepted(root, caplog, **{"data.unlabeled": "drop"})
+    assert_refused(root, caplog, "--config.data.unlabeled=drop")
+    assert_accepted(root, caplog, **{"data.unlabeled": "drop"})
 
 
 def test_missing_slides_are_one_finding(tmp_path, caplog):
     study = cohort()
     study.rows += [[f"TCGA-QQ-C00{i}", "NA", "400", "1"] for i in range(3)]
-    refused(study.write(tmp_path), caplog, "column 'pathology_id': empty or NA")
+    assert_refused(study.write(tmp_path), caplog, "column 'pathology_id': empty or NA")
 
 
 def test_padding_of_splits_may_be_missing_values(tmp_path, caplog):
@@ -237,13 +241,13 @@ def test_padding_of_splits_may_be_missing_values(tmp_path, caplog):
     path = root / "data" / "mine" / "splits_0.csv"
     lines = [f"{line}NA" if line.endswith(",") else line for line in path.read_text().split("\n")]
     path.write_text("\n".join(lines))
-    accepted(root, caplog)
+    assert_accepted(root, caplog)
 
 
 def test_times_of_zero(tmp_path, caplog):
     study = cohort()
     study.rows[-1][2] = "0"
-    results = warned(
+    results = assert_warned(
         study.write(tmp_path), caplog, "patients with a time of 0 (1, 0 with an event)"
     )
     assert "they are kept, in the first time bin" in results.advice
@@ -253,7 +257,7 @@ def test_inverted_events(tmp_path, caplog):
     study = cohort()
     study.header[3] = "os_censorship"
     names = {"data.columns.event": "os_censorship"}
-    warned(study.write(tmp_path), caplog, "--config.data.event_coding=censorship", **names)
+    assert_warned(study.write(tmp_path), caplog, "--config.data.event_coding=censorship", **names)
 
 
 def test_files_that_are_not_tables(tmp_path, caplog):
@@ -261,7 +265,7 @@ def test_files_that_are_not_tables(tmp_path, caplog):
     path = root / "data" / "mine" / "mine_survival.csv"
     text = path.read_text()
     path.write_bytes(text.encode("utf-16"))
-    accepted(root, caplog)
+    assert_accepted(root, caplog)
     for data, message in (
         (b"PK\x03\x04....xl/workbook.xml", "found an Excel file: save it as CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "found an Excel file"),
@@ -271,9 +275,12 @@ def test_files_that_are_not_tables(tmp_path, caplog):
         (b"<!DOCTYPE html><html>", "found an HTML page"),
     ):
         path.write_bytes(data)
-        refused(root, caplog, message)
+        assert_refused(root, caplog, message)
     path.rename(path.with_suffix(".xlsx"))
-    assert "found mine_survival.xlsx" in refused(root, caplog, "python -m steph_jax.split").message
+    assert (
+        "found mine_survival.xlsx"
+        in assert_refused(root, caplog, "python -m steph_jax.split").message
+    )
 
 
 def test_tables_of_booleans_are_one_finding(tmp_path, caplog):
@@ -282,7 +289,7 @@ def test_tables_of_booleans_are_one_finding(tmp_path, caplog):
     for fold in (0, 1):
         path = root / "data" / "mine" / f"splits_{fold}.csv"
         path.write_text(f",train,val,test\n{rows}\n")
-    results = refused(root, caplog, "found a table of booleans", folds=(0, 1))
+    results = assert_refused(root, caplog, "found a table of booleans", folds=(0, 1))
     assert "splits_0.csv, splits_1.csv" in results.message
 
 
@@ -291,19 +298,19 @@ def test_splits_with_a_part_named_val(tmp_path, caplog):
     root = cohort().write(tmp_path)
     path = root / "data" / "mine" / "splits_0.csv"
     path.write_text(path.read_text().replace("train,test", "train,val"))
-    refused(root, caplog, "rename val to test")
+    assert_refused(root, caplog, "rename val to test")
     path.write_text(path.read_text().replace("train,val", "train,test"))
-    accepted(root, caplog)
+    assert_accepted(root, caplog)
 
 
 def test_missing_dataset_is_one_finding(tmp_path, caplog):
-    refused(tmp_path, caplog, "mine_survival.csv: no such file", folds=(0, 1, 2))
+    assert_refused(tmp_path, caplog, "mine_survival.csv: no such file", folds=(0, 1, 2))
 
 
 def test_missing_splits_are_one_finding(tmp_path, caplog):
     study = cohort()
     study.folds = []
-    refused(study.write(tmp_path), caplog, "splits_0.csv: no such file", folds=(0, 1, 2))
+    assert_refused(study.write(tmp_path), caplog, "splits_0.csv: no such file", folds=(0, 1, 2))
 
 
 # Features
@@ -313,14 +320,16 @@ def test_missing_splits_are_one_finding(tmp_path, caplog):
 def test_several_encoders(tmp_path, caplog, name):
     study = cohort()
     study.attributes = lambda slide: {name: "uni2" if "B00" in slide else "gigapath"}
-    refused(study.write(tmp_path), caplog, "features of several encoders")
+    assert_refused(study.write(tmp_path), caplog, "features of several encoders")
 
 
 def test_slide_level_embeddings(tmp_path, caplog):
     study = cohort()
     study.features = {slide: array[:1] for slide, array in study.features.items()}
     study.array = "feats"
-    warned(study.write(tmp_path), caplog, "every slide has one patch (45): slide- or patient-level")
+    assert_warned(
+        study.write(tmp_path), caplog, "every slide has one patch (45): slide- or patient-level"
+    )
 
 
 @pytest.mark.parametrize("num_patches", [lambda i: 64, lambda i: 3 + i])
@@ -331,7 +340,7 @@ def test_transposed_arrays(tmp_path, caplog, num_patches):
     for i, array in enumerate(study.features.values()):
         array[0, 0] = i
     text = "the arrays seem transposed"
-    refused(study.write(tmp_path), caplog, text, **{"model.feature_dim": 192})
+    assert_refused(study.write(tmp_path), caplog, text, **{"model.feature_dim": 192})
 
 
 @pytest.mark.parametrize(
@@ -348,7 +357,7 @@ def test_coordinates_in_place_of_features(tmp_path, caplog, array, shape, dtype,
     study = cohort()
     study.array = array
     study.features = {slide: np.ones(shape, dtype) for slide in study.features}
-    refused(study.write(tmp_path), caplog, text)
+    assert_refused(study.write(tmp_path), caplog, text)
 
 
 def test_frozen_and_normal_sections(tmp_path, caplog):
@@ -368,13 +377,13 @@ def test_frozen_and_normal_sections(tmp_path, caplog):
 def test_two_images_of_one_slide(tmp_path, caplog):
     study = cohort()
     study.rows.append([*study.rows[0][:1], f"{study.rows[0][1]}.tiff", *study.rows[0][2:]])
-    refused(study.write(tmp_path), caplog, "keep one row per slide")
+    assert_refused(study.write(tmp_path), caplog, "keep one row per slide")
 
 
 def test_slides_named_by_their_files(tmp_path, caplog):
     study = cohort()
     study.column("pathology_id", lambda slide: f"batch_1/{slide}.h5")
-    accepted(study.write(tmp_path), caplog)
+    assert_accepted(study.write(tmp_path), caplog)
 
 
 def test_features_in_folders(tmp_path, caplog):
@@ -385,19 +394,21 @@ def test_features_in_folders(tmp_path, caplog):
         place = features / ("TCGA-GBM" if i % 2 else "TCGA-LGG")
         place.mkdir(exist_ok=True)
         path.rename(place / path.name)
-    accepted(tmp_path, caplog)
+    assert_accepted(tmp_path, caplog)
     places = f"{features / 'TCGA-GBM'},{features / 'TCGA-LGG'}"
-    accepted(tmp_path, caplog, **{"data.features": places})
+    assert_accepted(tmp_path, caplog, **{"data.features": places})
     for path in features.glob("*/*.h5"):
         place = features / path.stem
         place.mkdir()
         path.rename(place / "features.h5")
-    accepted(tmp_path, caplog)
+    assert_accepted(tmp_path, caplog)
     (features / "copy").mkdir()
     (features / "copy" / f"{files[0].stem}.h5").write_bytes(
         (features / files[0].stem / "features.h5").read_bytes()
     )
-    refused(tmp_path, caplog, "are in several of its folders (TCGA-QQ-B000-01Z-00-DX1, copy)")
+    assert_refused(
+        tmp_path, caplog, "are in several of its folders (TCGA-QQ-B000-01Z-00-DX1, copy)"
+    )
 
 
 def test_a_compression_filter_of_a_package(tmp_path, caplog):
@@ -412,7 +423,7 @@ def test_a_compression_filter_of_a_package(tmp_path, caplog):
     pytest.importorskip("hdf5plugin")
     places = root / "data" / "features" / "mine"
     subprocess.run([sys.executable, "-c", script, str(places)], check=True)
-    accepted(root, caplog)
+    assert_accepted(root, caplog)
 
 
 def test_a_compression_filter_is_named(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def chunks(num_patches: int) -> Iterator[tuple[int, int]]:
         yield start, min(7, num_patches - start)
 
 
-def check(bags: BagReader, whole: InMemoryBags, order: list[int]) -> None:
+def assert_same(bags: BagReader, whole: InMemoryBags, order: list[int]) -> None:
     """Reads bags in an order, in chunks, and compares them."""
     for index in order:
         for start, number in chunks(int(whole.num_patches[index])):
@@ -97,24 +97,24 @@ def total_bytes(whole: InMemoryBags) -> int:
 def test_streamed_bags_equal_those_in_memory(
     source: FeatureSource, whole: InMemoryBags, share: float, announced: bool
 ) -> None:
-    room = int(share * total_bytes(whole))
-    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    limit = int(share * total_bytes(whole))
+    bags = CachedBags(source, SLIDES, FLOAT32, limit, BATCH)
     np.testing.assert_array_equal(bags.num_patches, whole.num_patches)
     for epoch in range(3):
         order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, epoch)))
         if announced:
             bags.announce(order)
         for batch in range(0, len(order), BATCH):
-            check(bags, whole, order[batch : batch + BATCH])
-            assert bags.cached_bytes <= room
+            assert_same(bags, whole, order[batch : batch + BATCH])
+            assert bags.cached_bytes <= limit
 
 
 def test_reads_stay_within_the_bound(
     source: FeatureSource, whole: InMemoryBags, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bags that are being read count."""
-    room = total_bytes(whole) // 3
-    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    limit = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, limit, BATCH)
     inner, held = OnDiskBags.read, []
 
     def read(self: OnDiskBags, index: int, start: int, out: np.ndarray) -> None:
@@ -124,25 +124,25 @@ def test_reads_stay_within_the_bound(
     monkeypatch.setattr(OnDiskBags, "read", read)
     order = list(chain(*epoch_order(range(NUM_PATIENTS), BATCH, 0, 0)))
     bags.announce([*order, *order])
-    check(bags, whole, order)
-    assert room / 2 < max(held) <= room
+    assert_same(bags, whole, order)
+    assert limit / 2 < max(held) <= limit
 
 
 def test_prefetching_ends_at_the_bound(
     source: FeatureSource, whole: InMemoryBags, counted: Counter[int]
 ) -> None:
     """However many bags are announced: nothing is consumed, and the threads wait."""
-    room = total_bytes(whole) // 3
-    bags = CachedBags(source, SLIDES, FLOAT32, room, BATCH)
+    limit = total_bytes(whole) // 3
+    bags = CachedBags(source, SLIDES, FLOAT32, limit, BATCH)
     others = set(threading.enumerate())
     bags.announce(range(NUM_PATIENTS))
     threads = set(threading.enumerate()) - others
-    check(bags, whole, [0])
+    assert_same(bags, whole, [0])
     bags.announce([])
     for thread in threads:
         thread.join()
     consumed = int(whole.num_patches[0])
-    assert sum(counted.values()) - consumed <= room // (4 * D)
+    assert sum(counted.values()) - consumed <= limit // (4 * D)
 
 
 def test_cache_is_freed_while_bags_are_prefetched(
@@ -173,8 +173,8 @@ def test_cohorts_share_a_cache_by_size(source: FeatureSource, whole: InMemoryBag
         ]
 
     assert all(isinstance(bags, InMemoryBags) for bags in opened(sum(needed) + 1))
-    room = sum(needed) // 2
-    streamed = opened(room)
+    limit = sum(needed) // 2
+    streamed = opened(limit)
     held = 0
     for bags, (patients, _) in zip(streamed, halves, strict=True):
         assert isinstance(bags, CachedBags)
@@ -182,7 +182,7 @@ def test_cohorts_share_a_cache_by_size(source: FeatureSource, whole: InMemoryBag
         for index in range(len(patients)):
             bags.read(index, 0, out[: bags.num_patches[index]])
         held += bags.cached_bytes
-    assert 0 < held <= room
+    assert 0 < held <= limit
 
 
 def test_permanent_bags_are_read_once(
@@ -195,7 +195,7 @@ def test_permanent_bags_are_read_once(
     ]
     for order, following in zip(orders, [*orders[1:], []], strict=True):
         bags.announce([*order, *following])
-        check(bags, whole, order)
+        assert_same(bags, whole, order)
     read = sum(counted.values()) / whole.num_patches.sum()
     once = [index for index in range(NUM_PATIENTS) if counted[index] == whole.num_patches[index]]
     permanent = whole.num_patches[once].sum() / whole.num_patches.sum()
@@ -222,11 +222,11 @@ def test_announced_order_may_change_or_be_ignored(
 ) -> None:
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
     bags.announce(range(NUM_PATIENTS))
-    check(bags, whole, [23, 3, 3, 11])
+    assert_same(bags, whole, [23, 3, 3, 11])
     bags.announce([5, 5, 6])
-    check(bags, whole, [6, 5, 7, 5])
+    assert_same(bags, whole, [6, 5, 7, 5])
     bags.announce([])
-    check(bags, whole, list(range(NUM_PATIENTS)))
+    assert_same(bags, whole, list(range(NUM_PATIENTS)))
 
 
 def test_many_readers(source: FeatureSource, whole: InMemoryBags) -> None:
@@ -236,7 +236,7 @@ def test_many_readers(source: FeatureSource, whole: InMemoryBags) -> None:
 
     def reader(seed: int) -> None:
         try:
-            check(bags, whole, np.random.default_rng(seed).permutation(NUM_PATIENTS).tolist())
+            assert_same(bags, whole, np.random.default_rng(seed).permutation(NUM_PATIENTS).tolist())
         except BaseException as error:
             failures.append(error)
 
@@ -257,12 +257,12 @@ def test_error_of_a_bad_bag_reaches_every_reader(
     np.save(path, rows)
     bags = CachedBags(source, SLIDES, FLOAT32, total_bytes(whole) // 2, BATCH)
     bags.announce(range(NUM_PATIENTS))
-    check(bags, whole, [0, 1, 2, 3, 4])
+    assert_same(bags, whole, [0, 1, 2, 3, 4])
     out = np.empty((int(whole.num_patches[5]), D), np.float32)
     for _ in range(2):
         with pytest.raises(ValueError, match=r"11\.npy: NaN or infinity in the features"):
             bags.read(5, 0, out)
-    check(bags, whole, list(range(6, NUM_PATIENTS)))
+    assert_same(bags, whole, list(range(6, NUM_PATIENTS)))
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 1e-6])

@@ -40,7 +40,7 @@ def patches_by_bag(batch, num_devices):
     return {bag: np.concatenate([parts[i] for i in sorted(parts)]) for bag, parts in chunks.items()}
 
 
-def check_patches(batch, store, chosen, num_devices):
+def assert_patches(batch, store, chosen, num_devices):
     """Compares the patches of a batch with those of its bags."""
     patches = patches_by_bag(batch, num_devices)
     assert sorted(patches) == sorted(chosen)
@@ -59,7 +59,7 @@ def test_a_batch_holds_the_patches_of_its_bags(dtype, num_devices, cache_bytes):
     loader = DeviceLoader(store, GROUP_SHAPES, mesh, 6, cache_bytes)
     assert loader.uses_device_cache == bool(cache_bytes)
     chosen = [5, 0, 1, 3, 2]
-    check_patches(loader.batch(chosen, {}), store, chosen, num_devices)
+    assert_patches(loader.batch(chosen, {}), store, chosen, num_devices)
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
@@ -68,7 +68,7 @@ def test_device_cache_is_uploaded_in_parts(num_devices):
     cache = DeviceCache(store, GROUP_SHAPES, mesh, upload_bytes=30 * store.dtype.itemsize)
     chosen = [5, 0, 1, 3, 2]
     batch = make_batch(store, GROUP_SHAPES, chosen, {}, 5, num_devices, cache.group)
-    check_patches(batch, store, chosen, num_devices)
+    assert_patches(batch, store, chosen, num_devices)
 
 
 def test_device_cache_is_used_if_all_patches_fit():

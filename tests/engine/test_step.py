@@ -102,7 +102,7 @@ def assert_close(values, expected, tolerance=1e-5):
         assert error <= tolerance * scale, (jax.tree_util.keystr(path), error, scale)
 
 
-def check_against_twin(case, group_shapes=GROUP_SHAPES, num_devices=1):
+def assert_equals_twin(case, group_shapes=GROUP_SHAPES, num_devices=1):
     method, trainable, frozen, ((loss, logits), gradient) = case
     batch = a_batch(group_shapes, num_devices=num_devices)
     computed, out = trained(method, trainable, frozen, batch, num_devices=num_devices)
@@ -126,26 +126,26 @@ def _without_bias_c(tree):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_abmil_equals_one_bag_at_a_time(name):
-    check_against_twin(abmil_case(name))
+    assert_equals_twin(abmil_case(name))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_steph_equals_one_bag_at_a_time(name):
-    check_against_twin(steph_case(name))
+    assert_equals_twin(steph_case(name))
 
 
 @pytest.mark.parametrize(
     "shapes", [((4, 40),), ((1, 7),), ((1, 32), (2, 8), (3, 1))], ids=["whole", "cut", "three"]
 )
 def test_group_shapes_have_no_effect(shapes):
-    check_against_twin(steph_case("default"), GroupShapes(shapes))
-    check_against_twin(abmil_case("gated"), GroupShapes(shapes))
+    assert_equals_twin(steph_case("default"), GroupShapes(shapes))
+    assert_equals_twin(abmil_case("gated"), GroupShapes(shapes))
 
 
 @cases("gated", "max", "default", "merge_head")
 def test_two_devices_equal_one(case):
     assert len(jax.devices()) >= 2
-    check_against_twin(case(), num_devices=2)
+    assert_equals_twin(case(), num_devices=2)
 
 
 def test_dropout_is_the_same_on_two_devices_and_in_other_groups():

@@ -74,7 +74,7 @@ def by_hand(theta, bag, pooling="gated"):
     return attention, risk, risk + (alone - logits) @ numeric_slope(logits)
 
 
-def check(seen, theta, bag, pooling="gated"):
+def assert_same_maps(seen, theta, bag, pooling="gated"):
     attention, risk, patch_risk = by_hand(theta, bag, pooling)
     np.testing.assert_allclose(seen.attention, attention, rtol=1e-4)
     assert seen.risk == pytest.approx(risk, rel=1e-5)
@@ -92,7 +92,7 @@ def test_one_model(pooling):
     bag = slow_twin.bags()[0][2]
     loaded = LoadedModel(AbmilModel(architecture), theta, {})
     (outputs,) = patches.patch_outputs([loaded], chunks(bag))
-    check(patch_maps.patch_map(outputs, HAZARD), theta, bag, pooling)
+    assert_same_maps(patch_maps.patch_map(outputs, HAZARD), theta, bag, pooling)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_weights_of_the_merged_model_are_those_of_the_bag(options):
         theta = slow_twin.merged_model(stored, options, w, ratios, chosen)
         theta |= {name: trainable[name] for name in ("pred_head",) if name in trainable}
         (outputs,) = patches.patch_outputs([loaded], chunks(bag))
-        check(patch_maps.patch_map(outputs, HAZARD), theta, bag)
+        assert_same_maps(patch_maps.patch_map(outputs, HAZARD), theta, bag)
         thetas.append(theta)
     leaves = zip(*map(jax.tree.leaves, thetas), strict=True)
     assert any(not np.allclose(one, other) for one, other in leaves)
@@ -132,7 +132,7 @@ def test_several_models_see_the_same_bag():
     ]
     both = patches.patch_outputs(loaded, chunks(bag))
     for name, outputs in zip(("null", "target"), both, strict=True):
-        check(patch_maps.patch_map(outputs, HAZARD), stored[name], bag)
+        assert_same_maps(patch_maps.patch_map(outputs, HAZARD), stored[name], bag)
 
 
 @pytest.mark.parametrize("output", [HAZARD, INCIDENCE, LOG_RISK, TIME], ids=lambda o: o.name)

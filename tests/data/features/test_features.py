@@ -132,7 +132,7 @@ def slide(folder: pathlib.Path, write: Callable[..., None], features: np.ndarray
     return open_features(folder)
 
 
-def check_source(source: FeatureSource, slide_id: str, expected: np.ndarray) -> None:
+def assert_reads(source: FeatureSource, slide_id: str, expected: np.ndarray) -> None:
     """All that a source promises of one slide."""
     num_patches, dim = expected.shape
     assert (source.num_patches(slide_id), source.dim(slide_id)) == (num_patches, dim)
@@ -158,7 +158,7 @@ def test_every_layout_and_type(tmp_path, write, dtype):
     if write is write_big_endian and dtype is ml_dtypes.bfloat16:
         pytest.skip("bfloat16 has no byte order")
     expected = values(dtype=dtype)
-    check_source(slide(tmp_path, write, expected), "slide.1", expected)
+    assert_reads(slide(tmp_path, write, expected), "slide.1", expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -239,7 +239,7 @@ def test_single_files(tmp_path):
     write_trident(tmp_path / "b.h5", values())
     assert list(open_features(tmp_path / "a.npy").slide_ids) == ["a"]
     files = [tmp_path / "b.h5", tmp_path / "a.npy"]
-    check_source(open_features(files), "b", values())
+    assert_reads(open_features(files), "b", values())
     with pytest.raises(FileNotFoundError, match=r"c\.npy: no such file"):
         open_features([*files, tmp_path / "c.npy"])
     (tmp_path / "table.csv").touch()
@@ -272,8 +272,8 @@ def test_other_dataset_names(tmp_path):
         file["group/uni"] = values()
         file["coords"] = np.zeros((N, 2))
     np.savez(tmp_path / "b.npz", uni=values(), coords=np.zeros((N, 2)))
-    check_source(open_features(tmp_path, dataset_name="group/uni"), "a", values())
-    check_source(open_features(tmp_path, dataset_name="uni"), "b", values())
+    assert_reads(open_features(tmp_path, dataset_name="group/uni"), "a", values())
+    assert_reads(open_features(tmp_path, dataset_name="uni"), "b", values())
     source = open_features(tmp_path)
     names = re.escape("'coords' [70, 2], 'group/uni' [70, 48]")
     with pytest.raises(BadFeatures, match=rf"a\.h5: expected a dataset 'features', found {names}"):
@@ -445,10 +445,10 @@ def test_names_outside_the_folder(tmp_path):
         for name in ("../../out.npy", "/out.npy", "features.npy"):
             with archive.open(name, "w") as member:
                 np.lib.format.write_array(member, values())
-    check_source(open_features(folder), "a", values())
+    assert_reads(open_features(folder), "a", values())
     write_lmdb(tmp_path / "b.lmdb", {"../../out": values()}, None, False)
     source = open_features(tmp_path / "b.lmdb")
-    check_source(source, "../../out", values())
+    assert_reads(source, "../../out", values())
     file_names = {path.name for path in tmp_path.rglob("*")}
     assert file_names == {"a.npz", "b.lmdb", "b.lmdb-lock", "features"}
 
@@ -520,7 +520,7 @@ def test_write_hdf5(tmp_path):
     for num_patches in (0, 5, N):
         path = tmp_path / f"{num_patches}.h5"
         hdf5.write_hdf5(path, values(num_patches), np.zeros((num_patches, 2), np.int32))
-        check_source(open_features(tmp_path), str(num_patches), values(num_patches))
+        assert_reads(open_features(tmp_path), str(num_patches), values(num_patches))
 
 
 @pytest.mark.parametrize("rows", [3, 5])
@@ -554,7 +554,7 @@ def test_lmdb_of_arrays(tmp_path, subdir):
     source = open_features(path)
     again = open_features(path)
     assert list(source.slide_ids) == list(again.slide_ids) == ["s.1", "s.2"]
-    check_source(source, "s.1", values())
+    assert_reads(source, "s.1", values())
     assert again.num_patches("s.2") == 0
     assert source.path_of("s.1") == f"{path}[s.1]"
     with pytest.raises(BadFeatures, match=r"\[s\.1\]: expected features of 9 dimensions, found 48"):
@@ -564,8 +564,8 @@ def test_lmdb_of_arrays(tmp_path, subdir):
 def test_lmdb_without_keys(tmp_path):
     write_lmdb(tmp_path / "a.lmdb", {"s.1": values(), "s.2": {"features": values()}}, None, False)
     source = open_features(tmp_path / "a.lmdb")
-    check_source(source, "s.1", values())
-    check_source(source, "s.2", values())
+    assert_reads(source, "s.1", values())
+    assert_reads(source, "s.2", values())
 
 
 def test_lmdb_that_has_lost_a_value(tmp_path):
@@ -581,7 +581,7 @@ def test_lmdb_that_has_lost_a_value(tmp_path):
 
 def test_lmdb_keys_with_extension(tmp_path):
     write_lmdb(tmp_path / "a.lmdb", {"a.DX1": values()}, ["a.DX1"], False)
-    check_source(open_features(tmp_path / "a.lmdb"), "a.DX1", values())
+    assert_reads(open_features(tmp_path / "a.lmdb"), "a.DX1", values())
 
 
 def test_broken_lmdbs(tmp_path):
@@ -608,7 +608,7 @@ def test_broken_lmdbs(tmp_path):
 
 def test_lmdb_larger_than_its_default_map(tmp_path):
     write_lmdb(tmp_path / "a.lmdb", {f"s{i}": values(40_000) for i in range(3)}, None, True)
-    check_source(open_features(tmp_path / "a.lmdb"), "s2", values(40_000))
+    assert_reads(open_features(tmp_path / "a.lmdb"), "s2", values(40_000))
 
 
 def test_lmdb_without_its_package(tmp_path, monkeypatch):
@@ -647,7 +647,7 @@ def test_torch_files(tmp_path, dtype, zip_format):
     torch.save({"a": tensor, "b": tensor}, tmp_path / "unnamed.pt")
     source = open_features(tmp_path)
     for slide_id in source.slide_ids - {"unnamed"}:
-        check_source(source, slide_id, exact.astype(dtype))
+        assert_reads(source, slide_id, exact.astype(dtype))
     with pytest.raises(BadFeatures, match="expected an array 'features', found 'a', 'b'"):
         source.read("unnamed")
 
@@ -662,7 +662,7 @@ def test_lmdb_of_tensors(tmp_path, subdir):
     write_lmdb(path, tensors, ["s.1.h5", "s.2.h5"], subdir)
     source = open_features(path)
     assert list(source.slide_ids) == ["s.1", "s.2"]
-    check_source(source, "s.1", values())
+    assert_reads(source, "s.1", values())
     assert source.num_patches("s.2") == 0
 
 

@@ -428,7 +428,7 @@ def test_mutations_give_a_value_or_the_documented_error():
 # Live PyTorch.
 
 
-def as_torch_reads(read, expected):
+def assert_as_torch_reads(read, expected):
     """Asserts that a loaded value is what torch.load gives."""
     torch = pytest.importorskip("torch")
     if isinstance(expected, torch.Tensor):
@@ -441,11 +441,11 @@ def as_torch_reads(read, expected):
     elif isinstance(expected, dict):
         assert list(read) == list(expected)
         for key in expected:
-            as_torch_reads(read[key], expected[key])
+            assert_as_torch_reads(read[key], expected[key])
     elif isinstance(expected, (list, tuple)):
         assert len(read) == len(expected)
         for one, other in zip(read, expected, strict=True):
-            as_torch_reads(one, other)
+            assert_as_torch_reads(one, other)
     else:
         np.testing.assert_array_equal(read, expected)
 
@@ -477,13 +477,13 @@ def test_torch_files_are_read(everything, tmp_path, protocol, as_zip):
     torch = pytest.importorskip("torch")
     path = tmp_path / "x.pt"
     torch.save(everything, path, pickle_protocol=protocol, _use_new_zipfile_serialization=as_zip)
-    as_torch_reads(reader.load(path), torch.load(path, weights_only=False))
+    assert_as_torch_reads(reader.load(path), torch.load(path, weights_only=False))
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_pickled_tensors(everything, protocol):
-    as_torch_reads(loads(pickle.dumps(everything, protocol), "key"), everything)
+    assert_as_torch_reads(loads(pickle.dumps(everything, protocol), "key"), everything)
 
 
 @pytest.mark.torch
@@ -496,7 +496,7 @@ def test_an_optimizer_and_a_whole_module(tmp_path):
     saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "all": model}
     torch.save(saved, tmp_path / "x.pt")
     read = reader.load(tmp_path / "x.pt")
-    as_torch_reads(read["optimizer"], optimizer.state_dict())
+    assert_as_torch_reads(read["optimizer"], optimizer.state_dict())
     assert reader.foreign_names(read) == ["torch.nn.modules.linear.Linear"]
 
 
