@@ -1,6 +1,10 @@
 """Strict JAX settings for every test, and the reference data where they are at hand."""
 
+import os
 import pathlib
+
+# Tests compile thousands of programs and run each a few times; children inherit it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import jax
 import jaxtyping
