@@ -2,11 +2,15 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
+import steph_jax
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SOURCES = sorted(
     file
     for folder in ("steph_jax", "tests", "scripts", "benchmarks", "configs")
@@ -71,3 +75,18 @@ def test_links_lead_somewhere(document):
         assert target.exists(), f"{document.name}: {path}"
         if anchor:
             assert anchor in anchors(target), f"{document.name}: {path}#{anchor}"
+
+
+def test_the_site_is_built_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "docs", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert "steph_jax.models.task_vectors.weighted_sum" in page
+    assert "tutorials/features_to_report.html" in (tmp_path / "index.html").read_text("utf-8")
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {steph_jax.__version__}\n" in citation
+    assert f"## {steph_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

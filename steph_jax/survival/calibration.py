@@ -59,8 +59,8 @@ class Calibration:
         slope: of log(-log S) in a Cox model stratified by fold; 1 is right, below 1 the predictions
             are too extreme. None with a reason in `missing` where it cannot be fitted.
         in_the_large: mean predicted survival minus the Kaplan-Meier estimate; 0 is right.
-        ici: integrated calibration index, the mean |S^c - S| where S^c is a smooth calibration
-            curve (Austin, Harrell, van Klaveren 2020); 0 is right.
+        ici: integrated calibration index, the mean of abs(S^c - S), where S^c is a smooth
+            calibration curve (Austin, Harrell, van Klaveren 2020); 0 is right.
         missing: name of what could not be computed -> why.
     """
 

@@ -321,7 +321,7 @@ def reconstruction(
 ) -> Float[Array, " B"]:
     """Distance of a predicted time from the seen one (equation 34 of docs/method.md).
 
-        o = e |p - t|,  c = (1-e) relu(1 - (p - t)),  (1 - alpha)(o + c) + alpha o
+        o = e abs(p - t),  c = (1-e) relu(1 - (p - t)),  (1 - alpha)(o + c) + alpha o
 
     Args:
         output: [B] predicted times p.
