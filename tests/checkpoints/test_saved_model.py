@@ -263,13 +263,8 @@ def test_parameters_of_another_architecture_are_not_saved(tmp_path, model):
 
 
 def test_orbax_is_quiet_and_others_are_not(tmp_path, model, caplog):
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.INFO)
-    try:
-        with caplog.at_level("INFO"):
-            saved_model.save_model(tmp_path / "m", model)
-            saved_model.load_model(tmp_path / "m")
-            logging.info("ours")
-    finally:
-        logging.set_verbosity(verbosity)
+    with caplog.at_level("INFO"), caplog.at_level("INFO", logger="absl"):
+        saved_model.save_model(tmp_path / "m", model)
+        saved_model.load_model(tmp_path / "m")
+        logging.info("ours")
     assert [r.message for r in caplog.records if r.name == "absl"] == ["ours"]

@@ -178,7 +178,7 @@ def test_a_cohort_without_the_unlabeled(tmp_path, caplog):
     (home / "splits_0.csv").write_text("train,test\nP00,P02\nP01,P03\nP04,P05\n")
     with pytest.raises(ValueError, match=r"P13, \.\.\. \(12 in all\); .*data\.unlabeled=drop"):
         load_cohort(tmp_path, "x", [0], Columns())
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="absl")
     cohort = load_cohort(tmp_path, "x", [0], Columns(unlabeled="drop"))
     assert cohort.table.patients == ("P00", "P01", "P02", "P03")
     assert cohort.folds[0].test.tolist() == [2, 3]
