@@ -57,7 +57,14 @@ def read(file: pathlib.Path) -> Checkpoint:
             the file.
     """
     if is_safetensors(file):
-        return Checkpoint(_without_prefix(_read_safetensors(file), file), None, ())
+        state, kind = read_safetensors(file)
+        if any("/" in name for name in state):
+            raise ValueError(
+                f"{file}: expected an ABMIL or a merged model, found an export of a model of kind "
+                f"{printable(kind) or 'unknown'}, which cannot be imported; use the directory that "
+                "it was exported from, or the folder of `export --to hf`"
+            )
+        return Checkpoint(_without_prefix(state, file), None, ())
     content = reader.load(file)
     state, warnings = _unwrapped(content, file)
     epoch = content.get("epoch") if isinstance(content, dict) else None
@@ -75,8 +82,12 @@ def is_safetensors(file: pathlib.Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < max(length, 1 << 27)
 
 
-def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors by name."""
+def read_safetensors(file: pathlib.Path) -> tuple[dict[str, np.ndarray], str]:
+    """Tensors of a .safetensors file by name, and the kind of model that its metadata names.
+
+    Raises:
+        ValueError: it is damaged, or holds tensors of other types than numbers; names the file.
+    """
     types = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
     types |= {
         f"{kind}{bits}": f"{kind.lower()}{bits // 8}" for kind in "IU" for bits in (8, 16, 32, 64)
@@ -90,13 +101,6 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
             f"{file}: expected a .safetensors file, found a damaged one ({error}); copy or "
             "download the file again"
         ) from None
-    kind = metadata.get("kind", "")
-    if any("/" in name for name, _ in tensors):
-        raise ValueError(
-            f"{file}: expected an ABMIL or a merged model, found an export of a model of kind "
-            f"{printable(kind) or 'unknown'}, which cannot be imported; use the directory that it "
-            "was exported from"
-        )
     state = {}
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         if tensor["dtype"] not in types:
@@ -106,7 +110,7 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
             )
         array = np.frombuffer(tensor["data"], np.dtype(types[tensor["dtype"]]))
         state[name] = array.reshape(tensor["shape"])
-    return state
+    return state, str(metadata.get("kind", ""))
 
 
 def _unwrapped(content: object, file: pathlib.Path) -> tuple[dict[str, Any], list[str]]:

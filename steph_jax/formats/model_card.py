@@ -216,19 +216,15 @@ def _c_index(model: SavedModel, origin: Origin) -> str:
 
 
 def _use(model: SavedModel) -> str:
-    if not published.has_published_class(model):
-        return (
-            "## Use\n\n`model.safetensors` holds the arrays under the names that steph_jax has for "
-            f"them, `config.json` the kind of the model ({markdown(model.kind)}), its architecture "
-            "and its settings."
-        )
+    is_published = published.has_published_class(model)
+    names = "of the published classes" if is_published else "that steph_jax has for them"
     text = (
         f"## Use\n\nWith steph_jax {steph_jax.__version__}, where FOLDER is this one:\n\n"
         "    python -m steph_jax.predict --checkpoint FOLDER --features SLIDES --out risk.csv\n\n"
-        "`config.json` has the architecture, the loss, the time bins and the settings; "
-        "`model.safetensors` the names of the published classes."
+        "`config.json` has the kind of the model, its architecture, the loss, the time bins and "
+        f"the settings; `model.safetensors` the tensors under the names {names}."
     )
-    if model.kind == "abmil":
+    if model.kind == "abmil" or not is_published:
         return text
     flags = on_one_line(shlex.join(published.import_flags(model)))
     return f"{text} Importing the tensors alone takes these flags:\n\n    {flags}"

@@ -15,7 +15,7 @@ from steph_jax.plots.style import INK, new_figure, save, styled
 
 #: Dots along the longer side of a map.
 _DOTS = 600
-#: Inches of a map: its longer side, and the least of the shorter.
+#: Inches of a map: its longer side unless another is asked for, and the least of the shorter.
 _LONG, _SHORT = 3.6, 1.2
 #: Values beyond this share of all have the color of the ends.
 _SHOWN = 0.995
@@ -106,6 +106,7 @@ def patch_maps_figure(
     rows: Sequence[Sequence[Panel]],
     title: str,
     background: Background | None = None,
+    inches: float = _LONG,
 ) -> Figure:
     """Maps of one slide, each patch a square where it lies.
 
@@ -115,6 +116,7 @@ def patch_maps_figure(
         rows: of panels.
         title: above all.
         background: the slide beneath the maps, which shows through them.
+        inches: of the longer side of each map.
 
     Raises:
         ValueError: there is no patch.
@@ -127,8 +129,8 @@ def patch_maps_figure(
         bounds = (0.0, 0.0, *background.size)
     shown = painted(xy, size, bounds)
     height, width = shown.shape
-    inches = _LONG / max(height, width)
-    panel_width, panel_height = (max(_SHORT, side * inches) for side in (width, height))
+    scale = inches / max(height, width)
+    panel_width, panel_height = (max(_SHORT, side * scale) for side in (width, height))
     columns = max(map(len, rows))
     figure = new_figure(
         title, columns * (panel_width + 1.0) + 0.2, len(rows) * (panel_height + 0.5) + 0.4

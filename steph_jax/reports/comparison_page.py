@@ -1,6 +1,7 @@
 """The report of a comparison: its methods side by side on one page, and in words."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -8,7 +9,7 @@ import pandas as pd
 from steph_jax import files, records, run_directory
 from steph_jax.evaluation import comparison, run_metrics
 from steph_jax.evaluation.comparison import REFERENCE, Comparison
-from steph_jax.reports import clinical_file, pages, run_numbers, verdicts
+from steph_jax.reports import clinical_file, pages, run_numbers, run_page, verdicts
 from steph_jax.survival import metrics
 
 #: Numbers of each method that are those of its first seed's run.
@@ -17,6 +18,11 @@ _OF_FIRST_RUN = (
     *("hazard_ratio", "hazard_ratio_per_sd", "hazard_ratio_missing", "source_share", "sources"),
     "clinical",
 )
+#: Numbers of the method that the comparison is about, beside those of all methods: a report of a
+#: comparison has the keys of a report of a run.
+_OF_SUBJECT = ("c_index", "uno", "auc", "ibs", "ipa", "d_calibration", "hazard_ratio")
+#: Settings in which the runs of a comparison differ.
+_OF_ONE_RUN = ("method", "control", "seed")
 
 
 def is_comparison(workdir: pathlib.Path) -> bool:
@@ -42,15 +48,27 @@ def write(workdir: pathlib.Path, reference: str | None = None) -> pathlib.Path:
         for name in ("compare", "differences")
         if (workdir / f"{name}.png").is_file()
     }
-    page = workdir / "report.html"
+    subject = comparison.run_directory(workdir, numbers["method"], numbers["seeds"][0])
+    own = numbers["methods"][numbers["method"]]
+    images |= run_page.pictures(
+        subject, own | {name: numbers[name] for name in ("dataset", "method")}
+    )
     why: dict[str, list[str]] = {}
     for method, of_method in numbers["methods"].items():
         reasons = pages.reasons(of_method["missing"], len(numbers["folds"]))
         for name, reason in reasons.items():
-            why.setdefault(f"{name}: {reason}", []).append(method)
-    # Whom a method is compared on, and by which columns, is alike for all.
-    clinical = next(iter(numbers["methods"].values()))["clinical"]
-    text = pages.render("comparison.html", n=numbers, images=images, why=why, clinical=clinical)
+            why.setdefault(f"{pages.name_in_words(name)}: {reason}", []).append(method)
+    text = pages.render(
+        "comparison.html",
+        n=numbers,
+        images=images,
+        why=why,
+        # Whom a method is compared on, and by which columns, is alike for all.
+        clinical=own["clinical"],
+        settings=pages.settings_in_words(numbers["settings"]),
+        outcome=pages.outcome(numbers["settings"]),
+    )
+    page = workdir / "report.html"
     files.write_text(page, text)
     return page
 
@@ -82,6 +100,12 @@ def report_numbers(workdir: pathlib.Path, reference: str = REFERENCE) -> dict[st
     clinical = clinical_file.read(workdir)
     runs = {method: run_numbers.report_numbers(path, clinical) for method, path in first.items()}
     one = runs[methods[0]]
+    by_method = {
+        method: {name: runs[method][name] for name in _OF_FIRST_RUN} | _scores(result, method)
+        for method in methods
+    }
+    subject = subject_of(methods, reference)
+    verdict = verdicts.of_comparison(result, runs)
     return {
         "dataset": dataset,
         "participants": one["participants"],
@@ -90,12 +114,28 @@ def report_numbers(workdir: pathlib.Path, reference: str = REFERENCE) -> dict[st
         "seeds": seeds,
         "folds": folds,
         "reference": reference,
-        "methods": {
-            method: {name: runs[method][name] for name in _OF_FIRST_RUN} | _scores(result, method)
-            for method in methods
+        "method": subject,
+        **{name: by_method[subject][name] for name in _OF_SUBJECT},
+        "methods": by_method,
+        "verdict": " ".join(verdict),
+        "verdicts": verdict,
+        "settings": {
+            name: value for name, value in one["settings"].items() if name not in _OF_ONE_RUN
         },
-        "verdict": verdicts.of_comparison(result, runs),
+        "provenance": one["provenance"],
     }
+
+
+def subject_of(methods: Sequence[str], reference: str) -> str:
+    """What a comparison is about: the last method named that is no control and not the reference.
+
+    Args:
+        methods: labels in the order in which they were named.
+        reference: what differences are to.
+    """
+    subjects = [name for name in methods if comparison.parts_of(name)[1] == "none"]
+    others = [name for name in subjects if name != reference]
+    return [*methods[:1], *subjects, *others][-1]
 
 
 def first_run(workdir: pathlib.Path) -> pathlib.Path:

@@ -1,6 +1,7 @@
 """What all reports share: the templates, and pictures and numbers as a page has them."""
 
 import base64
+import dataclasses
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,20 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
+from steph_jax.data.columns import Columns
+from steph_jax.messages import setting_values
 from steph_jax.plots.style import DPI, p_value
+from steph_jax.run_directory import flatten
+
+#: What pages call numbers, in their order there.
+_NAMES = {
+    "c_index": "C-index (Harrell)",
+    "uno": "C-index (Uno)",
+    "auc": "AUC",
+    "ibs": "Brier scores and calibration",
+    "ipa": "IPA",
+    "brier": "Brier score",
+}
 
 
 def render(template: str, **values: Any) -> str:
@@ -22,9 +36,10 @@ def render(template: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "number": _number,
-        "signed": _signed,
+        "number": number,
+        "signed": signed,
         "p": _p,
+        "p_alone": _p_alone,
         "interval": _interval,
         "percent": _percent,
         "percents": _percents,
@@ -42,6 +57,27 @@ def uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
+def settings_in_words(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Values of settings by their names with dots."""
+    return {
+        name: setting_values({name: value}).partition("=")[2]
+        for name, value in flatten(settings).items()
+    }
+
+
+def outcome(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of the survival table by what they hold, as `Columns` names them."""
+    columns = settings.get("data", {}).get("columns", {})
+    return dataclasses.asdict(Columns()) | dict(columns)
+
+
+def name_in_words(name: str) -> str:
+    """What a page calls a number that has no value, by its name in `reasons`."""
+    name, _, year = name.partition(" ")
+    words = _NAMES.get(name, name)
+    return f"{words} at {year} year{'' if year == '1' else 's'}" if year else words
+
+
 def reasons(missing: Mapping[str, Mapping[str, str]], num_folds: int) -> dict[str, str]:
     """Why a number is null, by its name; names the folds unless it is so in all.
 
@@ -53,38 +89,51 @@ def reasons(missing: Mapping[str, Mapping[str, str]], num_folds: int) -> dict[st
     for fold, of_fold in missing.items():
         for name, reason in of_fold.items():
             folds.setdefault(name, {}).setdefault(reason, []).append(fold)
+    order = list(_NAMES)
+
+    def place(name: str) -> tuple[int, float]:
+        first, _, year = name.partition(" ")
+        return (order.index(first) if first in order else len(order), float(year or 0))
+
     return {
         name: "; ".join(
             reason if len(where) == num_folds else f"{', '.join(where)}: {reason}"
-            for reason, where in by_reason.items()
+            for reason, where in folds[name].items()
         )
-        for name, by_reason in folds.items()
+        for name in sorted(folds, key=place)
     }
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """A number for people; a dash where there is none."""
     if value is None or pd.isna(value):
         return "–"
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
     """A difference for people, with its sign."""
     return "–" if value is None else f"{value:+.3f}".replace("-", "−")
 
 
 def _p(value: float | None) -> str:
     """p for people, with its sign: "= 0.031", "< 0.001"."""
-    return "not known" if value is None else p_value(value).removeprefix("p ")
+    if value is None:
+        return "not known"
+    return p_value(value).removeprefix("p ").replace(" ", "\u00a0")
+
+
+def _p_alone(value: float | None) -> str:
+    """p for a column of them: "0.031", "< 0.001"."""
+    return _p(value).removeprefix("=\u00a0")
 
 
 def _interval(ends: tuple[float, float] | None, digits: int = 3) -> str:
-    return "" if ends is None else f"{_number(ends[0], digits)} to {_number(ends[1], digits)}"
+    return "" if ends is None else f"{number(ends[0], digits)} to {number(ends[1], digits)}"
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return "–" if value is None else f"{100 * value:.0f}\u00a0%"
 
 
 def _percents(ends: tuple[float, float] | None) -> str:

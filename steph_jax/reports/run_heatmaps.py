@@ -16,6 +16,9 @@ from steph_jax.heatmaps.viewer import Viewer, coordinates_of
 from steph_jax.messages import USER_ERRORS
 from steph_jax.reports import pages
 
+#: Of the longer side of a map: small, so that its words are large on a page.
+_INCHES = 2.5
+
 
 def section(workdir: pathlib.Path, settings: Mapping[str, Any], fold: int) -> dict[str, Any]:
     """Maps of three test patients of a fold, each of its slide with the most patches.
@@ -97,7 +100,9 @@ def _patient(
     size = coordinates.size
     seen = viewer.patient(source, patient, slides)
     rows = pictures.panels(seen.tables[slide])
-    figure = plots.patch_maps_figure(coordinates.xy, size, rows, pictures.shown_name(slide))
+    figure = plots.patch_maps_figure(
+        coordinates.xy, size, rows, pictures.shown_name(slide), inches=_INCHES
+    )
     return {
         "patient_id": patient,
         "slide_id": slide,

@@ -108,6 +108,7 @@ def _participants(folds: Sequence[FoldFiles], record: Mapping[str, Any] | None) 
             if len(below)
             else None
         ),
+        "tested": _tested(folds),
         "sites": describe_sites(
             (
                 [fold.table.patients[i] for i in fold.split.train],
@@ -128,6 +129,14 @@ def _participants(folds: Sequence[FoldFiles], record: Mapping[str, Any] | None) 
             for fold in folds
         ],
     }
+
+
+def _tested(folds: Sequence[FoldFiles]) -> dict[str, int]:
+    """Patients who are a test patient of some fold, and events among them."""
+    events = {
+        fold.table.patients[i]: bool(fold.table.event[i]) for fold in folds for i in fold.split.test
+    }
+    return {"patients": len(events), "events": sum(events.values())}
 
 
 def _flow(size: Mapping[str, int], patients: int, slides: int) -> dict[str, dict[str, int]]:

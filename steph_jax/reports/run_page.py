@@ -5,17 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from steph_jax import files, plots
-from steph_jax.messages import setting_values
 from steph_jax.reports import clinical_file, pages, run_heatmaps, run_numbers
-from steph_jax.run_directory import flatten
-
-#: What the page calls the steps from the table to those who were studied.
-_FLOW = {
-    "in_table": "in the survival table",
-    "without_outcome": "left out: without time or event",
-    "in_no_split": "left out: in no split of the folds here",
-    "studied": "studied",
-}
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -55,11 +45,11 @@ def pictures(workdir: pathlib.Path, numbers: Mapping[str, Any]) -> dict[str, str
 
 def html(numbers: Mapping[str, Any], images: Mapping[str, str]) -> str:
     """The page; every text of the numbers is escaped."""
-    settings = {
-        name: setting_values({name: value}).partition("=")[2]
-        for name, value in flatten(numbers["settings"]).items()
-    }
-    why = pages.reasons(numbers["missing"], len(numbers["folds"]))
     return pages.render(
-        "run.html", n=numbers, images=images, settings=settings, why=why, flow=_FLOW
+        "run.html",
+        n=numbers,
+        images=images,
+        settings=pages.settings_in_words(numbers["settings"]),
+        outcome=pages.outcome(numbers["settings"]),
+        why=pages.reasons(numbers["missing"], len(numbers["folds"])),
     )

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from merged_models import SMALL, roupkt_model, rule_model, steph_with, tree
+from safetensors.numpy import load_file, save_file
 
 from steph_jax import predict
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.features.open import open_features
 from steph_jax.formats import hub_folder, model_card
 from steph_jax.formats.model_card import Origin
+from steph_jax.methods import moments
 from steph_jax.models import task_vectors
 from steph_jax.survival.objectives import Objective, objective_record
 
@@ -27,7 +29,19 @@ def own_model():
     return SavedModel("abmil", SMALL, settings, tree(3))
 
 
+def linear_model():
+    """Whose parameters are all trained, and none of them frozen."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(leaf.dtype), moments.empty_params(12)
+    )
+    return SavedModel("ridge_cox", moments.linear_architecture(SMALL), {"dataset": "x"}, params)
+
+
 MODELS = {
+    "linear": linear_model,
+    "roupkt": roupkt_model,
+    "softplus": lambda: steph_with(mixing_output="softplus"),
     "abmil": own_model,
     "steph": lambda: steph_with(weight_output="softplus", clamp=True),
     "fix": lambda: rule_model("fix"),
@@ -84,7 +98,32 @@ def test_folders_that_are_no_model(tmp_path):
     refused(config, r"model\.safetensors: ")
 
 
-def test_models_without_published_names_are_refused(tmp_path):
+@pytest.mark.parametrize("case", ["linear", "roupkt", "softplus"])
+def test_models_without_published_names_that_lack_a_tensor(tmp_path, case):
+    model_card.write(MODELS[case](), tmp_path / "hub", ORIGIN)
+    file = tmp_path / "hub" / "model.safetensors"
+    tensors = load_file(file)
+    assert all("/" in name for name in tensors)
+    for name in [name for name in tensors if name.startswith("trainable/")][::5]:
+        save_file({other: x for other, x in tensors.items() if other != name}, file)
+        with pytest.raises(
+            ValueError, match=r"model\.safetensors: expected the tensors of a model"
+        ):
+            hub_folder.read(tmp_path / "hub")
+        twisted = tensors | {name: np.zeros((3, *tensors[name].shape), np.float32)}
+        save_file(twisted, file)
+        with pytest.raises(
+            ValueError, match=r"model\.safetensors: expected the tensors of a model"
+        ):
+            hub_folder.read(tmp_path / "hub")
+    save_file(tensors | {"trainable/a": np.zeros(1), "trainable/a/b": np.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"found trainable/a/?b? within another one"):
+        hub_folder.read(tmp_path / "hub")
+
+
+def test_kind_of_model_that_is_not_known(tmp_path):
     model_card.write(roupkt_model(), tmp_path / "hub", ORIGIN)
-    with pytest.raises(ValueError, match=r"found an export of a model of kind roupkt, which"):
+    config = tmp_path / "hub" / "config.json"
+    config.write_text(config.read_text().replace('"roupkt"', '"future"'))
+    with pytest.raises(ValueError, match=r"config\.json: a model of kind future; this version"):
         hub_folder.read(tmp_path / "hub")

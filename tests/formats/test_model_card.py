@@ -92,7 +92,8 @@ def test_the_base_of_other_methods():
     assert model_card.base_models(own) == ["x-fold_2", "a-fold_0"]
     text = model_card.card(roupkt_model(), Origin("m", "roupkt"))
     assert front(text)["base_model"] == ["a-fold_0", "b-fold_0", "c-fold_0"]
-    assert "steph_jax.predict" not in text
+    assert "under the names that steph_jax has for them" in text
+    assert "--sources" not in text
 
 
 def test_names_are_text_in_the_card():

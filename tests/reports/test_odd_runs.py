@@ -75,7 +75,7 @@ def test_single_fold(tmp_path):
     (workdir / "config.json").write_text(json.dumps(settings | {"folds": [0]}))
     numbers, page = page_of(workdir)
     assert numbers["c_index"]["sd"] is None
-    assert "One fold cannot distinguish it from the cancer's own model" in page.words
+    assert "the cancer's own model cannot be told from one fold" in page.words
     json.dumps(numbers, allow_nan=False)
 
 
@@ -219,11 +219,18 @@ def test_comparison_has_the_same_numbers_for_each_method(tmp_path):
         assert f"{own['clinical']['c_index']['both']['mean']:.3f}" in page.words
         assert own["c_index"]["sd"] == pytest.approx(np.std(own["c_index"]["folds"], ddof=1))
     assert numbers["participants"]["patients"] == 120
-    assert numbers["verdict"][0] in page.words
+    assert numbers["verdicts"][0] in page.words
+    assert (numbers["method"], numbers["c_index"]) == (
+        "steph",
+        numbers["methods"]["steph"]["c_index"],
+    )
+    assert "120 patients with 120 slides" in page.words
+    assert "120 of the patients, with" in page.words
+    assert "Aalen" not in page.words
 
 
 def test_comparison_of_losses_without_curves(tmp_path):
     workdir = comparison_of(tmp_path, finished_runs.patients(), curves=False)
     page = html_pages.Page(comparison_page.write(workdir).read_text(encoding="utf-8"))
     assert page.words.count("there are no probabilities to look at") == 2
-    assert "ibs: this loss gives no survival curves (all methods)" in page.words
+    assert "Brier scores and calibration: this loss gives no survival curves (all" in page.words

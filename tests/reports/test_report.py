@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 
@@ -76,14 +77,17 @@ def test_verdict_follows_the_interval():
 
     assert "Better than the cancer's own model: +0.020" in verdict(0.02, [0.01, 0.03])
     assert "Worse than the cancer's own model" in verdict(-0.02, [-0.03, -0.01])
-    assert "Not distinguishable from the cancer's own model" in verdict(0.02, [-0.01, 0.05])
-    assert "One fold cannot distinguish" in verdict(0.02, None)
+    untold = "Whether it is better or worse than the cancer's own model cannot be told"
+    assert f"{untold}: +0.020 [95 %" in verdict(0.02, [-0.01, 0.05])
+    assert f"{untold} from one fold: +0.020 in the C-index." in verdict(0.02, None)
     assert "No other cancer is used" in verdict(0.02, [0.01, 0.03])
     assert verdict(0.02, None).startswith(
         "Better than chance: C-index 0.700 [95 %: 0.650 to 0.750]"
     )
     chance = {"mean": 0.53, "ci95": [0.45, 0.61]}
-    assert verdict(0.02, None, c_index=chance).startswith("Not distinguishable from chance: ")
+    assert verdict(0.02, None, c_index=chance).startswith(
+        "Whether it is better or worse than chance cannot be told: C-index 0.530 [95 %"
+    )
     assert "only a control can show" in verdict(0.02, [0.01, 0.03])
     control = verdict(0.02, [0.01, 0.03], control="permuted")
     assert "This run is a control (control=permuted)" in control
@@ -117,14 +121,27 @@ def test_verdict_of_a_comparison_has_its_controls():
     )
     run = {"merges": True, "sources": "x", "source_share": 0.2}
     runs = dict.fromkeys(labels, run)
-    steph, control = verdicts.of_comparison(result, runs)
+    (steph,) = verdicts.of_comparison(result, runs)
     assert steph == (
-        "steph: Better than abmil: +0.030 [95 %: +0.010 to +0.050] in the C-index; better, beyond "
-        "the noise of patients and of folds. Other cancers have a share of 20 % in the merged "
-        "model. Less the same with control=permuted: +0.010 [95 %: -0.010 to +0.030] in the "
-        "C-index, not distinguishable from the method without its cause."
+        "steph is better than abmil, beyond the noise of patients and of folds: +0.030 [95 %: "
+        "+0.010 to +0.050] in the C-index. Other cancers have a share of 20 % in the merged model. "
+        "Gain over controls, the same without its cause: +0.010 [95 %: −0.010 to +0.030] "
+        "(permuted). Whether other cancers had a part in this cannot be told."
     )
-    assert control.startswith("steph+permuted: Not distinguishable from abmil: +0.020")
+    beyond = {"steph+permuted": difference(0.01, 0.005, 0.03)}
+    (steph,) = verdicts.of_comparison(dataclasses.replace(result, control_differences=beyond), runs)
+    assert steph.endswith("(permuted). Other cancers had a part in this.")
+    noise = {"steph": difference(0.02, -0.01, 0.05)}
+    (steph,) = verdicts.of_comparison(dataclasses.replace(result, differences=noise), runs)
+    assert steph.startswith(
+        "Whether steph is better or worse than abmil cannot be told (within the noise: the folds "
+        "agree, but other patients might not): +0.020 [95 %: −0.010 to +0.050] in the C-index."
+    )
+    undefined = {"steph": difference(math.nan, math.nan, math.nan)}
+    (steph,) = verdicts.of_comparison(
+        dataclasses.replace(result, differences=undefined, control_differences=beyond), runs
+    )
+    assert "cannot be told (not known: the C-index of some fold is undefined): no number" in steph
     *_, last = verdicts.of_comparison(dataclasses.replace(result, control_differences={}), runs)
     assert last.startswith("No control was run")
     alone = dataclasses.replace(result, differences={})
@@ -347,8 +364,12 @@ def test_report_of_a_comparison(workdir, tmp_path):
     assert steph == pytest.approx(run_numbers.report_numbers(workdir)["c_index"]["mean"])
     assert numbers["methods"]["steph"]["difference"]["mean"] == pytest.approx(steph - own)
     assert numbers["methods"]["abmil"]["difference"] is None
-    sentence, control = numbers["verdict"]
-    assert sentence.startswith("steph: ")
+    sentence, control = numbers["verdicts"]
+    assert numbers["verdict"] == f"{sentence} {control}"
+    assert numbers["method"] == "steph"
+    for name in ("c_index", "uno", "auc", "ibs", "d_calibration", "hazard_ratio"):
+        assert numbers[name] == numbers["methods"]["steph"][name]
+    assert sentence.startswith("Whether steph is better or worse than abmil cannot be told")
     assert control.startswith("No control was run")
     assert sentence in " ".join(page.text)
     # Differences to another method, which a report that is written again keeps.
