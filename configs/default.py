@@ -120,6 +120,13 @@ def get_config() -> ConfigDict:
     config.linear_pool.common = (100.0, 10.0, 1.0)  # penalties of the sources' mean direction
     config.linear_pool.own = (30.0,)  # and of each source's; not to use them is always a choice
 
+    # --- rescaled and mean_pool (steph_jax/methods); inner folds choose ---
+    config.rescaled = ConfigDict()
+    config.rescaled.factors = (1.4, 2.0, 3.0, 4.0)  # c of the target's own task vector, besides 1
+    config.rescaled.spreads = (0.05, 0.2)  # how far c_s of the sources may go; 0 is always a choice
+    config.mean_pool = ConfigDict()
+    config.mean_pool.learning_rates = (1e-4, 3e-4, 1e-3)
+
     # --- early stopping, where splits have a part `validation` ---
     config.validation = ConfigDict()
     config.validation.select = "none"  # the best epoch by "loss" or "c_index", or none: the last

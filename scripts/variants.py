@@ -29,6 +29,7 @@ from steph_jax.survival import metrics
 from steph_jax.training import experiment, sweep
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, defaults
 from steph_jax.training.inner_folds import cut_inner_folds
+from steph_jax.training.inner_pool import refitted_pool
 
 REFERENCE = "steph_target"
 #: Settings that differ from those of `steph_target`, by name of the variant.
@@ -81,7 +82,7 @@ def try_variants(
         for number, cut in enumerate(cut_inner_folds(cohort, fold, config.seed)):
             within = place / f"fold_{fold}" / f"inner_{number}"
             label = f"fold {fold}, inner fold {number}"
-            pool = sweep.refitted_pool(run, cut, within, f"{label}, target's model")
+            pool = refitted_pool(run, cut, within, f"{label}, target's model")
             for name, values in variants.items():
                 variant = experiment.with_config(run, config.with_values(values))
                 directory = within / name.replace(" ", "_")

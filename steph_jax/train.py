@@ -23,6 +23,7 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 import dataclasses
 import math
 import pathlib
+import shutil
 from collections.abc import MutableSequence, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ from steph_jax.training import experiment, inputs, preflight, sweep
 from steph_jax.training import history as epoch_rows
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
 from steph_jax.training.experiment import Experiment
+from steph_jax.training.fitting import inner_directory
 from steph_jax.training.grid import Grid, parse
 from steph_jax.training.restarts import train_split
 from steph_jax.training.sweep import SweepResult
@@ -95,10 +97,12 @@ def train(
     directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
     unfinished = {f: path for f, path in directories.items() if not run_directory.is_finished(path)}
     grid = parse(sweeps, config)
+    config_record = record | grid.record()
+    if not grid.values:
+        grid = Grid(config.controlled_method.grid(config.options))
     # Before the features are read: a pool that lacks a model is known at once.
     model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
     with run_directory.folds_locked(workdir, unfinished):
-        config_record = record | grid.record()
         run_directory.reconciled_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
         logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
@@ -296,7 +300,10 @@ def finish_fold(
         | {name: model.metadata[name] for name in fields if name in model.metadata}
         | selection.record()
     )
+    if method.shows_null:
+        numbers["null_model"] = evaluator.null_model(run.pool.null(), evaluate, split.test)
     files.write_json(run_directory.training_record(directory), numbers)
+    shutil.rmtree(inner_directory(directory), ignore_errors=True)
     target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
     with_curves = evaluator.parts_with_curves(parts, stored)
     years = config.evaluate.years

@@ -2,12 +2,13 @@
 
     python -m steph_jax.transfer --config configs/brca.py --workdir W
 
-Sources and targets are `config.sources` (all datasets of the pool, if empty) and `config.dataset`.
-As everywhere, a source's model is the one of its fold 0, but for a cohort's own model, which is the
-one of the fold whose patients are tested. A cohort without data here is no target, one without a
-model in the pool no source, which is logged.
+The first row is the untrained null model, whose ranking a source keeps in part: what is below or
+above 0.5 need not come from what it learned. Sources and targets are `config.sources` (all datasets
+of the pool, if empty) and `config.dataset`. As everywhere, a source's model is the one of its fold
+0, but for a cohort's own model, which is the one of the fold whose patients are tested. A cohort
+without data here is no target, one without a model in the pool no source, which is logged.
 
-W/transfer.csv              source, target, fold, c_index
+W/transfer.csv              source ("null" for the null model), target, fold, c_index
 W/task_vector_cosines.csv   cosine between the task vectors of the merged encoder
 W/transfer.png              mean over folds, and the cosines
 """
@@ -23,7 +24,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from steph_jax import cli, files, plots, run_directory
-from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.pool import NULL, Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import table_path
@@ -76,7 +77,7 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["source", "target", "fold", "c_index"])
     cosines = cosine_table(pool, sources)
     files.write_table(workdir / COSINES, cosines.rename_axis(None, axis=1).reset_index())
-    means = mean_matrix(table, list(sources), targets)
+    means = mean_matrix(table, [NULL, *sources], targets)
     draw(means, cosines, len(config.folds), workdir)
     # Last: this file marks the matrix as complete.
     files.write_table(workdir / TABLE, table)
@@ -136,15 +137,16 @@ def with_data(config: Config, names: Sequence[str]) -> list[str]:
 def on_target(
     config: Config, pool: Pool, sources: Mapping[str, SavedModel]
 ) -> list[tuple[str, str, int, float]]:
-    """(source, target, fold, C-index) of all sources on the test patients of `config.dataset`.
+    """(source, target, fold, C-index) of theta_0 and of all sources on the target's test patients.
 
-    All models see the patients in one pass.
+    The target is `config.dataset`. All models see the patients in one pass.
     """
     target = config.dataset
     cohort = experiment.read_cohort(config)
     preflight.warn_of_leaks(config, cohort, sources)
     models: dict[tuple[str, int], SavedModel] = {
-        (name, 0): model for name, model in sources.items() if name != target
+        (NULL, 0): pool.null(),
+        **{(name, 0): model for name, model in sources.items() if name != target},
     }
     folds = pool.members().get(target, [])
     for fold in cohort.folds:
@@ -172,7 +174,7 @@ def on_target(
     rows = []
     for fold, split in cohort.folds.items():
         time, event = cohort.table.time[split.test], cohort.table.event[split.test]
-        for name in sources:
+        for name in (NULL, *sources):
             key = (name, fold if name == target else 0)
             if key in risks:
                 c_index = metrics.concordance_index(time, event, risks[key][split.test])

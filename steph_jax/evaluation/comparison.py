@@ -109,6 +109,17 @@ class Comparison:
     control_differences: Mapping[str, Difference] = dataclasses.field(default_factory=dict)
     reference: str = REFERENCE
 
+    def null_c_index(self, method: str) -> float | None:
+        """Mean over folds of the null model's C-index, for a method that reports it."""
+        values = [
+            run.numbers["null_model"]["c_index"]
+            for run in self.runs
+            if (run.method, run.seed) == (method, self.seeds[0]) and "null_model" in run.numbers
+        ]
+        if not values:
+            return None
+        return float(np.mean([math.nan if value is None else value for value in values]))
+
     def seed_sd(self, method: str) -> float:
         """Standard deviation (n - 1) over seeds of the mean over folds; NaN for one seed."""
         means = [

@@ -215,6 +215,13 @@ def _starts(result: Comparison) -> list[str]:
             lines.append(
                 f"{markup.markdown(method)} starts from the model of {', '.join(restarted)}."
             )
+        null = result.null_c_index(method)
+        if null is not None:
+            lines.append(
+                f"{markup.markdown(method)}: the untrained null model has a C-index of "
+                f"{number(null, 4)} on the same patients; a source's model keeps part of that "
+                "ranking, so a C-index off 0.5 need not come from what it learned."
+            )
         again = sum(run.numbers.get("restarts", 0) > 0 for run in runs)
         if again:
             lines.append(

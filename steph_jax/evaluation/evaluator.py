@@ -213,6 +213,22 @@ def parts_with_curves(parts: dict[str, SplitScores], model: SavedModel) -> dict[
     }
 
 
+def null_model(null: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dict[str, float]:
+    """C-index of the untrained null model, its outputs read as those of the model in its place.
+
+    Args:
+        null: theta_0.
+        evaluate: of that model, for its data.
+        rows: numbers of the patients in the cohort.
+    """
+    predict = evaluate.predict
+    untrained = Predictor.load(null, predict.loader, predict.model.compute_dtype)
+    outputs, _ = untrained(rows.tolist())
+    risk = np.asarray(evaluate.objective.output.risk(jnp.asarray(outputs)))
+    table = evaluate.table
+    return {"c_index": metrics.concordance_index(table.time[rows], table.event[rows], risk)}
+
+
 def target_only(model: SavedModel, evaluate: Evaluator, rows: np.ndarray) -> dict[str, float]:
     """C-index and loss of the target's own base model, which a merged model holds.
 

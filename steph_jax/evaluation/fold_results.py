@@ -44,6 +44,7 @@ _METRICS = records.record(
     _SELECTED
     | {
         "target_only": records.either(records.NOTHING, _SCORES),
+        "null_model": _SCORES,
         "risk_sd": records.or_null(records.within(0, records.MOST)),
         "bin_edges": records.list_of(records.NUMBER, 2),
         "source_share": records.or_null(records.within(0, 1)),

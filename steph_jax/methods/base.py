@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import jax
 import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
@@ -84,6 +85,26 @@ class PatientMoments(NamedTuple):
     event: np.ndarray
 
 
+class HeldOut(Protocol):
+    """The held-out patients of an inner fold, as `Method.fit` reads them.
+
+    Attributes:
+        pool: with a model of the target that was fitted without these patients.
+    """
+
+    @property
+    def pool(self) -> Pool: ...
+
+    def outputs(self, model: SavedModel) -> np.ndarray:
+        """Outputs [n, T] of a model."""
+
+    def c_index(self, model: SavedModel) -> float:
+        """Of a model; NaN where no two patients can be compared."""
+
+    def loss(self, model: SavedModel, outputs: jax.Array) -> jax.Array:
+        """The sum over patients of the model's own loss, of outputs [n, T]."""
+
+
 class FoldPatients(Protocol):
     """The training patients of a fold, as `Method.fit` reads them.
 
@@ -99,6 +120,9 @@ class FoldPatients(Protocol):
 
     def source_moments(self, dataset: str) -> PatientMoments:
         """Of the fold-0 training patients of a cohort that the method joins, none the target's."""
+
+    def held_out_parts(self) -> Sequence[HeldOut]:
+        """The inner folds of the training patients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +149,8 @@ class Method:
         fit: (spec, pool, training patients) -> the model of a fold, for a method that is fitted
             otherwise than by gradient steps; it records the number of fitted parameters as
             "fitted_parameters". `start` then makes the same model with nothing fitted.
+        grid: (options) -> values of settings that each fold selects by inner folds, by name, where
+            the run has no sweep of its own.
         choose: `start` for a method that evaluates candidates on the training patients first.
         weights_can_collapse: (an untrained model) -> whether all its weights of sources can become
             0 for good (dying ReLU), which leaves the untrained null encoder.
@@ -132,6 +158,8 @@ class Method:
             start at that number or higher.
         uses_task_vectors: whether it takes differences of models to theta_0.
         uses_sources: whether it merges or routes models of other cancers, so that it has controls.
+        shows_null: whether the C-index of the untrained null model is reported with its own: a
+            source's model that is not trained on ranks patients in part as theta_0 does.
         inputs: (a stored model, embeddings by frozen models) -> arrays [n, ...] of all patients,
             which `BagModel.head` finds by name among the labels.
     """
@@ -145,11 +173,13 @@ class Method:
     members: Callable[[FoldSpec[Any], Pool], Sequence[tuple[str, int]]] = lambda spec, pool: ()
     joins: Callable[[FoldSpec[Any], Pool], Sequence[str]] | None = None
     fit: Callable[[FoldSpec[Any], Pool, FoldPatients], SavedModel] | None = None
+    grid: Callable[[Any], dict[str, list[Any]]] = lambda options: {}
     choose: Callable[[FoldSpec[Any], Pool, Represent, TrainingCIndex], SavedModel] | None = None
     weights_can_collapse: Callable[[SavedModel], bool] = lambda model: False
     raise_weights: Callable[[FoldSpec[Any], float], FoldSpec[Any]] = lambda spec, least: spec
     uses_task_vectors: bool = False
     uses_sources: bool = False
+    shows_null: bool = False
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
 
     def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:

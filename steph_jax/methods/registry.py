@@ -11,6 +11,8 @@ from steph_jax.methods import (
     joint,
     learned,
     linear_pool,
+    mean_pool,
+    rescaled,
     ridge_cox,
     roupkt,
     steph,
@@ -23,8 +25,10 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         abmil.METHOD,
+        mean_pool.METHOD,
         ridge_cox.METHOD,
         linear_pool.METHOD,
+        rescaled.METHOD,
         transfer.ZERO_SHOT,
         transfer.FINE_TUNE,
         joint.METHOD,

@@ -126,6 +126,7 @@ def _method(
         trains=trains,
         members=members,
         choose=choose,
+        shows_null=not trains,
     )
 
 

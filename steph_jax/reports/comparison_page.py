@@ -177,6 +177,7 @@ def _scores(result: Comparison, method: str) -> dict[str, Any]:
             "folds": [run_metrics.or_none(float(value)) for value in values],
             "ci95": run_metrics.ends(result.intervals[method]),
         },
+        "null_c_index": result.null_c_index(method),
         "difference": None
         if difference is None
         else {

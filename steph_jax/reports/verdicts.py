@@ -79,6 +79,9 @@ def of_comparison(result: Comparison, runs: Mapping[str, Mapping[str, Any]]) -> 
         is_control = comparison.parts_of(label)[1] != "none"
         if runs[label]["merges"] and runs[label]["sources"] is not None and not is_control:
             sentences.append(f"{_capitalized(in_words(runs[label]['source_share']))}.")
+        null = result.null_c_index(label)
+        if null is not None:
+            sentences.append(f"The untrained null model has {null:.3f} on the same patients.")
         sentences += _against_controls(result, label)
         paragraphs.append(" ".join(sentences))
     if not result.control_differences:

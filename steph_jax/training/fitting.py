@@ -1,21 +1,60 @@
 """Methods that are fitted otherwise than by gradient steps: what they read of the patients."""
 
 import dataclasses
+import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.cohort import Fold
 from steph_jax.data.splits import read_split, split_path
 from steph_jax.evaluation import predictions
-from steph_jax.evaluation.evaluator import Evaluator
+from steph_jax.evaluation.evaluator import Evaluator, Predictor, cohort_labels, label_rows
 from steph_jax.methods.base import PatientMoments
 from steph_jax.methods.moments import MomentsModel
 from steph_jax.models.abmil import Architecture
+from steph_jax.survival import metrics
+from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.experiment import Experiment, fold_spec, with_run_outputs
+from steph_jax.training.inner_folds import InnerFold, cut_inner_folds
+from steph_jax.training.inner_pool import refitted_pool
 from steph_jax.training.loop import TrainResult
 from steph_jax.training.preflight import check_feature_dim
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOutPatients:
+    """The held-out patients of an inner fold, as `methods.base.HeldOut`.
+
+    Attributes:
+        run: config and data.
+        cut: the inner fold.
+        pool: with the target's model fitted without these patients.
+    """
+
+    run: Experiment
+    cut: InnerFold
+    pool: Pool
+
+    def outputs(self, model: SavedModel) -> np.ndarray:
+        predict = Predictor.load(model, self.run.loader, self.run.config.precision.operands)
+        return predict(self.cut.held_out.tolist())[0]
+
+    def c_index(self, model: SavedModel) -> float:
+        risk = stored_objective(model).output.risk(jnp.asarray(self.outputs(model)))
+        table, rows = self.run.cohort.table, self.cut.held_out
+        return metrics.concordance_index(table.time[rows], table.event[rows], np.asarray(risk))
+
+    def loss(self, model: SavedModel, outputs: jax.Array) -> jax.Array:
+        bins = TimeBins.from_json(model.metadata["bins"])
+        labels = label_rows(cohort_labels(self.run.cohort.table, bins), self.cut.held_out)
+        return stored_objective(model)(outputs, labels) * len(self.cut.held_out)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,11 +63,17 @@ class SplitPatients:
 
     Attributes:
         run: config and data.
+        fold: number of the fold whose models of the pool are read.
         split: its patients.
+        directory: where the inner folds' models are kept until the fold is finished.
+        label: in the log.
     """
 
     run: Experiment
+    fold: int
     split: Fold
+    directory: pathlib.Path
+    label: str
 
     @property
     def shared(self) -> dict[Any, Any]:
@@ -49,6 +94,21 @@ class SplitPatients:
             )
         return moments_of(self.run, np.array(rows))
 
+    def held_out_parts(self) -> Sequence[HeldOutPatients]:
+        run = self.run
+        cohort = dataclasses.replace(run.cohort, folds={self.fold: self.split})
+        parts = []
+        for number, cut in enumerate(cut_inner_folds(cohort, self.fold, run.config.seed)):
+            label = f"{self.label}, inner fold {number}, target's model"
+            within = inner_directory(self.directory) / f"inner_{number}"
+            parts.append(HeldOutPatients(run, cut, refitted_pool(run, cut, within, label)))
+        return parts
+
+
+def inner_directory(directory: pathlib.Path) -> pathlib.Path:
+    """Where a fold keeps the models of its inner folds while it is fitted."""
+    return directory / "inner_folds"
+
 
 def moments_of(run: Experiment, rows: np.ndarray) -> PatientMoments:
     """Mean and standard deviation of the features of some patients, in two passes.
@@ -67,13 +127,17 @@ def moments_of(run: Experiment, rows: np.ndarray) -> PatientMoments:
     return PatientMoments(values(center), center, table.time[rows], table.event[rows])
 
 
-def fit_split(run: Experiment, fold: int, split: Fold) -> TrainResult:
+def fit_split(
+    run: Experiment, fold: int, split: Fold, directory: pathlib.Path, label: str
+) -> TrainResult:
     """Fits the model of a split by `Method.fit`.
 
     Args:
         run: config and data.
         fold: number of the fold whose models of the pool are read.
         split: its patients.
+        directory: where the models of inner folds are kept.
+        label: in the log.
 
     Raises:
         ValueError: as `preflight.check_feature_dim` and the method do.
@@ -83,7 +147,7 @@ def fit_split(run: Experiment, fold: int, split: Fold) -> TrainResult:
     spec = fold_spec(run.config, run.cohort, fold, split)
     check_feature_dim(method.start(spec, run.pool), run)
     began = time.perf_counter()
-    model = method.fit(spec, run.pool, SplitPatients(run, split))
+    model = method.fit(spec, run.pool, SplitPatients(run, fold, split, directory, label))
     seconds = time.perf_counter() - began
     model = with_run_outputs(model, run, split)
     evaluate = Evaluator.load(

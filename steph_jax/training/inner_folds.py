@@ -56,7 +56,8 @@ def cut_inner_folds(cohort: Cohort, fold: int, seed: int) -> list[InnerFold]:
 def _too_few(cohort: Cohort, fold: int) -> str:
     rows = cohort.folds[fold].train
     return (
-        f"--sweep: fold {fold} of {cohort.dataset} has {int(cohort.table.event[rows].sum())} "
+        f"fold {fold} of {cohort.dataset} has {int(cohort.table.event[rows].sum())} "
         f"events among {len(rows)} training patients, too few for {NUM_INNER_FOLDS} inner folds: "
-        "each needs a patient with an event whom another one outlived. Train without --sweep"
+        "each needs a patient with an event whom another one outlived. Use a "
+        "method that chooses nothing on them, and no --sweep"
     )

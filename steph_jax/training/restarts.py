@@ -53,7 +53,7 @@ def train_split(
         track: trackers that log the epochs.
     """
     if run.method.fit is not None:
-        return fit_split(run, fold, split)
+        return fit_split(run, fold, split, directory, label)
     patients = np.concatenate([split.train, run.cohort.others])
     collapsed_seconds = 0.0
     for restart in range(MOST_STARTS):

@@ -20,28 +20,23 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pandas as pd
 from absl import logging
 
 from steph_jax import files, messages, plots, records
-from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
-from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data.cohort import Cohort, Fold
-from steph_jax.methods import abmil
-from steph_jax.survival import objectives
-from steph_jax.survival.time_bins import TimeBins, uniform_bins
+from steph_jax.data.cohort import Cohort
 from steph_jax.training import preflight, resume
 from steph_jax.training.config import Config
 from steph_jax.training.experiment import Experiment, fold_spec, time_bins, with_config
 from steph_jax.training.grid import Grid, Point
 from steph_jax.training.inner_folds import InnerFold, cut_inner_folds
-from steph_jax.training.loop import DivergedError, TrainingJob, train_model
+from steph_jax.training.inner_pool import refitted_pool
+from steph_jax.training.loop import DivergedError
 from steph_jax.training.preflight import check_splits
 from steph_jax.training.restarts import train_split
 
@@ -65,28 +60,6 @@ class SweepResult(NamedTuple):
     def record(self) -> dict[str, Any]:
         """Entries of metrics.json."""
         return {"selected": self.point, "inner_c_index": self.c_index} if self.point else {}
-
-
-class InnerPool(Pool):
-    """A pool with another model of the target.
-
-    Args:
-        root: of the pool.
-        dataset: the target.
-        refit: (the pool's model of the target) -> the one that replaces it.
-    """
-
-    def __init__(
-        self, root: pathlib.Path, dataset: str, refit: Callable[[SavedModel], SavedModel]
-    ) -> None:
-        super().__init__(root)
-        self._dataset = dataset
-        self._refit = refit
-
-    def member(self, dataset: str, fold: int) -> SavedModel:
-        """See `Pool.member`."""
-        model = super().member(dataset, fold)
-        return self._refit(model) if dataset == self._dataset else model
 
 
 def check(grid: Grid, config: Config, cohort: Cohort, pool: Pool) -> None:
@@ -225,61 +198,6 @@ def _store_start(
 def _read(path: pathlib.Path, kind: records.Kind) -> dict[str, Any]:
     advice = f"remove {path.parent} to do this part of the sweep again"
     return records.read(path, kind, "a part of a sweep", advice)
-
-
-def refitted_pool(
-    run: Experiment, cut: InnerFold, directory: pathlib.Path, label: str
-) -> InnerPool:
-    """The pool with a model of the target that was fitted without the held-out patients.
-
-    It is fitted when a method first reads it, from `_untrained`, and stored in the directory.
-
-    Args:
-        run: config and data.
-        cut: the inner fold.
-        directory: of the inner fold.
-        label: in the log.
-    """
-
-    def refit(member: SavedModel) -> SavedModel:
-        path, states = directory / "target", directory / "target_training"
-        if not path.is_dir():
-            states.mkdir(parents=True, exist_ok=True)
-            split = cut.split
-            start = _untrained(run, member, split)
-            job = TrainingJob(abmil.METHOD, start, split.train, split, states, label)
-            trained = train_model(run, job)
-            model = abmil.METHOD.store(start, jax.device_get(trained.trainable))
-            saved_model.save_model(path, model)
-        shutil.rmtree(states, ignore_errors=True)
-        return saved_model.load_model(path)
-
-    return InnerPool(run.pool.root, run.config.dataset, refit)
-
-
-def _untrained(run: Experiment, member: SavedModel, split: Fold) -> SavedModel:
-    """theta_0 with the loss and the kind of time bins of the pool's model that it replaces.
-
-    Where that has no record of them: the default loss, and the run's bins if they fit its number of
-    outputs, else uniform ones. Bins that depend on outcomes are cut by those of the split, as for
-    the method that is trained on it.
-    """
-    objective, record = saved_model.stored_objective(member), member.metadata.get("bins")
-    num_outputs = member.architecture.num_bins
-    if record:
-        bins = TimeBins.from_json(record)
-    else:
-        bins = time_bins(run.config, run.cohort, split)
-        if objective.output.num_outputs(bins.num_bins) != num_outputs:
-            bins = uniform_bins(num_outputs)
-    if bins.kind != "uniform":
-        section = dataclasses.replace(run.config.bins, kind=bins.kind, number=bins.num_bins)
-        time, event = run.cohort.table.time[split.train], run.cohort.table.event[split.train]
-        bins = section.cut(time, event)
-    num_outputs = objective.output.num_outputs(bins.num_bins)
-    spec = run.config.fold_spec(run.config.folds[0], num_outputs, bins)
-    settings = {"bins": bins.to_json(), "objective": objectives.objective_record(objective)}
-    return dataclasses.replace(abmil.METHOD.start(spec, run.pool), metadata=settings)
 
 
 def held_out_c_index(

@@ -12,7 +12,7 @@ import pictures
 import pytest
 
 from configs import testing
-from steph_jax import evaluate, predict, simulate, train
+from steph_jax import compare, evaluate, predict, simulate, train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
@@ -128,6 +128,25 @@ def test_the_source_is_the_best_on_the_training_patients(config, world, tmp_path
     assert written["source_train_c_index"] == pytest.approx(expected)
     assert expected["sim_b"] != expected["sim_c"]
     assert written["source"] == max(expected, key=expected.get)
+
+
+def test_the_null_models_own_c_index_is_reported_with_zero_shot(config, world, tmp_path):
+    config["method"] = "zero_shot"
+    compare.compare(config, ["zero_shot"], [42], tmp_path, "command")
+    fold = tmp_path / "zero_shot-seed_42" / "fold_0"
+    test = read_split(split_path(world / "data", "sim_a", 0)).test
+    table = read_table(table_path(world / "data", "sim_a"))
+    rows = [table.row_of[patient] for patient in test]
+    slides = {table.patients[row]: table.slides[row] for row in rows}
+    null = Pool(world / "pool").null()
+    risk = predict.predict(null, open_features(world / "data/features/sim_a"), slides).risk
+    expected = metrics.concordance_index(table.time[rows], table.event[rows], risk)
+    written = read_json(fold / "metrics.json")
+    assert written["null_model"] == {"c_index": pytest.approx(expected)}
+    page = (tmp_path / "compare.md").read_text()
+    assert f"the untrained null model has a C-index of {expected:.4f}" in page
+    evaluate.evaluate_fold(fold, stored_config(fold.parent))
+    assert read_json(fold / "metrics.json") == written
 
 
 def test_joint_trains_on_all_patients_of_the_sources_but_the_targets_own(config, world, tmp_path):

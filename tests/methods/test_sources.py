@@ -146,7 +146,7 @@ def test_missing_and_misshapen_sources_are_refused(pool, spec):
         find_method("fine_tune").start(with_options(spec, transfer=Transfer(TARGET)), pool)
     with pytest.raises(FileNotFoundError, match="no model of 'tcga_gbmlgg' for fold 3"):
         find_method("learned").start(dataclasses.replace(spec, fold=3), pool)
-    with pytest.raises(ValueError, match="method is one of abmil, ridge_cox"):
+    with pytest.raises(ValueError, match="method is one of abmil, mean_pool"):
         find_method("lora")
     alone = dataclasses.replace(spec, sources=(TARGET,))
     with pytest.raises(ValueError, match="no cohort is left to be joined"):

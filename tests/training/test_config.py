@@ -19,7 +19,16 @@ RECORD = as_dict(default.get_config())
 SETTINGS = run_directory.flatten(RECORD)
 #: Sections that every run reads, and those that belong to methods.
 SHARED = ("data", "data.columns", "bins", "evaluate", "pool", "model", "validation", "loss")
-OF_METHODS = ("steph", "merging", "transfer", "roupkt", "linear", "linear_pool")
+OF_METHODS = (
+    "steph",
+    "merging",
+    "transfer",
+    "roupkt",
+    "linear",
+    "linear_pool",
+    "rescaled",
+    "mean_pool",
+)
 
 
 def changed(name, value=None, remove=False):
@@ -96,7 +105,7 @@ def test_size_is_bounded(name, value):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("method", "stef", "method is one of abmil, ridge_cox,"),
+        ("method", "stef", "method is one of abmil, mean_pool,"),
         ("dataset", "", "dataset is the name of a folder"),
         ("dataset", "a\nb", "dataset is the name of a folder"),
         ("folds", [], "folds are numbers of splits files"),

@@ -277,10 +277,11 @@ def test_a_head_of_another_meaning_is_refused_where_it_is_to_be_used(tmp_path, o
 
 
 def test_every_method_is_among_those_tested_here():
-    assert set(METHODS) == {*OF_SOURCES, "abmil", "joint", "ridge_cox", "linear_pool"}
+    linear = {"ridge_cox", "linear_pool"}  # need no model of the pool
+    assert set(METHODS) == {*OF_SOURCES, *linear, "abmil", "joint", "mean_pool", "rescaled"}
 
 
-@pytest.mark.parametrize("method", [*OF_SOURCES, "joint"])
+@pytest.mark.parametrize("method", [*OF_SOURCES, "joint", "rescaled"])
 def test_no_pool(tmp_path, method):
     with pytest.raises(
         FileNotFoundError, match=r"none: no such pool.*convert_torch_ckpt.*make demo"
@@ -288,7 +289,7 @@ def test_no_pool(tmp_path, method):
         find_method(method).start(SPEC, Pool(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("method", OF_SOURCES)
+@pytest.mark.parametrize("method", [*OF_SOURCES, "rescaled"])
 def test_a_pool_without_null(tmp_path, method):
     pool = Pool(tmp_path)
     for name in ("a-fold_1", "b-fold_0", "c-fold_0"):
