@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.method = "steph"  # see steph_jax/methods/registry.py
     config.folds = (0, 1, 2, 3, 4)  # each is trained and tested; they share one load of the data
     config.seed = 42  # of initial parameters, batches and dropout
+    # Training patients of each fold, drawn by the seed, events spread evenly; 0 = all. The target's
+    # model of the pool is fitted again on them.
+    config.train_patients = 0
     config.sources = ()  # datasets whose fold-0 models are merged; () = all others of the pool
 
     # --- training protocol ---

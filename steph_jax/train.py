@@ -56,6 +56,7 @@ from steph_jax.training.experiment import Experiment
 from steph_jax.training.fitting import inner_directory
 from steph_jax.training.grid import Grid, parse
 from steph_jax.training.restarts import train_split
+from steph_jax.training.subset_pool import SUBSET, with_subset_pool
 from steph_jax.training.sweep import SweepResult
 
 
@@ -151,6 +152,11 @@ def preflight_run(
     """
     expect_installed(config.track)
     model = preflight.preflight(config, cohort, pool, folds)
+    if saves_to_pool(config) and config.train_patients:
+        raise ValueError(
+            f"pool.save: a model of the pool is fitted on all training patients of its fold, not "
+            f"on train_patients = {config.train_patients}; leave one of the two out"
+        )
     if saves_to_pool(config):
         check_can_add(config, cohort, pool, model.architecture, folds)
     read = preflight.members(config, cohort, pool, config.folds[0])
@@ -263,6 +269,7 @@ def finish_fold(
     # --- model, epochs ---
     config, cohort, method = run.config, run.cohort, run.method
     split = cohort.folds[fold]
+    run = with_subset_pool(run, split, directory / SUBSET, f"fold {fold}, target's model")
     result = train_split(run, fold, split, directory, f"fold {fold}", track)
     model, evaluate, history = result.start, result.evaluate, result.history
 
@@ -293,6 +300,7 @@ def finish_fold(
             "dataset": config.dataset,
             "fold": fold,
             "seed": config.seed,
+            "train_patients": config.train_patients,
             "best_epoch": config.validation.best_epoch(history),
             "trainable_parameters": count,
         }
@@ -304,6 +312,7 @@ def finish_fold(
         numbers["null_model"] = evaluator.null_model(run.pool.null(), evaluate, split.test)
     files.write_json(run_directory.training_record(directory), numbers)
     shutil.rmtree(inner_directory(directory), ignore_errors=True)
+    shutil.rmtree(directory / SUBSET, ignore_errors=True)
     target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
     with_curves = evaluator.parts_with_curves(parts, stored)
     years = config.evaluate.years

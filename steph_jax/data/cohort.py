@@ -62,6 +62,7 @@ class Cohort:
         file: size of the file that the table was read from.
         others: numbers of patients of other cohorts, who are in no fold (`joined`).
         datasets_of_others: [others] names of their cohorts.
+        whole_folds: what `folds` were before training patients were left out; None where none were.
     """
 
     dataset: str
@@ -70,6 +71,12 @@ class Cohort:
     file: TableSize
     others: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.intp))
     datasets_of_others: tuple[str, ...] = ()
+    whole_folds: dict[int, Fold] | None = None
+
+    @property
+    def splits(self) -> dict[int, Fold]:
+        """The folds as their files have them."""
+        return self.folds if self.whole_folds is None else self.whole_folds
 
 
 def read_patients(root: pathlib.Path, dataset: str, columns: Columns) -> SurvivalTable:

@@ -66,6 +66,7 @@ class Config:
     folds: tuple[int, ...] = (0, 1, 2, 3, 4)
     seed: int = 42
     sources: tuple[str, ...] = ()
+    train_patients: int = 0
     epochs: int = 20
     batch_size: int = 16
     learning_rate: float = 1e-4

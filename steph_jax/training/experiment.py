@@ -15,6 +15,7 @@ from steph_jax.data.cohort import Cohort, Fold, joined, load_cohort, other_patie
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import SurvivalTable, table_path
+from steph_jax.data.training_subsets import with_fewer_training_patients
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
 from steph_jax.methods.base import FoldSpec, Method, with_defaults
@@ -59,10 +60,13 @@ def read_cohort(config: Config) -> Cohort:
     """The target's patients and folds.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_cohort`.
+        FileNotFoundError, ValueError: see `load_cohort` and `with_fewer_training_patients`.
     """
     data = config.data
-    return load_cohort(data.folder, config.dataset, config.folds, data.table_columns)
+    cohort = load_cohort(data.folder, config.dataset, config.folds, data.table_columns)
+    if not config.train_patients:
+        return cohort
+    return with_fewer_training_patients(cohort, config.train_patients, config.seed)
 
 
 def open_experiment(config: Config, cohort: Cohort, pool: Pool) -> Experiment:

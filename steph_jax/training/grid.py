@@ -13,7 +13,10 @@ from steph_jax.messages import join_names
 from steph_jax.training.config import Config
 
 #: Settings, and sections, of the data and the way a run works, not of what is fitted.
-NOT_SWEPT = ("dataset", "method", "folds", "seed", "compute_dtype", "eval_every")
+NOT_SWEPT = (
+    *("dataset", "method", "folds", "seed", "train_patients"),
+    *("compute_dtype", "eval_every"),
+)
 SECTIONS_NOT_SWEPT = ("data", "pool")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", list: "a tuple"}
 

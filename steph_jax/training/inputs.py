@@ -123,7 +123,7 @@ def of_run(
                 part: _digest(json.dumps([table.patients[i] for i in getattr(fold, part)]))
                 for part in ("train", "test", "validation")
             }
-            for number, fold in cohort.folds.items()
+            for number, fold in cohort.splits.items()
         },
         "features": feature_digests(table.patients, bags, before),
         "models": dict(models),

@@ -67,6 +67,7 @@ VALUE_CHECKS: dict[str, Any] = {
     "folds": _expect_folds,
     "seed": _expect_seed,
     "sources": _expect_sources,
+    "train_patients": lambda name, value: expect_within(name, value, 0, 2**31 - 1),
     "epochs": lambda name, value: expect_within(name, value, 1, MOST_EPOCHS),
     "batch_size": lambda name, value: expect_within(name, value, 1, MOST_PATIENTS_A_STEP),
     "learning_rate": _expect_rate,
