@@ -7,6 +7,10 @@ several. `--controls` also runs each method that uses other cancers without the 
 (`config.control`), and reports what is left; `--reference roupkt` takes differences to that method.
 Calls for other methods may use one W, at the same time as well.
 
+`--train_patients 40,80,0` does so for each of these numbers of training patients (0 = all), in
+W/patients_40 and so on, and shows what a gain is worth with how many: W/learning_curve.md, .csv and
+.png, and W/compare.csv with a column train_patients.
+
 W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
 W/compare.csv             method, fold, seed, c_index; and control, with --controls
 W/compare.md              the table for people, with differences to the reference in words
@@ -36,6 +40,7 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.bags import OnDiskBags
 from steph_jax.engine.step import device_mesh
 from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
+from steph_jax.evaluation import learning_curve as curves
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
 from steph_jax.jobs import command_line, launch, states
 from steph_jax.jobs.launch import Job, Launcher
@@ -73,6 +78,17 @@ def main() -> int:
     launcher = launch.chosen(
         arguments.launcher, arguments.jobs, arguments.workdir / JOBS, arguments.slurm
     )
+    if arguments.train_patients:
+        if arguments.status or arguments.print:
+            raise ValueError(
+                "--status and --print are of one number of training patients; give "
+                "--config.train_patients=40 --workdir W/patients_40 for --train_patients"
+            )
+        numbers = whole_numbers(arguments.train_patients, "train_patients")
+        compare_numbers(
+            record, methods, seeds, arguments.workdir, command, numbers, reference, launcher
+        )
+        return 0
     if arguments.status or arguments.print:
         show = status if arguments.status else slurm_script
         print(show(Config.from_dict(record), methods, seeds, arguments.workdir))
@@ -130,16 +146,53 @@ def with_controls(methods: Sequence[str]) -> list[str]:
     return labels
 
 
-def whole_numbers(seeds: Sequence[str]) -> list[int]:
-    """--seeds as numbers.
+def whole_numbers(texts: Sequence[str], flag: str = "seeds") -> list[int]:
+    """The values of a flag as numbers.
 
     Raises:
         ValueError: for anything else.
     """
     try:
-        return [int(seed) for seed in seeds]
+        return [int(text) for text in texts]
     except ValueError:
-        raise ValueError(f"--seeds are whole numbers, as 42,43; found {','.join(seeds)}") from None
+        raise ValueError(f"--{flag} are whole numbers, as 42,43; found {','.join(texts)}") from None
+
+
+def compare_numbers(
+    record: dict[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+    command: str,
+    numbers: Sequence[int],
+    reference: str = comparison.REFERENCE,
+    launcher: Launcher | None = None,
+) -> dict[int, Comparison]:
+    """A comparison with each of some numbers of training patients, and what they show together.
+
+    Args:
+        record, methods, seeds, command, reference, launcher: as of `compare`.
+        workdir: where the comparisons are kept.
+        numbers: of training patients; 0 for all.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compare` does; a number that some fold does not have.
+    """
+    ordered = curves.in_order(numbers)
+    records_of = {number: record | {"train_patients": number} for number in ordered}
+    # Before the first is trained: each seed and number draws other patients.
+    for number, seed in itertools.product(ordered, seeds):
+        experiment.read_cohort(Config.from_dict(records_of[number] | {"seed": seed}))
+    results = {}
+    for number, record_of_number in records_of.items():
+        place = curves.directory(workdir, number)
+        results[number] = compare(
+            record_of_number, methods, seeds, place, command, None, reference, launcher
+        )
+        print(f"report: {comparison_page.write(place, reference)}")
+    curves.write(workdir, results, command)
+    print(f"written to {workdir / 'learning_curve.md'}")
+    return results
 
 
 def compare(
@@ -292,6 +345,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
     flags.DEFINE_bool("controls", False, "Run the controls of each method too.")
     flags.DEFINE_string("reference", comparison.REFERENCE, "The method that differences are to.")
+    flags.DEFINE_list("train_patients", None, "Numbers of training patients; 0 for all.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
     command_line.define()

@@ -17,6 +17,7 @@ from steph_jax.plots.learning import (
     training_curves,
     training_curves_figure,
 )
+from steph_jax.plots.learning_curve import learning_curve, learning_curve_figure
 from steph_jax.plots.patch_maps import (
     Background,
     Panel,
@@ -44,6 +45,8 @@ __all__ = [
     "folds_figure",
     "intervals",
     "intervals_figure",
+    "learning_curve",
+    "learning_curve_figure",
     "matrices",
     "matrices_figure",
     "matrix",

@@ -160,6 +160,11 @@ def _contents(workdir: pathlib.Path) -> tuple[list[str], list[int], list[int]]:
             f"{path}: expected the table of a comparison; {error}; give the command of "
             "steph_jax.compare again"
         ) from None
+    if "train_patients" in table:
+        raise ValueError(
+            f"{path}: expected a comparison with one number of training patients, found several; "
+            "each has its page in a folder patients_* beside this table"
+        )
     if not methods:
         raise ValueError(f"{path}: expected a row per method, seed and fold, found none")
     return methods, seeds, folds

@@ -15,6 +15,7 @@ from steph_jax import compare, run_directory, train
 from steph_jax.evaluation import comparison, comparison_report, fold_results
 from steph_jax.evaluation.comparison import Difference
 from steph_jax.plots.style import signed
+from steph_jax.reports import comparison_page
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import Interval
 
@@ -160,6 +161,31 @@ def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch
     assert again.intervals == first.intervals
     with pytest.raises(ValueError, match=r"other settings; use them, or another --workdir"):
         compare.compare(config | {"epochs": 2}, METHODS, SEEDS, workdir, COMMAND)
+
+
+def test_comparison_with_several_numbers_of_training_patients(config, tmp_path):
+    few = config | {"folds": [0], "batch_size": 2}
+    methods = ["abmil", "average"]
+    results = compare.compare_numbers(few, methods, [1], tmp_path, COMMAND, [0, 6])
+    assert list(results) == [6, 0]
+    table = pd.read_csv(tmp_path / "compare.csv")
+    assert table["train_patients"].tolist() == [6, 6, 0, 0]
+    for number, place in ((6, "patients_6"), (0, "patients_all")):
+        run = tmp_path / place / "average-seed_1/fold_0"
+        assert json.loads((run / "metrics.json").read_text())["train_patients"] == number
+        assert (tmp_path / place / "report.html").is_file()
+    tests = [
+        pd.read_csv(tmp_path / place / "abmil-seed_1/fold_0/predictions_test.csv")["patient_id"]
+        for place in ("patients_6", "patients_all")
+    ]
+    assert tests[0].equals(tests[1])
+    page = (tmp_path / "learning_curve.md").read_text()
+    assert "| average less abmil |" in page
+    with pytest.raises(ValueError, match=r"compare.csv: expected a comparison with one number of"):
+        comparison_page.report_numbers(tmp_path)
+    with pytest.raises(ValueError, match=r"train_patients = 900, but fold 0 of sim_a has"):
+        compare.compare_numbers(few, methods, [1], tmp_path / "other", COMMAND, [6, 900])
+    assert not (tmp_path / "other").exists()
 
 
 def test_comparison_resumes(compared, config, tmp_path):
