@@ -29,38 +29,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, files, records, train
+from steph_jax import cli, train
 from steph_jax import run_directory as runs
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.data.bags import OnDiskBags
-from steph_jax.engine.step import device_mesh
-from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
+from steph_jax.evaluation import comparison, comparison_report
 from steph_jax.evaluation import learning_curve as curves
 from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
-from steph_jax.jobs import command_line, launch, states
+from steph_jax.jobs import command_line, launch
+from steph_jax.jobs.comparison_jobs import JOBS, slurm_script, status
 from steph_jax.jobs.launch import Job, Launcher
-from steph_jax.jobs.slurm_script import text as script_text
 from steph_jax.methods.controls import controls_of
-from steph_jax.methods.registry import find_method, load_model
+from steph_jax.methods.registry import find_method
 from steph_jax.reports import comparison_page
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
-
-_MEASURED = records.record(
-    {
-        "num_patches": records.WHOLE,
-        "flops_per_slide": records.NUMBER,
-        "seconds_per_slide": records.NUMBER,
-    }
-)
-
-#: Where jobs have their scripts and logs, below --workdir.
-JOBS = "jobs"
+from steph_jax.training.inference import inference_cost
 
 
 def main() -> int:
@@ -90,8 +76,12 @@ def main() -> int:
         )
         return 0
     if arguments.status or arguments.print:
-        show = status if arguments.status else slurm_script
-        print(show(Config.from_dict(record), methods, seeds, arguments.workdir))
+        runs_asked = Config.from_dict(record), methods, seeds, arguments.workdir
+        if arguments.status:
+            print(status(*runs_asked))
+        else:
+            options = launch.parse_options(arguments.slurm)
+            print(slurm_script(*runs_asked, sys.argv[1:], options, arguments.jobs))
         return 0
     compare(
         record,
@@ -104,37 +94,6 @@ def main() -> int:
     )
     print(f"report: {comparison_page.write(arguments.workdir, reference)}")
     return 0
-
-
-def status(
-    config: Config, methods: Sequence[str], seeds: Sequence[int], workdir: pathlib.Path
-) -> str:
-    """What has become of the runs of a comparison, as a table."""
-    named = {
-        run_directory(workdir, *run).name: run_directory(workdir, *run)
-        for run in itertools.product(methods, seeds)
-    }
-    return states.table(named, config.folds, workdir / JOBS)
-
-
-def slurm_script(
-    config: Config, methods: Sequence[str], seeds: Sequence[int], workdir: pathlib.Path
-) -> str:
-    """A script for sbatch that does what is missing of a comparison."""
-    arguments = flags.FLAGS
-    program = [sys.executable, "-m", "steph_jax.compare"]
-    words = command_line.without(sys.argv[1:], ("methods", "seeds", "reference"))
-    words = [word for word in words if word.lstrip("-") not in ("controls", "nocontrols")]
-    runs_left = [
-        (method, seed)
-        for method, seed in itertools.product(methods, seeds)
-        if states.finished_folds(run_directory(workdir, method, seed), config.folds)
-        < len(config.folds)
-    ]
-    commands = [[*program, *words, f"--methods={m}", f"--seeds={s}"] for m, s in runs_left]
-    last = [*program, *command_line.without(sys.argv[1:])]
-    options = launch.parse_options(arguments.slurm)
-    return script_text(commands or [last], last, workdir / JOBS, arguments.jobs, options)
 
 
 def with_controls(methods: Sequence[str]) -> list[str]:
@@ -301,43 +260,6 @@ def check_methods(configs: dict[tuple[str, int], Config]) -> None:
         cohort = experiment.read_cohort(config)
         pool = Pool(config.pool.root)
         preflight.preflight(config, cohort, pool, config.folds)
-
-
-def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int) -> dict[str, Any]:
-    """Operations and seconds per slide of a method's first model, measured once per device.
-
-    The slide has as many patches as the median test patient of the fold.
-    """
-    directory = run_directory(workdir, method, seed)
-    fold = runs.fold_directory(directory, config.folds[0])
-    file = directory / "inference.json"
-    mesh = device_mesh()
-    device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
-    conditions = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
-    if file.is_file():
-        record = records.read(file, _MEASURED, "a measurement of inference", f"remove {file}")
-        if all(record.get(name) == value for name, value in conditions.items()):
-            return record
-    model = load_model(fold / "model")
-    num_patches = median_patches(config, fold)
-    dtype = config.precision.operands
-    logging.info("%s: measuring inference", method)
-    measurement = conditions | {
-        "num_patches": num_patches,
-        "flops_per_slide": cost.flops_per_slide(model, num_patches),
-        "seconds_per_slide": cost.seconds_per_slide(model, num_patches, config.batch_size, dtype),
-    }
-    files.write_json(file, measurement)
-    return measurement
-
-
-def median_patches(config: Config, fold: pathlib.Path) -> int:
-    """The median number of patches of the test patients of a finished fold."""
-    table, split = fold_results.read_patients(fold)
-    source = experiment.open_source(config, config.dataset)
-    slides = [table.slides[i] for i in split.test]
-    bags = OnDiskBags(source, slides, config.precision.features)
-    return max(1, int(np.median(bags.num_patches)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 """
 
 import dataclasses
-import math
 import pathlib
 import shutil
 from collections.abc import MutableSequence, Sequence
@@ -38,14 +37,12 @@ from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.checks.cohort import warn_of_cohort
 from steph_jax.checks.findings import Status, sentence
 from steph_jax.checks.models import check_pool
-from steph_jax.data.cohort import Cohort, Fold
+from steph_jax.data.cohort import Cohort
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.evaluation.comparison import label_of
-from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
 from steph_jax.models import task_vectors
-from steph_jax.models.abmil import Architecture
 from steph_jax.reports import provenance, run_page
 from steph_jax.trackers.protocol import TrackedFold
 from steph_jax.trackers.track import Track, expect_installed, tracked
@@ -55,6 +52,7 @@ from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, def
 from steph_jax.training.experiment import Experiment
 from steph_jax.training.fitting import inner_directory
 from steph_jax.training.grid import Grid, parse
+from steph_jax.training.pool_growth import as_pool_member, check_can_add, saves_to_pool
 from steph_jax.training.restarts import train_split
 from steph_jax.training.subset_pool import SUBSET, with_subset_pool
 from steph_jax.training.sweep import SweepResult
@@ -152,11 +150,6 @@ def preflight_run(
     """
     expect_installed(config.track)
     model = preflight.preflight(config, cohort, pool, folds)
-    if saves_to_pool(config) and config.train_patients:
-        raise ValueError(
-            f"pool.save: a model of the pool is fitted on all training patients of its fold, not "
-            f"on train_patients = {config.train_patients}; leave one of the two out"
-        )
     if saves_to_pool(config):
         check_can_add(config, cohort, pool, model.architecture, folds)
     read = preflight.members(config, cohort, pool, config.folds[0])
@@ -181,38 +174,6 @@ def expect_sound_pool(config: Config, cohort: Cohort, pool: Pool) -> None:
             raise ValueError(f"{pool.root}: {sentence(finding)}")
 
 
-def check_can_add(
-    config: Config,
-    cohort: Cohort,
-    pool: Pool,
-    first: Architecture,
-    folds: Sequence[int],
-) -> None:
-    """Checks that the models of all folds can be added to the pool, before any is trained.
-
-    Args:
-        config: of the run.
-        cohort: of the target.
-        pool: that grows.
-        first: of the first fold's model, and of the null model of a pool that has none yet.
-        folds: numbers; their models differ in their time bins at most.
-
-    Raises:
-        ValueError: models of other dimensions than those that are there, or than each other.
-    """
-    bins = {fold: experiment.fold_spec(config, cohort, fold).num_outputs for fold in folds}
-    for fold, number in bins.items():
-        fold_architecture = dataclasses.replace(first, num_bins=number)
-        pool.check_can_add(member_name(config.dataset, fold), fold_architecture)
-    if len(set(bins.values())) > 1:
-        bins_text = ", ".join(f"fold {fold} {number}" for fold, number in bins.items())
-        raise ValueError(
-            f"models of a pool share all dimensions, but with bins.kind = "
-            f"{config.bins.kind!r} folds of {config.dataset} have other numbers of "
-            f"outputs: {bins_text}; use --config.bins.kind=quantile, or --config.pool.save=false"
-        )
-
-
 def open_run(
     config: Config, cohort: Cohort, pool: Pool, model: SavedModel, workdir: pathlib.Path
 ) -> Experiment:
@@ -229,11 +190,6 @@ def open_run(
     if config.data.check_values:
         preflight.check_values(run, workdir / "values.sha256")
     return dataclasses.replace(run, encoder=encoder) if saves_to_pool(config) else run
-
-
-def saves_to_pool(config: Config) -> bool:
-    """Whether the trained models become members of the pool."""
-    return config.method == "abmil" and config.pool.save
 
 
 def train_fold(
@@ -324,20 +280,6 @@ def finish_fold(
         for name, part in parts.items()
         for number, value in part.scores.items()
     }
-
-
-def as_pool_member(
-    model: SavedModel, run: Experiment, split: Fold, test: SplitScores
-) -> SavedModel:
-    """The model with what a pool lists of it: encoder, training patients, and its test C-index."""
-    c_index = test.scores["c_index"]
-    return with_metadata(
-        model,
-        encoder=run.encoder,
-        patients=len(split.train),
-        events=int(run.cohort.table.event[split.train].sum()),
-        test_c_index=None if math.isnan(c_index) else c_index,
-    )
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def markdown(
         lines += [
             f"| {markup.markdown(method)} less {markup.markdown(against)} | "
             + " | ".join(
-                f"{signed(row.difference)} [{signed(row.low)}, {signed(row.high)}]"
-                for row in rows.itertuples()
+                f"{signed(mean)} [{signed(low)}, {signed(high)}]"
+                for mean, low, high in rows[["difference", "low", "high"]].to_numpy(float)
             )
             + " |"
             for (method, against), rows in gains.groupby(["method", "against"], sort=False)

@@ -77,7 +77,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, kind: str) -> None:
         last = np.flatnonzero(np.isfinite(y))
         if len(last):
             ends.append((float(x[last[-1]]), float(y[last[-1]])))
-            texts.append(shortened(method if kind == "reference" else against))
+            texts.append(shortened(str(method if kind == "reference" else against)))
             colors.append(color)
     _ticks(axes, rows)
     if kind == "reference":

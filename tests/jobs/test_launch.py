@@ -11,7 +11,7 @@ import pools
 import pytest
 
 from steph_jax import compare
-from steph_jax.jobs import command_line, launch, slurm_script, states
+from steph_jax.jobs import command_line, comparison_jobs, launch, slurm_script, states
 from steph_jax.jobs.launch import Job, Launcher
 from steph_jax.training.config import Config
 
@@ -101,13 +101,15 @@ def test_comparison_of_jobs_equals_one_of_this_process(tmp_path):
     world = pools.make(tmp_path / "world")
     record, methods = pools.config(world) | {"folds": [0]}, ("abmil", "average")
     config, launched = Config.from_dict(record), tmp_path / "launched"
-    assert "abmil-seed_1      0/1  not begun" in compare.status(config, methods, (1,), launched)
-    launcher = Launcher("local", 2, launched / compare.JOBS)
+    assert "abmil-seed_1      0/1  not begun" in comparison_jobs.status(
+        config, methods, (1,), launched
+    )
+    launcher = Launcher("local", 2, launched / comparison_jobs.JOBS)
     compare.compare(record, methods, (1,), launched, "", launcher=launcher)
     compare.compare(record, methods, (1,), tmp_path / "here", "")
     name = "abmil-seed_1/fold_0/predictions_test.csv"
     assert (launched / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
     assert (launched / "compare.csv").read_text() == (tmp_path / "here/compare.csv").read_text()
-    table = compare.status(config, methods, (1,), launched)
+    table = comparison_jobs.status(config, methods, (1,), launched)
     assert [line.split()[1:] for line in table.splitlines()[1:]] == [["1/1", "finished"]] * 2
     assert states.finished_folds(launched / "abmil-seed_1", (0, 1)) == 1

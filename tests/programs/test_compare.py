@@ -12,7 +12,7 @@ import pools
 import pytest
 
 from steph_jax import compare, run_directory, train
-from steph_jax.evaluation import comparison, comparison_report, fold_results
+from steph_jax.evaluation import comparison, comparison_report, cost, fold_results
 from steph_jax.evaluation.comparison import Difference
 from steph_jax.plots.style import signed
 from steph_jax.reports import comparison_page
@@ -150,7 +150,7 @@ def test_a_second_call_trains_and_measures_nothing(compared, config, monkeypatch
         raise AssertionError("trained or measured again")
 
     monkeypatch.setattr(train, "train", refuse)
-    monkeypatch.setattr(compare.cost, "seconds_per_slide", refuse)
+    monkeypatch.setattr(cost, "seconds_per_slide", refuse)
     fewer = compare.compare(config, ["roupkt"], [1], workdir, COMMAND)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("*/fold_*/*")} == before
     assert fewer.differences == {}
