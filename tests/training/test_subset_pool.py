@@ -42,7 +42,7 @@ def other_pool(world, root):
         path = root / f"sim_a-fold_{fold}"
         model = load_model(path)
         shutil.rmtree(path)
-        moved = jax.tree.map(lambda x: np.asarray(x)[..., ::-1].copy(), model.params)
+        moved = jax.tree.map(lambda x: np.asarray(x) * x.dtype.type(1.1), model.params)
         Pool(root).add(path.name, model.__class__(model.kind, model.architecture, {}, moved))
 
 
