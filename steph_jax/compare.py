@@ -11,6 +11,11 @@ Calls for other methods may use one W, at the same time as well.
 W/patients_40 and so on, and shows what a gain is worth with how many: W/learning_curve.md, .csv and
 .png, and W/compare.csv with a column train_patients.
 
+`--datasets a,b,c` does either for each of several datasets, in W/a and so on, and shows what a gain
+is over all of them: W/over_cohorts.md, .csv and W/forest.png (in W/patients_40 and so on, with
+numbers of patients), and W/compare.csv with a column dataset. `--primary steph` names the one
+difference that the study is about, before it is known.
+
 W/{method}-seed_{seed}/   the runs, as `steph_jax.train` leaves them
 W/compare.csv             method, fold, seed, c_index; and control, with --controls
 W/compare.md              the table for people, with differences to the reference in words
@@ -21,7 +26,7 @@ W/compare.png             C-index per fold, mean and interval
 W/differences.png         differences to the reference, per fold and on the whole
 """
 
-import itertools
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -33,19 +38,17 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from steph_jax import cli, train
-from steph_jax import run_directory as runs
-from steph_jax.checkpoints.pool import Pool
-from steph_jax.evaluation import comparison, comparison_report
+from steph_jax.evaluation import comparison, comparison_report, over_cohorts
 from steph_jax.evaluation import learning_curve as curves
-from steph_jax.evaluation.comparison import Comparison, label_of, parts_of, run_directory
+from steph_jax.evaluation.comparison import Comparison, label_of, run_directory
 from steph_jax.jobs import command_line, launch
 from steph_jax.jobs.comparison_jobs import JOBS, slurm_script, status
 from steph_jax.jobs.launch import Job, Launcher
 from steph_jax.methods.controls import controls_of
 from steph_jax.methods.registry import find_method
 from steph_jax.reports import comparison_page
-from steph_jax.training import experiment, preflight
-from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
+from steph_jax.training.compared_runs import asked_runs, check_methods, check_numbers, is_finished
+from steph_jax.training.config import Config, as_dict
 from steph_jax.training.inference import inference_cost
 
 
@@ -64,16 +67,23 @@ def main() -> int:
     launcher = launch.chosen(
         arguments.launcher, arguments.jobs, arguments.workdir / JOBS, arguments.slurm
     )
-    if arguments.train_patients:
-        if arguments.status or arguments.print:
-            raise ValueError(
-                "--status and --print are of one number of training patients; give "
-                "--config.train_patients=40 --workdir W/patients_40 for --train_patients"
-            )
-        numbers = whole_numbers(arguments.train_patients, "train_patients")
-        compare_numbers(
-            record, methods, seeds, arguments.workdir, command, numbers, reference, launcher
+    numbers = whole_numbers(arguments.train_patients or (), "train_patients")
+    if (numbers or arguments.datasets) and (arguments.status or arguments.print):
+        raise ValueError(
+            "--status and --print are of one comparison; give --config.dataset=NAME --workdir "
+            "W/NAME for --datasets, --config.train_patients=40 --workdir W/patients_40 for "
+            "--train_patients"
         )
+    if arguments.primary and not arguments.datasets:
+        raise ValueError("--primary is the main comparison over cohorts; name them by --datasets")
+    common = methods, seeds, arguments.workdir, command
+    if arguments.datasets:
+        compare_datasets(
+            record, *common, arguments.datasets, numbers, reference, launcher, arguments.primary
+        )
+        return 0
+    if numbers:
+        compare_numbers(record, *common, numbers, reference, launcher)
         return 0
     if arguments.status or arguments.print:
         runs_asked = Config.from_dict(record), methods, seeds, arguments.workdir
@@ -83,16 +93,7 @@ def main() -> int:
             options = launch.parse_options(arguments.slurm)
             print(slurm_script(*runs_asked, sys.argv[1:], options, arguments.jobs))
         return 0
-    compare(
-        record,
-        methods,
-        seeds,
-        arguments.workdir,
-        command,
-        reference=reference,
-        launcher=launcher,
-    )
-    print(f"report: {comparison_page.write(arguments.workdir, reference)}")
+    compare_with_page(record, *common, reference, launcher)
     return 0
 
 
@@ -138,20 +139,84 @@ def compare_numbers(
         ValueError, FileNotFoundError: as `compare` does; a number that some fold does not have.
     """
     ordered = curves.in_order(numbers)
-    records_of = {number: record | {"train_patients": number} for number in ordered}
-    # Before the first is trained: each seed and number draws other patients.
-    for number, seed in itertools.product(ordered, seeds):
-        experiment.read_cohort(Config.from_dict(records_of[number] | {"seed": seed}))
+    check_numbers(record, methods, seeds, ordered)
     results = {}
-    for number, record_of_number in records_of.items():
+    for number in ordered:
         place = curves.directory(workdir, number)
-        results[number] = compare(
-            record_of_number, methods, seeds, place, command, None, reference, launcher
+        results[number] = compare_with_page(
+            record | {"train_patients": number}, methods, seeds, place, command, reference, launcher
         )
-        print(f"report: {comparison_page.write(place, reference)}")
     curves.write(workdir, results, command)
     print(f"written to {workdir / 'learning_curve.md'}")
     return results
+
+
+def compare_datasets(
+    record: dict[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+    command: str,
+    datasets: Sequence[str],
+    numbers: Sequence[int] = (),
+    reference: str = comparison.REFERENCE,
+    launcher: Launcher | None = None,
+    primary: str = "",
+) -> dict[int, dict[str, Comparison]]:
+    """A comparison on each of several datasets, and what they show together.
+
+    Args:
+        record, methods, seeds, command, reference, launcher: as of `compare`.
+        workdir: where the comparisons are kept, each in the folder of its dataset.
+        datasets: names; that of the record is not used.
+        numbers: of training patients, 0 for all; () for that of the record.
+        primary: see `over_cohorts.expect_primary`; "" for none.
+
+    Returns:
+        by number of training patients, by dataset.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compare_numbers` does; fewer than two datasets.
+    """
+    if len(datasets) < 2 or len(set(datasets)) < len(datasets):
+        raise ValueError(
+            f"--datasets are two or more different ones, as a,b; found {','.join(datasets)}"
+        )
+    if primary:
+        over_cohorts.expect_primary(primary, methods, reference)
+    ordered = curves.in_order(numbers or [record["train_patients"]])
+    for dataset in datasets:
+        check_numbers(record | {"dataset": dataset}, methods, seeds, ordered)
+    results: dict[int, dict[str, Comparison]] = {number: {} for number in ordered}
+    for dataset in datasets:
+        common = methods, seeds, workdir / dataset, command
+        of_dataset = record | {"dataset": dataset}
+        if numbers:
+            by_number = compare_numbers(of_dataset, *common, numbers, reference, launcher)
+        else:
+            by_number = {ordered[0]: compare_with_page(of_dataset, *common, reference, launcher)}
+        for number, result in by_number.items():
+            results[number][dataset] = result
+    over_cohorts.write_all(workdir, results, command, primary, bool(numbers))
+    print(f"written to {workdir}")
+    return results
+
+
+def compare_with_page(
+    record: dict[str, Any],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    workdir: pathlib.Path,
+    command: str,
+    reference: str,
+    launcher: Launcher | None,
+) -> Comparison:
+    """`compare`, and its page; jobs have their scripts and logs in a folder of the comparison."""
+    if launcher is not None:
+        launcher = dataclasses.replace(launcher, folder=workdir / JOBS)
+    result = compare(record, methods, seeds, workdir, command, None, reference, launcher)
+    print(f"report: {comparison_page.write(workdir, reference)}")
+    return result
 
 
 def compare(
@@ -180,19 +245,7 @@ def compare(
         ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used; a
             job that failed.
     """
-    runs_asked = [(method, seed) for method in methods for seed in seeds]
-    if not runs_asked or len(set(runs_asked)) < len(runs_asked):
-        raise ValueError(
-            "expected methods and seeds, each of them once; found --methods "
-            f"{','.join(methods)} --seeds {','.join(map(str, seeds))}"
-        )
-    config = Config.from_dict(record)
-    asked = {
-        (label, seed): config.with_values(
-            dict(zip(("method", "control"), parts_of(label), strict=True)) | {"seed": seed}
-        )
-        for label, seed in runs_asked
-    }
+    config, asked = Config.from_dict(record), asked_runs(record, methods, seeds)
     missing = {
         (method, seed): run
         for (method, seed), run in asked.items()
@@ -225,49 +278,14 @@ def compare(
     return result
 
 
-def is_finished(directory: pathlib.Path, config: Config) -> bool:
-    """Whether a run has finished all folds of its config.
-
-    Raises:
-        ValueError: the run in this directory has other settings.
-    """
-    folds = [runs.fold_directory(directory, fold) for fold in config.folds]
-    # A run that was ended before its summary is given the chance to write it.
-    summarized = runs.is_summarized(directory, config.folds)
-    if not summarized or not all(runs.is_finished(fold) for fold in folds):
-        return False
-    runs.store_config(directory, config.record, MAY_CHANGE_ON_RESUME, defaults())
-    return True
-
-
-def check_methods(configs: dict[tuple[str, int], Config]) -> None:
-    """Finds out before the first training whether each of the runs can be started.
-
-    Raises:
-        ValueError, FileNotFoundError: a setting that cannot be used; a model that the pool lacks,
-            with how to make it.
-    """
-    checked: set[str] = set()
-    for (method, _), config in configs.items():
-        if config.pool.save:
-            raise ValueError(
-                "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
-                "no method depends on those run before it; make the pool first"
-            )
-        if method in checked:
-            continue
-        checked.add(method)
-        cohort = experiment.read_cohort(config)
-        pool = Pool(config.pool.root)
-        preflight.preflight(config, cohort, pool, config.folds)
-
-
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
     flags.DEFINE_list("methods", None, "Values of config.method, separated by commas.")
     flags.DEFINE_bool("controls", False, "Run the controls of each method too.")
     flags.DEFINE_string("reference", comparison.REFERENCE, "The method that differences are to.")
     flags.DEFINE_list("train_patients", None, "Numbers of training patients; 0 for all.")
+    flags.DEFINE_list("datasets", None, "Datasets to compare on, and over; the config's alone.")
+    flags.DEFINE_string("primary", "", "The main comparison over datasets: a method, or a label.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
     command_line.define()

@@ -10,6 +10,7 @@ years of 365.25 days, and a higher risk means a shorter life.
 
 from steph_jax.plots.calibration import calibration, calibration_figure
 from steph_jax.plots.comparison import folds, folds_figure, intervals, intervals_figure
+from steph_jax.plots.forest import forest, forest_figure
 from steph_jax.plots.heatmaps import Heatmap, matrices, matrices_figure, matrix, matrix_figure
 from steph_jax.plots.learning import (
     source_weights,
@@ -43,6 +44,8 @@ __all__ = [
     "calibration_figure",
     "folds",
     "folds_figure",
+    "forest",
+    "forest_figure",
     "intervals",
     "intervals_figure",
     "learning_curve",

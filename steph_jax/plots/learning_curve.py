@@ -24,6 +24,8 @@ from steph_jax.plots.style import (
 _COLUMNS = ("train_patients", "patients", "method", "against", "difference", "low", "high")
 #: Shift of two lines' bars against each other, as a factor of the number of patients.
 _SHIFT = 1.025
+#: Room beside the smallest and the largest number, as a factor.
+_MARGIN = 1.2
 
 
 def learning_curve(gains: pd.DataFrame, path: str | os.PathLike[str], title: str) -> pathlib.Path:
@@ -66,6 +68,8 @@ def learning_curve_figure(gains: pd.DataFrame, title: str) -> Figure:
 def _panel(axes: Axes, rows: pd.DataFrame, kind: str) -> None:
     axes.axhline(0, color=INK, linewidth=1, zorder=1)
     axes.set_xscale("log")
+    # Set, and not a margin: with one number of patients there is no range to take a share of.
+    axes.set_xlim(rows["patients"].min() / _MARGIN, rows["patients"].max() * _MARGIN)
     pairs = list(rows.groupby(["method", "against"], sort=False))
     ends, texts, colors = [], [], []
     for place, ((method, against), line) in enumerate(pairs):
@@ -97,4 +101,3 @@ def _ticks(axes: Axes, rows: pd.DataFrame) -> None:
     ]
     axes.set_xticks(numbers["patients"].to_numpy(float), texts)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.margins(x=0.08)

@@ -160,10 +160,10 @@ def _contents(workdir: pathlib.Path) -> tuple[list[str], list[int], list[int]]:
             f"{path}: expected the table of a comparison; {error}; give the command of "
             "steph_jax.compare again"
         ) from None
-    if "train_patients" in table:
+    if "dataset" in table or "train_patients" in table:
         raise ValueError(
-            f"{path}: expected a comparison with one number of training patients, found several; "
-            "each has its page in a folder patients_* beside this table"
+            f"{path}: expected a comparison on one dataset with one number of training patients, "
+            "found several; each has its page in a folder beside this table"
         )
     if not methods:
         raise ValueError(f"{path}: expected a row per method, seed and fold, found none")

@@ -8,10 +8,11 @@ import pictures
 import pools
 import pytest
 
-from steph_jax import compare, train
+from steph_jax import train
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.methods.registry import find_method
+from steph_jax.training import compared_runs
 from steph_jax.training.config import Config
 
 
@@ -54,7 +55,7 @@ def test_the_learning_rate_is_chosen_on_inner_folds(home, tmp_path):
     assert pd.read_csv(fold / "history.csv")["learning_rate"].max() <= best
     assert saved_model.load_model(fold / "model").architecture.pooling == "mean"
     # A run that is complete is not trained again, and a comparison takes it as it is.
-    assert compare.is_finished(tmp_path, Config.from_dict(config))
+    assert compared_runs.is_finished(tmp_path, Config.from_dict(config))
 
 
 def test_a_sweep_of_the_run_comes_first_and_no_rates_are_the_runs(home, tmp_path):

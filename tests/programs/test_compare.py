@@ -181,7 +181,7 @@ def test_comparison_with_several_numbers_of_training_patients(config, tmp_path):
     assert tests[0].equals(tests[1])
     page = (tmp_path / "learning_curve.md").read_text()
     assert "| average less abmil |" in page
-    with pytest.raises(ValueError, match=r"compare.csv: expected a comparison with one number of"):
+    with pytest.raises(ValueError, match=r"compare.csv: expected a comparison on one dataset with"):
         comparison_page.report_numbers(tmp_path)
     with pytest.raises(ValueError, match=r"train_patients = 900, but fold 0 of sim_a has"):
         compare.compare_numbers(few, methods, [1], tmp_path / "other", COMMAND, [6, 900])
