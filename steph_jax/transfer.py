@@ -8,7 +8,7 @@ of the pool, if empty) and `config.dataset`. As everywhere, a source's model is 
 0, but for a cohort's own model, which is the one of the fold whose patients are tested. A cohort
 without data here is no target, one without a model in the pool no source, which is logged.
 
-W/transfer.csv              source ("null" for the null model), target, fold, c_index
+W/transfer.csv              source (or "null model"), target, fold, c_index
 W/task_vector_cosines.csv   cosine between the task vectors of the merged encoder
 W/transfer.png              mean over folds, and the cosines
 """
@@ -24,7 +24,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from steph_jax import cli, files, plots, run_directory
-from steph_jax.checkpoints.pool import NULL, Pool
+from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.data.splits import split_path
 from steph_jax.data.tables import table_path
@@ -39,6 +39,8 @@ from steph_jax.training.config import Config, as_dict
 
 #: What is written.
 TABLE, COSINES, PICTURE = "transfer.csv", "task_vector_cosines.csv", "transfer.png"
+#: theta_0 in the column `source`: no dataset can be named so, and pandas does not read it as a gap.
+NULL_MODEL = "null model"
 
 
 def main() -> int:
@@ -77,7 +79,7 @@ def transfer(record: dict[str, Any], workdir: pathlib.Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["source", "target", "fold", "c_index"])
     cosines = cosine_table(pool, sources)
     files.write_table(workdir / COSINES, cosines.rename_axis(None, axis=1).reset_index())
-    means = mean_matrix(table, [NULL, *sources], targets)
+    means = mean_matrix(table, [NULL_MODEL, *sources], targets)
     draw(means, cosines, len(config.folds), workdir)
     # Last: this file marks the matrix as complete.
     files.write_table(workdir / TABLE, table)
@@ -145,7 +147,7 @@ def on_target(
     cohort = experiment.read_cohort(config)
     preflight.warn_of_leaks(config, cohort, sources)
     models: dict[tuple[str, int], SavedModel] = {
-        (NULL, 0): pool.null(),
+        (NULL_MODEL, 0): pool.null(),
         **{(name, 0): model for name, model in sources.items() if name != target},
     }
     folds = pool.members().get(target, [])
@@ -174,7 +176,7 @@ def on_target(
     rows = []
     for fold, split in cohort.folds.items():
         time, event = cohort.table.time[split.test], cohort.table.event[split.test]
-        for name in (NULL, *sources):
+        for name in (NULL_MODEL, *sources):
             key = (name, fold if name == target else 0)
             if key in risks:
                 c_index = metrics.concordance_index(time, event, risks[key][split.test])

@@ -47,11 +47,11 @@ def test_the_matrix_holds_every_source_on_every_target(config, world, tmp_path, 
     # The null model is the first row; sim_b and sim_c have no model of fold 1, for their own test
     # patients of it.
     assert len(values) == (1 + 3) * 3 * 2 - 2
-    assert table["source"][0] == "null"
+    assert table["source"][0] == "null model"
     assert ("sim_b", "sim_b", 1) not in values.index
     assert "sim_b, fold 1: its own model is not in" in caplog.text
     for source, target, fold, member in (
-        ("null", "sim_a", 1, "null"),
+        ("null model", "sim_a", 1, "null"),
         ("sim_b", "sim_a", 1, "sim_b-fold_0"),
         ("sim_a", "sim_a", 1, "sim_a-fold_1"),
         ("sim_a", "sim_c", 0, "sim_a-fold_0"),
@@ -101,7 +101,7 @@ def test_cohorts_without_data_or_model_are_left_out_with_a_line(config, world, t
     config["folds"], config["sources"] = [0], ["sim_c", "sim_b"]
     table = transfer.transfer(config, tmp_path / "W")
     pairs = set(zip(table["source"], table["target"], strict=True))
-    assert pairs == {(s, t) for s in ("null", "sim_a", "sim_b") for t in ("sim_a", "sim_c")}
+    assert pairs == {(s, t) for s in ("null model", "sim_a", "sim_b") for t in ("sim_a", "sim_c")}
     assert "sim_c is no source: no fold-0 model of it in" in caplog.text
     assert "sim_b is no target: no " in caplog.text
 
