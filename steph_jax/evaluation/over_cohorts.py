@@ -173,8 +173,10 @@ def standard_error(result: Comparison, method: str, against: str, difference: Di
     """Of a cohort's difference: noise of patients, as its interval has it, and of seeds."""
     low, high = difference.interval
     patients = (high - low) / (2 * _Z)
+    if len(result.seeds) < 2:
+        return patients
     by_seed = [_mean(result, method, seed) - _mean(result, against, seed) for seed in result.seeds]
-    seeds = float(np.var(by_seed, ddof=1)) / len(by_seed) if len(by_seed) > 1 else 0.0
+    seeds = float(np.var(by_seed, ddof=1)) / len(by_seed)
     return math.sqrt(patients**2 + seeds)
 
 
