@@ -69,6 +69,7 @@ class Engine:
         dtype: of the operands of products over patches.
         sizes: of the models and the run.
         num_devices: devices that share a batch, each with `workload.batch_size` slides of it.
+        first_device: number of the first of them on this machine.
 
     Attributes:
         method: what is computed.
@@ -80,7 +81,9 @@ class Engine:
         compilations: of this process since the engine was made.
     """
 
-    def __init__(self, length: str, dtype: str, sizes: Sizes, num_devices: int = 1) -> None:
+    def __init__(
+        self, length: str, dtype: str, sizes: Sizes, num_devices: int = 1, first_device: int = 0
+    ) -> None:
         self.compilations = Compilations()
         self._num_patches = np.tile(workload.cohort(length, sizes), num_devices)
         size = num_devices * workload.batch_size(length, sizes)
@@ -91,7 +94,7 @@ class Engine:
         ]
         self.labels = workload.labels(len(bags), sizes)
         self._size = size
-        mesh = device_mesh(jax.local_devices()[:num_devices])
+        mesh = device_mesh(jax.local_devices()[first_device : first_device + num_devices])
         self._device = mesh.devices.flat[0]
         budget = loader.patches_per_group(self._device.platform)
         self.loader = DeviceLoader(

@@ -121,6 +121,9 @@ def test_scaling_over_two_devices(monkeypatch):
     assert rows["1"]["efficiency"] == 1
     assert rows["1"]["imbalance"] == 0
     assert 0 <= rows["2"]["imbalance"] < 1
+    together = result["side_by_side"]["5"]
+    expected = together["slides_per_second"] / rows["1"]["slides_per_second"] / 2
+    assert together["efficiency"] == pytest.approx(expected)
 
 
 def test_memory_of_training_and_prediction(tmp_path, monkeypatch):
