@@ -100,7 +100,7 @@ def get_config() -> ConfigDict:
 
     # --- merging methods: fix, average, learned, dynamic, ties, iso_c, iso_cts ---
     config.merging = ConfigDict()
-    config.merging.prepare = "none"  # none, ties, iso_c, iso_cts: of task vectors, in any of them
+    config.merging.prepare = "none"  # none, ties, iso_c, iso_cts; in steph and steph_target too
     config.merging.include_target = True  # the target as one of the sources, but not in STEPH
     config.merging.weights = ()  # fix: one per source, the target last; () = 0.3 each
 

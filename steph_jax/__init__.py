@@ -2,8 +2,8 @@
 
 Dimensions, by the letters that shapes are written with everywhere:
 
-    B  slides in a batch (a "slide" is a patient's bag: all slides of one patient, joined)
-    N  patches of a slide             D  patch feature size (UNI2-h: 1536)
+    B  bags in a batch (a bag holds the patches of all slides of one patient)
+    N  patches of a bag               D  patch feature size (UNI2-h: 1536)
     E  embedding size (512)           A  attention size (384)
     T  time bins (32)                 S  source models
 
@@ -15,7 +15,7 @@ Folders, in the order of imports (each may import those before it):
     plots          pictures: tables in, PNG out
     checkpoints    models on disk, pools of them, PyTorch's files
     engine         how a batch of bags goes through a model
-    methods        what each method changes, a file each
+    methods        what each method changes; `models/X` has the equations, `methods/X` their use
     checks         what `steph_jax.check` examines
     evaluation     predictions, metrics of folds and runs, comparisons
     formats        models for other programs: published names, StableHLO, model hub

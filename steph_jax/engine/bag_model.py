@@ -102,7 +102,7 @@ class BagModel(Protocol):
         """Embeddings [..., embed_dims] of patches [..., D], whose means over bags `merge` gets."""
 
     def merge(self, trainable: Params, frozen: Params, bags: BagMeans) -> MergedModels:
-        """Parameters of bags from their mean embeddings."""
+        """Weights of the sources, or merged parameters, of bags from their mean embeddings."""
 
     def encoder(self, frozen: Params, merged: Params) -> Params:
         """feat_proj and attention_net from `MergedModels.encoder`.

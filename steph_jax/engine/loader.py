@@ -34,7 +34,7 @@ from steph_jax.engine.device_cache import DeviceCache, nbytes
 from steph_jax.engine.step import device_mesh
 
 #: The most that the groups of a batch of an evaluation may take on the devices, in bytes. Those of
-#: a larger batch are read again in every pass over it: a slide may be longer than memory.
+#: a larger batch are read again in every pass over it: a bag may be longer than memory.
 MAX_BATCH_BYTES = 1 << 30
 
 

@@ -12,12 +12,10 @@ softmax-weighted mean), so a forward pass is
 
 `forward` is plain Python over these stages, each compiled once per shape of a group; no bag is
 padded to another's length, and a bag's result does not depend on the others in its batch. It is
-differentiated from outside (`gradients`): JAX then runs the same stages backwards, compiled as
-well. For that a stage stores its matrix products (`_keep_products`); its features and parameters
-are not copied.
+differentiated from outside (`gradients`): JAX then runs the same stages backwards, compiled too.
+For that a stage stores its matrix products (`_keep_products`); features and parameters are not.
 
-The optimizer is not here: `training.epoch` updates parameters by these gradients, of a loss that
-`survival.objectives` makes from the config.
+The optimizer is in `training.epoch`, the loss is made by `evaluation.evaluator.loss_function`.
 
 Several devices: groups and everything per bag are split along their leading axis over a mesh of one
 axis; each device has whole bags. Parameters of the stages per group are copied to every device once

@@ -1,4 +1,4 @@
-"""`dynamic`: a hypernetwork weighs the task vectors of all sources for every slide.
+"""`dynamic`: a hypernetwork weighs the task vectors of all sources for every bag.
 
 theta(X) = theta_0 + sum_s w_s(X) tau_s,   w from the hypernetwork of STEPH (equations 10 and 15)
 """

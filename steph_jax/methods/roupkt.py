@@ -1,4 +1,4 @@
-"""ROUPKT as a method: frozen sources represent the slide, a router weighs experts.
+"""ROUPKT as a method: frozen sources represent the bag, a router weighs experts.
 
 The representations are computed once per cohort (`frozen_encoders`) and reach the head as an array
 of every patient; what is trained is a router, which is an ABMIL, the experts and the head.

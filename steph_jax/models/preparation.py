@@ -25,7 +25,7 @@ from steph_jax.models.abmil import Params
 from steph_jax.models.layers import matmul
 
 #: tau_t and tau_s as [outputs, inputs] -> a matrix of that shape.
-Preparation = Callable[[Array, Array], Array]
+MatrixPreparation = Callable[[Array, Array], Array]
 
 #: Share of the entries of a task vector that survives TIES.
 TIES_KEPT = 0.2
@@ -125,7 +125,7 @@ def _triplets(matrix: Float[Array, "a b"], count: int) -> _Triplets:
 
 
 def _matrices_or_mean(
-    preparation: Preparation, tau_t: Float[Array, "*shape"], tau_s: Float[Array, "*shape"]
+    preparation: MatrixPreparation, tau_t: Float[Array, "*shape"], tau_s: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
     """A preparation of matrices [outputs, inputs] on two kernels; the mean of two other tensors."""
     return preparation(tau_t.T, tau_s.T).T if tau_t.ndim == 2 else (tau_t + tau_s) / 2
@@ -162,7 +162,10 @@ def _polar_factor(matrix: Float[Array, "a b"]) -> Float[Array, "a b"]:
     return matmul(both.left * mask[None], both.right)
 
 
-#: Rules by name, besides "none".
+#: By name, besides "none": (tau_t, tau_s) -> what takes the place of tau_s, trees of the merged
+#: tensors.
+#: One source at a time, traced by JAX, without random numbers; `methods.sources.gather` applies it
+#: once for a fold, before training.
 PREPARATIONS = {"ties": ties, "iso_c": iso_c, "iso_cts": iso_cts}
 KINDS = ("none", *PREPARATIONS)
 

@@ -2,8 +2,8 @@
 
 Equations 35 to 38 of docs/method.md:
 
-    z_s    = the embedding of the slide by source s, frozen                         [E]
-    q      = W_r z_r, with z_r the embedding of the slide by the router, an ABMIL   [S]
+    z_s    = the embedding of the bag by source s, frozen                         [E]
+    q      = W_r z_r, with z_r the embedding of the bag by the router, an ABMIL   [S]
     p      = softmax(q)
     mixed  = sum_{s in K} p_s expert_s(z_s),  K = the k sources with the largest p  [E]
     logits = W_p mixed + b_p                                                        [T]
@@ -80,7 +80,7 @@ class Routing(NamedTuple):
 
 
 def route(q: Float[Array, "B S"], top_k: int) -> Routing:
-    """The routing of slides from the router's outputs q [B, S]; ties go to the lowest index."""
+    """The routing of bags from the router's outputs q [B, S]; ties go to the lowest index."""
     p = jax.nn.softmax(q, axis=-1)
     selected = task_vectors.select_top_k(p, top_k)
     return Routing(p, selected, jnp.max(p, axis=-1), jax.nn.logsumexp(q, axis=-1) ** 2)
@@ -96,8 +96,8 @@ def mixture(experts: Params, z: Float[Array, "B S E"], routing: Routing) -> Floa
 
     Args:
         experts: {"expert_0": {"kernel" [E, E], "bias" [E]}, ...}, or {} for the identity.
-        z: [B, S, E] representations of the slides.
-        routing: of the slides.
+        z: [B, S, E] representations of the bags.
+        routing: of the bags.
 
     Returns:
         [B, E].
@@ -117,7 +117,7 @@ def init(
 
     Args:
         key: random key.
-        architecture: of the router, and of the models that represent slides.
+        architecture: of the router, and of the models that represent bags.
         num_sources: S.
         num_outputs: T, outputs of pred_head.
         expert: as in `Options`.

@@ -174,14 +174,14 @@ def as_dict(options: Options) -> dict[str, Any]:
 def merge_regularizer(
     w: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"] | None
 ) -> Float[Array, "*bags"]:
-    """merge = logsumexp(w)^2 + mean_{s in K} w_s per slide (equation 25 of docs/method.md).
+    """merge = logsumexp(w)^2 + mean_{s in K} w_s per bag (equation 25 of docs/method.md).
 
     The mean is there only where sources are selected. Rules that sum all of them (k = 0, `learned`,
     `dynamic`) are penalized by logsumexp(w)^2 alone, as in the published program.
 
     Args:
         w: [..., S] weights as the hypernetwork gives them, before any clamp.
-        selected: [..., S] True for the sources K that are kept, at least one per slide; None where
+        selected: [..., S] True for the sources K that are kept, at least one per bag; None where
             none are selected.
 
     Returns:
@@ -194,11 +194,11 @@ def merge_regularizer(
 def mix_regularizer(
     mixing_ratio: Float[Array, "*bags S"], selected: Bool[Array, "*bags S"]
 ) -> Float[Array, "*bags"]:
-    """mix = mean_{s in K} lambda_s^2 per slide (equation 26 of docs/method.md).
+    """mix = mean_{s in K} lambda_s^2 per bag (equation 26 of docs/method.md).
 
     Args:
         mixing_ratio: [..., S] lambda.
-        selected: [..., S] True for the sources K that are kept; at least one per slide.
+        selected: [..., S] True for the sources K that are kept; at least one per bag.
 
     Returns:
         [...].

@@ -1,6 +1,6 @@
 """Patch features of slides, from whatever files hold them.
 
-    source = open_features("features/tcga_brca")       a folder, files, a .lmdb or a packed store
+    source = open.open_features("features/tcga_brca")  a folder, files, a .lmdb or a packed store
     source.num_patches(slide_id)                       from the header where the format has one
     source.read(slide_id, out=buffer)                  [N, D]
 
