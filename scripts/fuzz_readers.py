@@ -1,6 +1,7 @@
 """Gives mutated files to every reader of the package and writes a table of what came of it.
 
     python scripts/fuzz_readers.py --inputs 100000 [--seed 0] [--out docs/fuzzing.md]
+    python scripts/fuzz_readers.py --inputs 6000 --only coordinates
 
 Sound files of every layout (tests/helpers/readers.py) are changed at random
 (tests/helpers/fuzzing.py): bits, bytes, numbers, blocks, text, length. Tensors are rebuilt of
@@ -36,16 +37,22 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="in all, the same for each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=None, help="file for the table")
+    parser.add_argument("--only", default="", help="readers with this text in their names")
     parser.add_argument("--failures", type=pathlib.Path, default=None, help="folder for inputs")
     arguments = parser.parse_args()
 
     from readers import READERS
 
     failures = arguments.failures or pathlib.Path(tempfile.gettempdir()) / "fuzz_failures"
-    each = -(-arguments.inputs // len(READERS))
+    readers = [name for name in READERS if arguments.only in name]
+    if not readers:
+        parser.error(f"--only {arguments.only}: expected a part of {', '.join(READERS)}")
+    if arguments.only and arguments.out is not None:
+        parser.error("--out is for the table of all readers; leave --only out")
+    each = -(-arguments.inputs // len(readers))
     rows, unexpected = [HEAD, "| --- |" + " ---: |" * 6], []
     print("\n".join(rows), flush=True)
-    for name in READERS:
+    for name in readers:
         result = run(name, each, arguments.seed, failures)
         counts = list(result["counts"].values())
         cells = [name, *(f"{n:,}" for n in (each, *counts)), f"{result['peak'] / 1e6:.0f}"]

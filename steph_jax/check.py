@@ -45,6 +45,7 @@ from steph_jax.data.splits import Split
 from steph_jax.data.tables import SurvivalTable, table_path
 from steph_jax.messages import join_names
 from steph_jax.methods.base import Method
+from steph_jax.trackers.track import expect_installed
 from steph_jax.training.config import Config, as_dict, read_config
 from steph_jax.training.experiment import read_cohort
 from steph_jax.training.preflight import preflight
@@ -115,6 +116,8 @@ def check(
     if not problems:
         text = f"{config.method} on {config.dataset}, folds {join_names(config.folds)}"
         results.append(findings.ok("settings", text))
+    if "track" not in problems:
+        findings.attempt("trackers", results, lambda: expect_installed(config.track))
     columns = config.data.table_columns
     table, splits = check_tables(config, results)
     read, start = None, time.monotonic()
@@ -137,7 +140,11 @@ def check(
     if read is not None:
         deadline = time.monotonic() + seconds_for_sources
         results += check_encoders(config, sources, read, deadline, slide_seconds)
-    not_needed = ("features", "encoder")  # these do not block a start: report them, then try it
+    not_needed = (
+        "features",
+        "encoder",
+        "trackers",
+    )  # these do not block a start: report them, then try it
     status = findings.worst([finding for finding in results if finding.check not in not_needed])
     if not problems and status < Status.ERROR:
         pool = Pool(config.pool.root)

@@ -1,4 +1,4 @@
-"""Writes the metrics, predictions and pictures of a finished run again, from its directories alone.
+"""Writes metrics, predictions, pictures and report of a finished run again, from its directories.
 
     python -m steph_jax.evaluate --workdir W
 
@@ -18,6 +18,7 @@ from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import evaluator, fold_results, run_summary
 from steph_jax.evaluation.evaluator import Evaluator
 from steph_jax.methods.registry import load_model
+from steph_jax.reports import run_page
 from steph_jax.training import experiment
 from steph_jax.training.config import Config, stored_config
 
@@ -35,6 +36,7 @@ def main() -> int:
             evaluate_fold(directories[fold], config, flags.FLAGS.features)
         with run_directory.locked(workdir, run_directory.TURN_SECONDS):
             run_summary.write(workdir, config.dataset, config.method, config.seed, done)
+    print(f"report: {run_page.write(workdir)}")
     return 0
 
 

@@ -28,6 +28,7 @@ from steph_jax.methods.base import as_numpy
 from steph_jax.methods.registry import find_method
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
+from steph_jax.trackers import track
 from steph_jax.training.config import Config, as_dict
 
 SMALL = Settings(cohorts=2, patients=40, patches=12, feature_dim=24, two_slides=0.2, seed=3)
@@ -786,6 +787,14 @@ def test_only_models_of_the_method_are_required(whole, method, more, absent):
     expected = {"abmil": (), "steph": ("elsewhere",), "joint": ("elsewhere",)}
     expected |= {"fine_tune": ("elsewhere",)}
     assert sources == expected.get(method, ("sim_b",))
+
+
+def test_a_tracker_that_is_not_installed(whole, monkeypatch):
+    monkeypatch.setattr(track.importlib.util, "find_spec", lambda name: None)
+    missing = having(
+        check.check(config_of(whole, track=("mlflow",))), "needs the package mlflow-skinny"
+    )
+    assert (missing.check, missing.status) == ("trackers", Status.ERROR)
 
 
 def test_joined_cohorts_need_no_pool(whole, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import simulated
 from html_pages import Page
 
-from steph_jax import report, run_directory, train
+from steph_jax import evaluate, report, run_directory, train
 from steph_jax.evaluation.comparison import Comparison, Difference
 from steph_jax.reports import (
     comparison_page,
@@ -340,6 +340,18 @@ def test_run_of_an_older_program_has_a_report(workdir, tmp_path):
 def test_report_of_a_folder_without_run_is_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="no run here"):
         run_page.write(tmp_path)
+
+
+def test_evaluating_again_writes_the_report_again(workdir, tmp_path, monkeypatch, capsys):
+    again = tmp_path / "again"
+    shutil.copytree(workdir, again)
+    flags = type("Flags", (), {"workdir": again, "features": None})
+    monkeypatch.setattr(evaluate.flags, "FLAGS", flags)
+    assert evaluate.main() == 0
+    assert f"report: {again / 'report.html'}" in capsys.readouterr().out
+    numbers = json.loads((again / "report.json").read_text())
+    summary = run_directory.load_summary(again)
+    assert numbers["c_index"]["mean"] == pytest.approx(summary["c_index"]["mean"], abs=1e-9)
 
 
 def test_damaged_record_of_the_start_is_named(workdir, tmp_path):
