@@ -18,7 +18,8 @@ from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import Batch, ChunkGroups
 from steph_jax.engine import loader
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.step import Outputs, device_mesh, gradients, replicate
+from steph_jax.engine.placement import device_mesh, replicate
+from steph_jax.engine.step import Outputs, gradients
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import loss_function
 from steph_jax.methods.steph import StephModel, freeze

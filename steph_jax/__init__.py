@@ -9,6 +9,7 @@ Dimensions, by the letters that shapes are written with everywhere:
 
 Folders, in the order of imports (each may import those before it):
 
+    hosts          one run in several processes: how they meet, write once, end together
     models         the mathematics: ABMIL, task vectors and how they are prepared, hypernetworks
     survival       labels, time bins, losses, metrics, significance tests
     data           tables, splits, feature readers, bags, chunks, batches

@@ -19,7 +19,7 @@ import jax
 from absl import app, logging
 from absl import flags as absl_flags
 
-from steph_jax import config_files, files, interrupts
+from steph_jax import config_files, files, hosts, interrupts
 from steph_jax.messages import USER_ERRORS, escaped
 
 #: JAX's warnings of an entry of its cache that it cannot read, and of one that it cannot write.
@@ -289,6 +289,7 @@ def app_run(
     takes_arguments: bool = False,
     mistake: int = 1,
     resuming: str = "",
+    shares_hosts: bool = False,
 ) -> None:
     """Parses absl flags, then runs `main` guarded and exits with its status.
 
@@ -298,6 +299,7 @@ def app_run(
         takes_arguments: whether what is no flag is handed to `main` as a list.
         mistake: the status with which a user's mistake ends the program.
         resuming: what the same command does when it is given again after SIGTERM.
+        shares_hosts: whether the program joins others that it was started with (`hosts`).
     """
     prepare()
     for module in _DEFINING:  # absl's --help lists what the program's own file defines, else
@@ -312,6 +314,11 @@ def app_run(
         if len(argv) > 1:
             print(f"error: unexpected argument {argv[1]!r}; see --help", file=sys.stderr)
             sys.exit(mistake)
-        interrupts.leave(guarded(main, mistake, resuming))
+        work = with_other_hosts if shares_hosts else main
+        interrupts.leave(guarded(work, mistake, resuming))
+
+    def with_other_hosts() -> int | None:
+        with hosts.joined():
+            return main()
 
     app.run(run, flags_parser=flags_parser(mistake))

@@ -37,7 +37,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, train
+from steph_jax import cli, hosts, train
 from steph_jax.evaluation import comparison, comparison_report, over_cohorts
 from steph_jax.evaluation import learning_curve as curves
 from steph_jax.evaluation.comparison import Comparison, label_of, run_directory
@@ -67,6 +67,11 @@ def main() -> int:
     launcher = launch.chosen(
         arguments.launcher, arguments.jobs, arguments.workdir / JOBS, arguments.slurm
     )
+    if launcher is not None and hosts.count() > 1:
+        raise ValueError(
+            f"--launcher {arguments.launcher} starts jobs from one process, but this command was "
+            f"started in {hosts.count()}; start it in one, or leave --launcher out"
+        )
     numbers = whole_numbers(arguments.train_patients or (), "train_patients")
     if (numbers or arguments.datasets) and (arguments.status or arguments.print):
         raise ValueError(
@@ -146,8 +151,9 @@ def compare_numbers(
         results[number] = compare_with_page(
             record | {"train_patients": number}, methods, seeds, place, command, reference, launcher
         )
-    curves.write(workdir, results, command)
-    print(f"written to {workdir / 'learning_curve.md'}")
+    if hosts.is_writer():
+        curves.write(workdir, results, command)
+        print(f"written to {workdir / 'learning_curve.md'}")
     return results
 
 
@@ -197,8 +203,9 @@ def compare_datasets(
             by_number = {ordered[0]: compare_with_page(of_dataset, *common, reference, launcher)}
         for number, result in by_number.items():
             results[number][dataset] = result
-    over_cohorts.write_all(workdir, results, command, primary, bool(numbers))
-    print(f"written to {workdir}")
+    if hosts.is_writer():
+        over_cohorts.write_all(workdir, results, command, primary, bool(numbers))
+        print(f"written to {workdir}")
     return results
 
 
@@ -215,7 +222,8 @@ def compare_with_page(
     if launcher is not None:
         launcher = dataclasses.replace(launcher, folder=workdir / JOBS)
     result = compare(record, methods, seeds, workdir, command, None, reference, launcher)
-    print(f"report: {comparison_page.write(workdir, reference)}")
+    if hosts.is_writer():
+        print(f"report: {comparison_page.write(workdir, reference)}")
     return result
 
 
@@ -249,7 +257,7 @@ def compare(
     missing = {
         (method, seed): run
         for (method, seed), run in asked.items()
-        if not is_finished(run_directory(workdir, method, seed), run)
+        if not hosts.agreed(is_finished(run_directory(workdir, method, seed), run))
     }
     check_methods(missing)
     directories = [run_directory(workdir, method, seed) for method, seed in asked]
@@ -271,10 +279,11 @@ def compare(
     result = comparison.compare_runs(
         workdir, config.dataset, methods, seeds, config.folds, reference=reference
     )
-    out = workdir if tables is None else tables
-    out.mkdir(parents=True, exist_ok=True)
-    comparison_report.write(out, result, costs, command)
-    print(f"\n{(out / 'compare.md').read_text(encoding='utf-8')}\nwritten to {out}")
+    if hosts.is_writer():
+        out = workdir if tables is None else tables
+        out.mkdir(parents=True, exist_ok=True)
+        comparison_report.write(out, result, costs, command)
+        print(f"\n{(out / 'compare.md').read_text(encoding='utf-8')}\nwritten to {out}")
     return result
 
 
@@ -293,4 +302,5 @@ if __name__ == "__main__":
         main,
         required=("config", "methods", "workdir"),
         resuming="the same command goes on after the last finished epoch",
+        shares_hosts=True,
     )

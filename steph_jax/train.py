@@ -5,7 +5,8 @@
 Read from top to bottom: config, data, then for every fold the model, the epochs, the results. A
 run that was interrupted goes on where its last epoch ended when the same command is given again.
 With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
-(see steph_jax/training/sweep.py).
+(see steph_jax/training/sweep.py). `srun -n 2 python -m steph_jax.train ...` trains one model on the
+devices of two hosts (see steph_jax/hosts).
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/report.html, .json    the same as a page for people, with intervals and calibration
@@ -20,9 +21,9 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
     predictions_test.csv, merge_weights_test.csv, history.csv, pictures
 """
 
+import contextlib
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import MutableSequence, Sequence
 from typing import Any
 
@@ -30,32 +31,30 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from steph_jax import cli, files, run_directory
-from steph_jax.checkpoints import saved_model
+from steph_jax import cli, hosts, run_directory
 from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
 from steph_jax.checks.cohort import warn_of_cohort
 from steph_jax.checks.findings import Status, sentence
 from steph_jax.checks.models import check_pool
 from steph_jax.data.cohort import Cohort
-from steph_jax.evaluation import evaluator, fold_results, run_summary
+from steph_jax.engine.placement import fetch
+from steph_jax.evaluation import evaluator, run_summary
 from steph_jax.evaluation.comparison import label_of
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
-from steph_jax.models import task_vectors
 from steph_jax.reports import provenance, run_page
 from steph_jax.trackers.protocol import TrackedFold
 from steph_jax.trackers.track import Track, expect_installed, tracked
 from steph_jax.training import experiment, inputs, preflight, sweep
-from steph_jax.training import history as epoch_rows
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, as_dict, defaults
 from steph_jax.training.experiment import Experiment
-from steph_jax.training.fitting import inner_directory
 from steph_jax.training.grid import Grid, parse
-from steph_jax.training.pool_growth import as_pool_member, check_can_add, saves_to_pool
+from steph_jax.training.pool_growth import check_can_add, saves_to_pool
 from steph_jax.training.restarts import train_split
 from steph_jax.training.subset_pool import SUBSET, with_subset_pool
 from steph_jax.training.sweep import SweepResult
+from steph_jax.training.trained_fold import TrainedFold, write_fold
 
 
 def main() -> int:
@@ -64,7 +63,8 @@ def main() -> int:
     workdir = arguments.workdir
     command = provenance.command_line("train")
     train(as_dict(arguments.config), workdir, arguments.sweep, arguments.profile, command)
-    print(f"report: {run_page.write(workdir)}")
+    if hosts.is_writer():
+        print(f"report: {run_page.write(workdir)}")
     return 0
 
 
@@ -94,42 +94,54 @@ def train(
     pool = Pool(config.pool.root)
     cohort = experiment.read_cohort(config)
     directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
-    unfinished = {f: path for f, path in directories.items() if not run_directory.is_finished(path)}
+    finished = hosts.agreed([f for f, p in directories.items() if run_directory.is_finished(p)])
+    unfinished = {fold: path for fold, path in directories.items() if fold not in finished}
     grid = parse(sweeps, config)
     config_record = record | grid.record()
     if not grid.values:
         grid = Grid(config.controlled_method.grid(config.options))
     # Before the features are read: a pool that lacks a model is known at once.
     model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
-    with run_directory.folds_locked(workdir, unfinished):
+    # The writer holds the locks for the other processes of the run, if there are any.
+    with (
+        run_directory.folds_locked(workdir, unfinished)
+        if hosts.is_writer()
+        else contextlib.nullcontext()
+    ):
         run_directory.reconciled_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
-        logging.info("devices: %s", ", ".join(str(d) for d in jax.local_devices()))
+        logging.info("devices: %s", ", ".join(str(d) for d in jax.devices()))
         run = None if model is None else open_run(config, cohort, pool, model, workdir)
+
         # What was mistaken until here leaves no settings, and no model in the pool, to be undone.
-        with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-            run_directory.store_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
-            provenance.write(workdir, command, cohort)
-        if run is not None and model is not None:
-            if saves_to_pool(config):
-                abmil.add_null(pool, model.architecture, config.seed)
-            inputs.keep(workdir, run, sweep.members(grid, run, list(unfinished)), compared)
-            if profile:
+        def store_start() -> None:
+            with run_directory.locked(workdir, run_directory.TURN_SECONDS):
+                run_directory.store_config(workdir, config_record, MAY_CHANGE_ON_RESUME, defaults())
+                provenance.write(workdir, command, cohort)
+            if run is not None and model is not None:
+                if saves_to_pool(config):
+                    abmil.add_null(pool, model.architecture, config.seed)
+                inputs.keep(workdir, run, sweep.members(grid, run, list(unfinished)), compared)
+
+        hosts.written(store_start)
+        if run is not None:
+            if profile and hosts.is_writer():
                 run = dataclasses.replace(run, profile=workdir / "profile")
-            trackers = list(config.track)
+            trackers = list(config.track) if hosts.is_writer() else []
             for fold, directory in unfinished.items():
-                if run_directory.is_finished(directory):  # by another process, before the lock
+                # By another run, before the lock.
+                if hosts.agreed(run_directory.is_finished(directory)):
                     continue
                 selection = sweep.select(run, grid, fold, directory)
                 at_point = sweep.with_point(run, selection.point)
                 train_fold(at_point, fold, directory, selection, trackers)
-        with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-            return run_summary.write(
-                workdir,
-                config.dataset,
-                config.method,
-                config.seed,
-                run_directory.finished_folds(workdir),
-            )
+        return hosts.agreed(summarize(workdir, config) if hosts.is_writer() else {})
+
+
+def summarize(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
+    """Writes and returns the summary of the finished folds of a run."""
+    with run_directory.locked(workdir, run_directory.TURN_SECONDS):
+        folds = run_directory.finished_folds(workdir)
+        return run_summary.write(workdir, config.dataset, config.method, config.seed, folds)
 
 
 def train_as_job(
@@ -223,58 +235,26 @@ def finish_fold(
         track: its trackers.
     """
     # --- model, epochs ---
-    config, cohort, method = run.config, run.cohort, run.method
+    cohort, method = run.cohort, run.method
     split = cohort.folds[fold]
     run = with_subset_pool(run, split, directory / SUBSET, f"fold {fold}, target's model")
     result = train_split(run, fold, split, directory, f"fold {fold}", track)
-    model, evaluate, history = result.start, result.evaluate, result.history
+    model, evaluate = result.start, result.evaluate
 
     # --- results ---
     parts = {
         "train": evaluate(split.train, result.trainable),
         "test": evaluate(split.test, result.trainable),
     }
-    stored = method.store(model, jax.device_get(result.trainable))
+    stored = method.store(model, fetch(result.trainable))
     objective = stored_objective(model)
     stored = with_metadata(stored, **evaluator.breslow(parts["train"], cohort.table, objective))
-    saved_model.save_model(directory / "model", stored)
-    # Before the metrics, which mark the fold as finished.
-    if saves_to_pool(config):
-        abmil.add_to_pool(run.pool, as_pool_member(stored, run, split, parts["test"]))
-    fold_results.write_patients(directory, cohort.table, split)
-    files.write_table(directory / "history.csv", epoch_rows.history_table(history))
-    count = task_vectors.count_parameters(result.trainable) if method.trains else 0
-    count = model.metadata.get("fitted_parameters", count)
-    fields = (
-        *("source", "source_train_c_index", "cohorts", "weights", "restarts"),
-        *("penalty", "pool_weights", "source_share"),
+    target_only = evaluator.target_only(stored, evaluate, split.test)
+    null_model = (
+        evaluator.null_model(run.pool.null(), evaluate, split.test) if method.shows_null else None
     )
-    numbers = (
-        {
-            "method": config.method,
-            "control": config.control,
-            "dataset": config.dataset,
-            "fold": fold,
-            "seed": config.seed,
-            "train_patients": config.train_patients,
-            "best_epoch": config.validation.best_epoch(history),
-            "trainable_parameters": count,
-        }
-        | epoch_rows.training_numbers(history, result.collapsed_seconds + result.fit_seconds)
-        | {name: model.metadata[name] for name in fields if name in model.metadata}
-        | selection.record()
-    )
-    if method.shows_null:
-        numbers["null_model"] = evaluator.null_model(run.pool.null(), evaluate, split.test)
-    files.write_json(run_directory.training_record(directory), numbers)
-    shutil.rmtree(inner_directory(directory), ignore_errors=True)
-    shutil.rmtree(directory / SUBSET, ignore_errors=True)
-    target_only = {"target_only": evaluator.target_only(stored, evaluate, split.test)}
-    with_curves = evaluator.parts_with_curves(parts, stored)
-    years = config.evaluate.years
-    fold_results.write_results(
-        directory, with_curves, cohort.table, stored, numbers | target_only, years
-    )
+    trained = TrainedFold(fold, selection, result, stored, parts, target_only, null_model)
+    hosts.written(lambda: write_fold(run, trained, directory))
     return {
         f"{name}_{number}": float(value)
         for name, part in parts.items()
@@ -293,4 +273,5 @@ if __name__ == "__main__":
         main,
         required=("config", "workdir"),
         resuming="the same command goes on after the last finished epoch",
+        shares_hosts=True,
     )

@@ -12,6 +12,7 @@ ROOT = pathlib.Path(steph_jax.__file__).parent
 ORDER = (
     "interrupts",
     "messages",
+    "hosts",
     "locks",
     "files",
     "records",

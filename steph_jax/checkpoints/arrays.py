@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from steph_jax import files
+from steph_jax import files, hosts
 
 #: By file, relative to the directory and with "/": SHA-256 of its bytes.
 Checksums = Mapping[str, str]
@@ -72,10 +72,22 @@ def write(directory: pathlib.Path, tree: Any) -> dict[str, str]:
     with (
         files.writing(directory),
         _plain(directory) as place,
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+        _checkpointer() as checkpointer,
     ):
         _save(checkpointer, place, tree)
     return checksums(directory)
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax for this process alone: it waits for no other one that shares the run."""
+    options = ocp.options.MultiprocessingOptions()
+    if hosts.count() > 1:
+        me = hosts.index()
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> None:
@@ -118,7 +130,7 @@ def read(directory: pathlib.Path, like: Any, expected: Checksums | None) -> Any:
     try:
         with (
             _plain(directory) as place,
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+            _checkpointer() as checkpointer,
         ):
             _expect_sizes(directory, like, checkpointer.metadata(place).item_metadata)
             arrays = checkpointer.restore(

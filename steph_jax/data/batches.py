@@ -54,6 +54,10 @@ class ChunkPlan(NamedTuple):
     bag_slot: np.ndarray
     chunk_index: np.ndarray
 
+    def rows(self, part: slice) -> "ChunkPlan":
+        """The plan of a part of its chunks."""
+        return ChunkPlan(self.size, *(field[part] for field in self[1:]))
+
 
 class BatchBags(NamedTuple):
     """The bags of a batch, by slot; with several devices, the share of one after the other's.

@@ -234,6 +234,7 @@ def open_bags(
     cache_gb: float,
     batch_size: int,
     other_bytes: int = 0,
+    at_once: bool = True,
 ) -> BagReader:
     """The bags of some patients: all in memory where they fit into the cache, else streamed.
 
@@ -245,6 +246,8 @@ def open_bags(
         cache_gb: 10^9 bytes that they may take; 0 = a quarter of what this process may use.
         batch_size: bags in a batch.
         other_bytes: `total_bytes` of other bags, which share the cache in proportion.
+        at_once: whether bags that all fit are read here; else each is read when it is needed, and
+            then stays, as on one of several hosts, which needs some of them.
 
     Raises:
         FileNotFoundError: if any slide has no features; lists them.
@@ -259,7 +262,9 @@ def open_bags(
     size = total_bytes(source, slides, dtype)
     cache_bytes = cache_bytes * size // max(1, size + other_bytes)
     if size <= cache_bytes:
-        return load_bags(source, patients, slides, dtype)
+        if at_once:
+            return load_bags(source, patients, slides, dtype)
+        return CachedBags(source, slides, dtype, cache_bytes, batch_size)
     logging.info(
         "features take %.1f GB and the cache (data.cache_gb) %.1f GB: streaming what does not fit",
         size / 1e9,

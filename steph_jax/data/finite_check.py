@@ -46,20 +46,23 @@ def fingerprint(parts: Sequence[OnDiskBags]) -> str:
     return digest.hexdigest()
 
 
-def bad_slides(bags: CachedBags, progress: Progress = lambda: None) -> list[str]:
-    """Reads all bags, into their cache as far as it goes; returns what is wrong with bad slides.
+def bad_slides(
+    bags: CachedBags, patients: Sequence[int], progress: Progress = lambda: None
+) -> list[str]:
+    """Reads some bags, into their cache as far as it goes; returns what is wrong with bad slides.
 
     Args:
-        bags: to be read.
+        bags: of a cohort.
+        patients: numbers of the bags to be read.
         progress: called after each of them.
     """
     row_bytes = max(1, bags.feature_dim * bags.dtype.itemsize)
     buffer = np.empty((max(1, _BUFFER_BYTES // row_bytes), bags.feature_dim), bags.dtype)
     problems = []
-    bags.announce(range(len(bags.num_patches)))
-    for index, num_patches in enumerate(bags.num_patches):
+    bags.announce(patients)
+    for index in patients:
         try:
-            for start, stop in _spans(int(num_patches), len(buffer)):
+            for start, stop in _spans(int(bags.num_patches[index]), len(buffer)):
                 bags.read(index, start, buffer[: stop - start])
         except (ValueError, OSError) as error:
             # The bag is joined of slides, and the first bad one hides the rest.

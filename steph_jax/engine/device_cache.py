@@ -16,6 +16,7 @@ from tqdm import tqdm
 from steph_jax.data.bags import BagReader
 from steph_jax.data.batches import ChunkGroup, ChunkPlan
 from steph_jax.data.chunks import GroupShapes
+from steph_jax.engine.placement import own_part, split, split_own
 
 
 def nbytes(bags: BagReader) -> int:
@@ -37,7 +38,6 @@ class DeviceCache:
         self, bags: BagReader, group_shapes: GroupShapes, mesh: Mesh, upload_bytes: int = 64 << 20
     ) -> None:
         self._mesh = mesh
-        self._split = NamedSharding(mesh, P(mesh.axis_names[0]))
         self._first = np.cumsum([0, *bags.num_patches], dtype=np.int64)
         # A chunk is cut at its full length wherever it begins, so the array goes on after the last.
         longest = max(length for _, length in group_shapes.pairs)
@@ -47,13 +47,13 @@ class DeviceCache:
                 f"{rows} patches are more than the index of a device array can "
                 "count; --config.data.device_gb=0 reads them from memory or files for every step"
             )
-        self._patches = _upload(bags, rows, upload_bytes, NamedSharding(mesh, P()))
+        self._patches = _upload(bags, rows, upload_bytes, mesh)
 
     def group(self, plan: ChunkPlan) -> ChunkGroup:
         """The group of some chunks, whose padding is patches of other bags."""
         first = np.where(plan.length > 0, self._first[plan.bag] + plan.start, 0)
         fields = (first.astype(np.int32), plan.length, plan.bag_slot, plan.chunk_index)
-        first, length, bag_slot, chunk_index = jax.device_put(fields, self._split)
+        first, length, bag_slot, chunk_index = split(self._mesh, fields)
         features = _cutter(self._mesh, plan.size)(self._patches, first)
         return ChunkGroup(features, length, bag_slot, chunk_index)
 
@@ -70,30 +70,49 @@ def _cutter(mesh: Mesh, size: int) -> Callable[[jax.Array, jax.Array], jax.Array
     return cast(Callable[[jax.Array, jax.Array], jax.Array], jax.jit(cuts))
 
 
-def _upload(bags: BagReader, rows: int, upload_bytes: int, everywhere: NamedSharding) -> jax.Array:
-    """The patches of all bags, one after the other, in at least so many rows."""
+def _upload(bags: BagReader, rows: int, upload_bytes: int, mesh: Mesh) -> jax.Array:
+    """The patches of all bags, one after the other, in at least so many rows, on every device.
+
+    Each device is sent an equal share of the rows, in several steps, and gets the others' from
+    these: a host reads no bag but those of its devices' shares.
+    """
     dim, dtype = bags.feature_dim, bags.dtype
-    step = max(1, upload_bytes // (dim * dtype.itemsize))
-    steps = -(-rows // step)
+    each = -(-rows // mesh.size)
+    step = min(each, max(1, upload_bytes // (dim * dtype.itemsize * mesh.size)))
+    steps = -(-each // step)
+    share = steps * step
+    everywhere = NamedSharding(mesh, P())
 
     @partial(jax.jit, out_shardings=everywhere)
     def empty() -> jax.Array:
-        return jnp.zeros((steps * step, dim), dtype)
+        return jnp.zeros((share * mesh.size, dim), dtype)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=everywhere)
-    def put(patches: jax.Array, rows: jax.Array, at: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(patches, rows, at, axis=0)
+    def put(patches: jax.Array, parts: jax.Array, at: jax.Array) -> jax.Array:
+        parts = jax.lax.with_sharding_constraint(parts, everywhere)
+        for device in range(mesh.size):
+            part = parts[device * step : (device + 1) * step]
+            start = (device * share + at, jnp.zeros_like(at))
+            patches = jax.lax.dynamic_update_slice(patches, part, start)
+        return patches
 
-    first = np.cumsum([0, *bags.num_patches])
+    own = range(mesh.size)[own_part(mesh, mesh.size)]
     patches = empty()
-    progress = tqdm(range(steps), desc="uploading features", disable=not sys.stderr.isatty())
-    for at in (number * step for number in progress):
-        part = np.zeros((step, dim), dtype)
-        bag = int(np.searchsorted(first, at, side="right")) - 1
-        while bag < len(bags.num_patches) and first[bag] < at + step:
-            begin, end = max(at, first[bag]), min(at + step, first[bag + 1])
-            if end > begin:
-                bags.read(bag, int(begin - first[bag]), part[begin - at : end - at])
-            bag += 1
-        patches = put(patches, part, np.int32(at))
+    for number in tqdm(range(steps), desc="uploading features", disable=not sys.stderr.isatty()):
+        at = number * step
+        parts = np.concatenate([_rows(bags, device * share + at, step) for device in own])
+        patches = put(patches, split_own(mesh, parts), np.int32(at))
     return cast(jax.Array, jax.block_until_ready(patches))
+
+
+def _rows(bags: BagReader, at: int, number: int) -> np.ndarray:
+    """Rows [number, D] of all bags, one after the other; zeros after the last."""
+    rows = np.zeros((number, bags.feature_dim), bags.dtype)
+    first = np.cumsum([0, *bags.num_patches])
+    bag = int(np.searchsorted(first, at, side="right")) - 1
+    while bag < len(bags.num_patches) and first[bag] < at + number:
+        begin, end = max(at, first[bag]), min(at + number, first[bag + 1])
+        if end > begin:
+            bags.read(bag, int(begin - first[bag]), rows[begin - at : end - at])
+        bag += 1
+    return rows

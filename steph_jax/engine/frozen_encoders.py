@@ -20,7 +20,8 @@ from steph_jax.engine.bag_model import (
     SharedEncoder,
 )
 from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
-from steph_jax.engine.step import evaluate, replicate
+from steph_jax.engine.placement import fetch, replicate
+from steph_jax.engine.step import evaluate
 from steph_jax.models import task_vectors
 from steph_jax.models.abmil import Architecture, Params
 
@@ -89,7 +90,7 @@ class Representations:
         for batch in loader.batches(loader.partition(filled, MAX_BATCH_BYTES), {}, MAX_BATCH_BYTES):
             index = np.asarray(batch.bags.index)
             outputs = [evaluate(model, mesh, {}, encoder, batch).logits for encoder in encoders]
-            z[:, index[index >= 0]] = np.stack(outputs)[:, index >= 0]
+            z[:, index[index >= 0]] = np.stack(fetch(outputs))[:, index >= 0]
         return z
 
 

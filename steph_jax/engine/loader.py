@@ -15,15 +15,16 @@ from typing import cast
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
+from steph_jax import hosts
 from steph_jax.data.bags import BagReader
 from steph_jax.data.batches import (
     Batch,
     ChunkGroup,
     ChunkGroups,
     ChunkPlan,
+    assign,
     bags_for,
     make_batch,
     read_chunks,
@@ -31,7 +32,7 @@ from steph_jax.data.batches import (
 )
 from steph_jax.data.chunks import GroupShapes, choose_group_shapes
 from steph_jax.engine.device_cache import DeviceCache, nbytes
-from steph_jax.engine.step import device_mesh
+from steph_jax.engine.placement import device_mesh, own_part, split_own
 
 #: The most that the groups of a batch of an evaluation may take on the devices, in bytes. Those of
 #: a larger batch are read again in every pass over it: a bag may be longer than memory.
@@ -68,7 +69,7 @@ class DeviceLoader:
         group_shapes: how bags are cut into chunks.
         mesh: devices that share every batch.
         batch_size: bags of a training batch.
-        device_cache_bytes: of each device; used if the patches of all bags fit.
+        device_cache_bytes: of each device; used if the patches of all bags fit, on every host.
     """
 
     def __init__(
@@ -83,14 +84,13 @@ class DeviceLoader:
         self.group_shapes = group_shapes
         self.mesh = mesh
         self.num_slots = slots_for(batch_size, mesh.size)
-        self._split = NamedSharding(mesh, P(mesh.axis_names[0]))
         self._device_cache = None
-        if nbytes(bags) <= device_cache_bytes:
+        if all(hosts.of_all(nbytes(bags) <= device_cache_bytes)):
             self._device_cache = DeviceCache(bags, group_shapes, mesh)
 
     @classmethod
     def open(cls, bags: BagReader, batch_size: int, device_gb: float = 0.0) -> "DeviceLoader":
-        """A loader to all local devices, with the shapes of groups that suit the bags.
+        """A loader to all devices, with the shapes of groups that suit the bags.
 
         Args:
             bags: where the patches are.
@@ -98,7 +98,7 @@ class DeviceLoader:
             device_gb: 10^9 bytes of device cache; -1 for half of a GPU's memory.
         """
         mesh = device_mesh()
-        device = mesh.devices.flat[0]
+        device = mesh.local_devices[0]
         budget = patches_per_group(device.platform)
         group_shapes = choose_group_shapes(bags.num_patches, batch_size, budget)
         return cls(bags, group_shapes, mesh, batch_size, device_cache_bytes(device_gb, device))
@@ -113,10 +113,19 @@ class DeviceLoader:
         """Whether the patches of all bags stay on the devices."""
         return self._device_cache is not None
 
-    def announce(self, order: Sequence[int]) -> None:
-        """Announces the bags of the next batches, in order (see `BagReader`)."""
+    def announce(self, order: Iterable[Sequence[int]]) -> None:
+        """Announces the next batches, whose bags of this host will be read (see `BagReader`)."""
         if not self.uses_device_cache:
-            self.bags.announce(order)
+            self.bags.announce([bag for indices in order for bag in self._own(indices)])
+
+    def _own(self, indices: Sequence[int]) -> list[int]:
+        """The bags of a batch that go to devices of this host, in the batch's order."""
+        if not self.mesh.is_multi_process:
+            return list(indices)
+        sizes = [int(self.bags.num_patches[i]) for i in indices]
+        shares = assign(sizes, self.mesh.size, self.num_slots)
+        positions = [i for share in shares[own_part(self.mesh, self.mesh.size)] for i in share]
+        return [indices[i] for i in sorted(positions)]
 
     def batch(self, indices: Sequence[int], labels: dict[str, np.ndarray]) -> Batch:
         """A batch of some bags, each of whose groups is read when it is indexed.
@@ -181,7 +190,8 @@ class DeviceLoader:
         return Prefetcher((with_groups(self.batch(indices, labels)) for indices in order), depth=1)
 
     def _upload(self, plan: ChunkPlan) -> ChunkGroup:
-        return cast(ChunkGroup, jax.device_put(read_chunks(self.bags, plan), self._split))
+        own = plan.rows(own_part(self.mesh, len(plan.bag)))
+        return cast(ChunkGroup, split_own(self.mesh, read_chunks(self.bags, own)))
 
 
 class Prefetcher:

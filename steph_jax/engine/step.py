@@ -17,18 +17,19 @@ For that a stage stores its matrix products (`_keep_products`); features and par
 
 The optimizer is in `training.epoch`, the loss is made by `evaluation.evaluator.loss_function`.
 
-Several devices: groups and everything per bag are split along their leading axis over a mesh of one
-axis; each device has whole bags. Parameters of the stages per group are copied to every device once
-(`_copies`), so that their gradients are summed over devices once, not group by group.
+Several devices, of one host or several (`placement`): groups and everything per bag are split along
+their leading axis over a mesh of one axis; each device has whole bags. Parameters of the stages per
+group are copied to every device once (`_copies`), so that their gradients are summed over devices
+once, not group by group.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
@@ -40,22 +41,9 @@ from steph_jax.engine.bag_model import (
     MergedModels,
     PooledBags,
 )
+from steph_jax.engine.placement import AXIS, split
 from steph_jax.models.abmil import Abmil, Params
 from steph_jax.models.pooling import SoftmaxState, add_chunks, empty_state, finalize
-
-AXIS = "devices"
-
-
-def device_mesh(devices: Iterable[jax.Device] | None = None) -> Mesh:
-    """The one-axis mesh over some devices; all local ones by default."""
-    mesh_devices = list(jax.local_devices() if devices is None else devices)
-    return jax.make_mesh((len(mesh_devices),), (AXIS,), (AxisType.Auto,), devices=mesh_devices)
-
-
-def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Gives every device a copy of some parameters."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
-
 
 #: Sums over the chunks of B bags: totals [B, embed_dims] by name, and the online softmax.
 Sums = tuple[dict[str, jax.Array], SoftmaxState]
@@ -94,7 +82,7 @@ def forward(
         key: random key of dropout; None for none.
         start: `empty_sums`, made here by default.
     """
-    bags: BatchBags = jax.device_put(batch.bags, NamedSharding(mesh, P(AXIS)))
+    bags: BatchBags = split(mesh, batch.bags)
     totals, state = start or _start(model, mesh, trainable, frozen, batch)
     if model.embed_parts:
         parts = _copies(mesh, {name: trainable[name] for name in model.embed_parts})

@@ -33,7 +33,8 @@ from steph_jax.data.batches import Batch, BatchBags, ChunkGroup
 from steph_jax.engine.bag_model import BagMeans, BagModel
 from steph_jax.engine.frozen_encoders import FrozenEncoder, Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.step import device_mesh, forward
+from steph_jax.engine.placement import device_mesh
+from steph_jax.engine.step import forward
 from steph_jax.evaluation.evaluator import Predictor
 from steph_jax.methods.registry import find_method
 from steph_jax.models.abmil import Architecture, Params

@@ -19,7 +19,7 @@ from steph_jax.data.tables import SurvivalTable
 from steph_jax.engine.bag_model import BagModel, LossFunction
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.step import replicate
+from steph_jax.engine.placement import replicate
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.predictions import Predictions, with_curves
 from steph_jax.methods.base import Represent

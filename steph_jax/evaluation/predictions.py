@@ -11,6 +11,7 @@ import pandas as pd
 from steph_jax.data.batches import Batch
 from steph_jax.engine.bag_model import BagModel
 from steph_jax.engine.loader import MAX_BATCH_BYTES, DeviceLoader
+from steph_jax.engine.placement import fetch
 from steph_jax.engine.step import Outputs, evaluate
 from steph_jax.models.abmil import Params
 from steph_jax.survival import cox, metrics
@@ -38,7 +39,7 @@ class Predictions(NamedTuple):
 
 def collect(batches: Sequence[Batch], outputs: Sequence[Outputs], num_bags: int) -> Any:
     """(numbers [m], outputs [m, T], aux) of the bags of some batches, by increasing number."""
-    fetched = jax.device_get([(o.logits, o.aux) for o in outputs])
+    fetched = [fetch((o.logits, o.aux)) for o in outputs]
     index = np.concatenate([np.asarray(b.bags.index) for b in batches])
     trees = jax.tree.map(lambda *rows: np.concatenate(rows), *fetched)
     filled = index >= 0

@@ -11,7 +11,6 @@ waits for what is running and starts the rest.
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import Any
 from absl import logging
 
 from steph_jax import files, records
+from steph_jax.hosts.discovery import visible_gpus
 from steph_jax.messages import USER_ERRORS
 
 LAUNCHERS = ("here", "local", "slurm")
@@ -105,18 +105,6 @@ def run(jobs: Sequence[Job], launcher: Launcher) -> None:
         )
 
 
-def gpus_here() -> list[int]:
-    """Numbers of this machine's GPUs that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(word) for word in visible.split(",") if word.strip().isdecimal()]
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return []
-    listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
-    return list(range(sum(line.startswith("GPU ") for line in listed.splitlines())))
-
-
 def parse_options(text: str) -> dict[str, str]:
     """Options of sbatch from NAME=VALUE,NAME=VALUE; values may hold "=" and ":".
 
@@ -138,7 +126,7 @@ def parse_options(text: str) -> dict[str, str]:
 
 def _run_here(submitit: Any, jobs: Sequence[Job], launcher: Launcher) -> list[str]:
     """Runs jobs on this machine; returns a line for each that failed."""
-    gpus = gpus_here()
+    gpus = visible_gpus()
     slots = list(range(launcher.number or len(gpus) or 1))
     waiting, running, failures = list(jobs), dict[int, tuple[Job, Any]](), list[str]()
     try:

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from steph_jax import hosts
 from steph_jax import run_directory as runs
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.evaluation.comparison import parts_of
@@ -46,7 +47,8 @@ def is_finished(directory: pathlib.Path, config: Config) -> bool:
     summarized = runs.is_summarized(directory, config.folds)
     if not summarized or not all(runs.is_finished(fold) for fold in folds):
         return False
-    runs.store_config(directory, config.record, MAY_CHANGE_ON_RESUME, defaults())
+    store = runs.store_config if hosts.is_writer() else runs.reconciled_config
+    store(directory, config.record, MAY_CHANGE_ON_RESUME, defaults())
     return True
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import logging
 
+from steph_jax import hosts
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import BagReader
@@ -175,6 +176,7 @@ def open_all_bags(
             config.data.cache_gb,
             config.batch_size,
             sum(needed) - own,
+            at_once=hosts.count() == 1,
         )
         for (source, table), own in zip(parts, needed, strict=True)
     ]

@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 
+from steph_jax.engine.placement import fetch
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Evaluator, score_outputs
 from steph_jax.training.epoch import Epoch
@@ -29,7 +29,7 @@ def epoch_row(passed: Epoch, evaluate: Evaluator, sources: Sequence[str]) -> dic
     rows, outputs, aux = predictions.collect(passed.batches, passed.outputs, len(table.patients))
     part = score_outputs(rows, outputs, aux, labels, table, evaluate.objective)
     row = {f"train_{name}": value for name, value in part.scores.items()}
-    row["train_loss"] = float(np.mean(jax.device_get([o.loss for o in passed.outputs])))
+    row["train_loss"] = float(np.mean(fetch([o.loss for o in passed.outputs])))
     patches = int(evaluate.predict.loader.bags.num_patches[rows].sum())
     row |= {
         "seconds": passed.seconds,

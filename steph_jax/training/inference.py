@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from absl import logging
 
-from steph_jax import files, records
+from steph_jax import files, hosts, records
 from steph_jax import run_directory as runs
 from steph_jax.data.bags import OnDiskBags
-from steph_jax.engine.step import device_mesh
+from steph_jax.engine.placement import device_mesh
 from steph_jax.evaluation import cost, fold_results
 from steph_jax.evaluation.comparison import run_directory
 from steph_jax.methods.registry import load_model
@@ -37,10 +37,11 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
     mesh = device_mesh()
     device = f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
     conditions = {"device": device, "jax": jax.__version__, "batch_size": config.batch_size}
+    record: dict[str, Any] = {}
     if file.is_file():
         record = records.read(file, _MEASURED, "a measurement of inference", f"remove {file}")
-        if all(record.get(name) == value for name, value in conditions.items()):
-            return record
+    if hosts.agreed(all(record.get(name) == value for name, value in conditions.items())):
+        return hosts.agreed(record)
     model = load_model(fold / "model")
     num_patches = median_patches(config, fold)
     dtype = config.precision.operands
@@ -50,7 +51,7 @@ def inference_cost(config: Config, workdir: pathlib.Path, method: str, seed: int
         "flops_per_slide": cost.flops_per_slide(model, num_patches),
         "seconds_per_slide": cost.seconds_per_slide(model, num_patches, config.batch_size, dtype),
     }
-    files.write_json(file, measurement)
+    hosts.written(lambda: files.write_json(file, measurement))
     return measurement
 
 

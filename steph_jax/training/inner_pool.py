@@ -5,12 +5,12 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
-import jax
-
+from steph_jax import hosts
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
+from steph_jax.engine.placement import fetch
 from steph_jax.methods import abmil
 from steph_jax.survival import objectives
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
@@ -57,15 +57,15 @@ def refitted_pool(
 
     def refit(member: SavedModel) -> SavedModel:
         path, states = directory / "target", directory / "target_training"
-        if not path.is_dir():
+        if not hosts.agreed(path.is_dir()):
             states.mkdir(parents=True, exist_ok=True)
             split = cut.split
             start = _untrained(run, member, split)
             job = TrainingJob(abmil.METHOD, start, split.train, split, states, label)
             trained = train_model(run, job)
-            model = abmil.METHOD.store(start, jax.device_get(trained.trainable))
-            saved_model.save_model(path, model)
-        shutil.rmtree(states, ignore_errors=True)
+            model = abmil.METHOD.store(start, fetch(trained.trainable))
+            hosts.written(lambda: saved_model.save_model(path, model))
+        hosts.written(lambda: shutil.rmtree(states, ignore_errors=True))
         return saved_model.load_model(path)
 
     return InnerPool(run.pool.root, run.config.dataset, refit)

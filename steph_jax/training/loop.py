@@ -14,10 +14,11 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from steph_jax import hosts
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import batches
 from steph_jax.data.cohort import Fold
-from steph_jax.engine.step import replicate
+from steph_jax.engine.placement import fetch, replicate
 from steph_jax.evaluation.evaluator import Evaluator, loss_function
 from steph_jax.methods.base import Method
 from steph_jax.models.abmil import Params
@@ -162,7 +163,8 @@ def fit(
             break
         parts = _evaluated_after(config, job.split, epoch)
         order, following = order_of(epoch), order_of(epoch + 1) if epoch + 1 < last else []
-        loader.announce([*chain(*order), *chain(*parts.values()), *chain(*following)])
+        evaluated = chain(*(loader.partition(rows.tolist()) for rows in parts.values()))
+        loader.announce([*order, *evaluated, *following])
         epoch_label = f"{job.label} epoch {epoch + 1}/{last}"
         # The first epoch of a process compiles; the second shows what the others are like.
         with traced(run.profile if epoch == min(begun + 1, last - 1) else None):
@@ -184,8 +186,8 @@ def fit(
         for part, rows in parts.items():
             scores = evaluate(rows, state.trainable).scores
             row |= {f"{part}_{name}": value for name, value in scores.items()}
-        history.append(row)
-        logging.info("%s: %s", epoch_label, epoch_line(row))
+        history.append(hosts.agreed(row))
+        logging.info("%s: %s", epoch_label, epoch_line(history[-1]))
         if early_stopping.is_on and early_stopping.best_epoch(history) == epoch + 1:
             best = copy_of(state.trainable)
         store.save(epoch + 1, TrainCheckpoint(state, best), history, start)
@@ -225,7 +227,7 @@ def _end_if_collapsed(job: TrainingJob, history: list[dict[str, float]]) -> None
 
 def _check_finite(epoch_result: Epoch, epoch_label: str, learning_rate: float) -> None:
     """Raises DivergedError where a loss of an epoch is not finite."""
-    if not np.isfinite(jax.device_get([out.loss for out in epoch_result.outputs])).all():
+    if not np.isfinite(fetch([out.loss for out in epoch_result.outputs])).all():
         raise DivergedError(
             f"{epoch_label}: the loss is not a finite number any more, training has diverged; "
             f"lower --config.learning_rate ({learning_rate:g})"

@@ -1,5 +1,6 @@
 """What is checked before a run trains anything."""
 
+import itertools
 import math
 import pathlib
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from steph_jax import files
+from steph_jax import files, hosts
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
@@ -112,9 +113,12 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
     if not parts:
         return
     fingerprint = finite_check.fingerprint(parts)
-    if marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint:
+    known = marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint
+    if hosts.agreed(known):
         return
-    total, done = sum(len(part.num_patches) for part in parts), 0
+    # Each host reads a part of them.
+    own = [range(hosts.index(), len(part.num_patches), hosts.count()) for part in parts]
+    total, done = sum(map(len, own)), 0
     logging.info("reading the values of %d patients once (data.check_values)", total)
     terminal = sys.stderr.isatty()
     with tqdm(total=total, desc="values", unit="patient", disable=not terminal) as shown:
@@ -126,13 +130,18 @@ def check_values(run: Experiment, marker: pathlib.Path) -> None:
             if not terminal and done % max(1, total // 10) == 0:
                 logging.info("values of %d of %d patients are read", done, total)
 
-        bad = [problem for part in parts for problem in finite_check.bad_slides(part, progress)]
+        bad = [
+            problem
+            for part, patients in zip(parts, own, strict=True)
+            for problem in finite_check.bad_slides(part, patients, progress)
+        ]
+    bad = list(itertools.chain(*hosts.of_all(bad)))
     if bad:
         raise ValueError(
             f"values of {len(bad)} slides cannot be used; extract these slides again, or take them "
             "out of the table\n  " + "\n  ".join(bad)
         )
-    files.write_text(marker, fingerprint)
+    hosts.written(lambda: files.write_text(marker, fingerprint))
 
 
 def preflight(config: Config, cohort: Cohort, pool: Pool, folds: Sequence[int]) -> SavedModel:

@@ -16,9 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from steph_jax import locks, records
+from steph_jax import hosts, locks, records
 from steph_jax.checkpoints import arrays
 from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.engine.placement import place
 from steph_jax.files import writing
 
 _FORMAT = 1
@@ -75,9 +76,14 @@ class EpochStore:
                 names the file.
         """
         stored = self._epochs()
-        if not stored:
+        epoch = hosts.agreed(max(stored, default=0))
+        if not epoch:
             return 0, state, []
-        epoch = max(stored)
+        if epoch not in stored:
+            raise FileNotFoundError(
+                f"{self._directory}: process 0 has the state after epoch {epoch}, this one not; "
+                "all hosts need the same --workdir, on a disk that they share"
+            )
         record = self._record(stored[epoch])
         if record["start"] != start:
             raise ValueError(
@@ -96,6 +102,9 @@ class EpochStore:
 
     def save(self, epoch: int, state: Any, history: list[dict[str, Any]], start: str) -> None:
         """Stores the state after an epoch, in place of any other."""
+        hosts.written(lambda: self._write(epoch, state, history, start))
+
+    def _write(self, epoch: int, state: Any, history: list[dict[str, Any]], start: str) -> None:
         with writing(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
         path = self._directory / f"epoch_{epoch}"
@@ -137,4 +146,4 @@ class EpochStore:
 
 def _placed(leaf: Any, value: np.ndarray) -> Any:
     """A stored value where the leaf of the initial state is."""
-    return jax.device_put(value, leaf.sharding) if isinstance(leaf, jax.Array) else value
+    return place(value, leaf.sharding) if isinstance(leaf, jax.Array) else value

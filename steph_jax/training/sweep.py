@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from steph_jax import files, messages, plots, records
+from steph_jax import files, hosts, messages, plots, records
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.data.cohort import Cohort
 from steph_jax.training import preflight, resume
@@ -114,7 +114,7 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
     place = directory / "sweep"
     place.mkdir(parents=True, exist_ok=True)
     experiments = [with_point(run, point) for point in points]
-    _store_start(experiments, fold, inner, place)
+    hosts.written(lambda: _store_start(experiments, fold, inner, place))
     c_index = np.zeros((len(points), len(inner)))
     for number, cut in enumerate(inner):
         within = place / f"inner_{number}"
@@ -141,10 +141,14 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
         for point, values in zip(points, c_index.tolist(), strict=True)
         for number, value in enumerate(values)
     ]
-    files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
     labels = {messages.setting_values(p): v for p, v in zip(points, c_index.tolist(), strict=True)}
     title = f"{config.dataset}, {config.method}, fold {fold}: sweep over inner folds"
-    plots.folds(labels, directory / "sweep.png", title, patients="held-out training patients")
+
+    def write() -> None:
+        files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
+        plots.folds(labels, directory / "sweep.png", title, patients="held-out training patients")
+
+    hosts.written(write)
     logging.info(
         "fold %d: mean C-index over the inner folds %s; goes on with %s",
         fold,
@@ -213,7 +217,7 @@ def held_out_c_index(
         label: in the log.
     """
     path, states = directory / "result.json", directory / "training"
-    if not path.is_file():
+    if not hosts.agreed(path.is_file()):
         states.mkdir(parents=True, exist_ok=True)
         try:
             trained = train_split(run, fold, cut.split, states, label)
@@ -221,7 +225,7 @@ def held_out_c_index(
         except DivergedError as error:
             logging.warning("%s", error)
             scores = {"c_index": math.nan}
-        files.write_json(path, scores)
-    shutil.rmtree(states, ignore_errors=True)
+        hosts.written(lambda: files.write_json(path, scores))
+    hosts.written(lambda: shutil.rmtree(states, ignore_errors=True))
     value = _read(path, _RESULT)["c_index"]
     return math.nan if value is None else float(value)

@@ -183,9 +183,9 @@ def test_values_are_read_once_until_a_file_changes(home, tmp_path, monkeypatch):
     cohort = experiment.read_cohort(typed)
     real = finite_check.bad_slides
 
-    def count_reads(bags, progress):
-        read.append(len(bags.num_patches))
-        return real(bags, progress)
+    def count_reads(bags, patients, progress):
+        read.append(len(patients))
+        return real(bags, patients, progress)
 
     monkeypatch.setattr(finite_check, "bad_slides", count_reads)
 

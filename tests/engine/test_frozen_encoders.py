@@ -9,7 +9,7 @@ from steph_jax.data.chunks import GroupShapes
 from steph_jax.engine import frozen_encoders
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.step import device_mesh
+from steph_jax.engine.placement import device_mesh
 from steph_jax.models import abmil
 from steph_jax.models.abmil import Architecture
 

@@ -13,7 +13,7 @@ from steph_jax.data.batches import make_batch
 from steph_jax.data.chunks import GroupShapes
 from steph_jax.engine.device_cache import DeviceCache, nbytes
 from steph_jax.engine.loader import DeviceLoader, device_cache_bytes
-from steph_jax.engine.step import device_mesh
+from steph_jax.engine.placement import device_mesh
 
 DIM = 8
 GROUP_SHAPES = GroupShapes(((2, 16), (3, 5)))

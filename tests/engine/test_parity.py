@@ -18,7 +18,8 @@ from steph_jax.checkpoints import torch_layers, torch_names
 from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import make_batch
 from steph_jax.data.chunks import GroupShapes
-from steph_jax.engine.step import device_mesh, evaluate, gradients
+from steph_jax.engine.placement import device_mesh
+from steph_jax.engine.step import evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel, freeze
 from steph_jax.models import hypernetworks

@@ -12,7 +12,8 @@ from slow_twin import DIMS, EVENT, NUM_SOURCES, SIZES, TIME_BIN
 
 from steph_jax.data.batches import make_batch
 from steph_jax.data.chunks import GroupShapes
-from steph_jax.engine.step import device_mesh, evaluate, gradients
+from steph_jax.engine.placement import device_mesh
+from steph_jax.engine.step import evaluate, gradients
 from steph_jax.methods.abmil import AbmilModel
 from steph_jax.methods.steph import StephModel
 from steph_jax.models import abmil

@@ -13,7 +13,8 @@ from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import make_batch
 from steph_jax.data.chunks import GroupShapes
 from steph_jax.data.torch_format import reader
-from steph_jax.engine.step import device_mesh, evaluate
+from steph_jax.engine.placement import device_mesh
+from steph_jax.engine.step import evaluate
 from steph_jax.models.abmil import Architecture
 
 #: Instances of a patient's bag (pathways), and D.

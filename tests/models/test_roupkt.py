@@ -13,7 +13,8 @@ from steph_jax.data.chunks import GroupShapes
 from steph_jax.data.tables import read_table
 from steph_jax.engine.frozen_encoders import Representations
 from steph_jax.engine.loader import DeviceLoader
-from steph_jax.engine.step import device_mesh, evaluate
+from steph_jax.engine.placement import device_mesh
+from steph_jax.engine.step import evaluate
 from steph_jax.methods.roupkt import REPRESENTATIONS, RoupktModel
 from steph_jax.models import roupkt
 from steph_jax.models.abmil import Architecture
