@@ -69,7 +69,7 @@ def test_each_host_reads_its_own_patches():
 
 
 def training(home: pathlib.Path, workdir: pathlib.Path) -> Callable[[int], list[str]]:
-    flags = simulated.flags(home, "--config.method=steph", "--config.folds=(0,)")
+    flags = simulated.flags(home, "--config.method=learned", "--config.folds=(0,)")
     more = [f"--config.epochs={EPOCHS}", f"--workdir={workdir}"]
     return lambda index: ["-m", "steph_jax.train", *flags, *more]
 
@@ -97,7 +97,7 @@ def test_one_that_dies_ends_the_other_and_all_go_on(home, tmp_path):
     for dying in (1, 0):
         processes = begin(home, workdir)
         processes[dying].kill()
-        ended = together.ended(processes, timeout=60)
+        ended = together.ended(processes, timeout=120)
         status, _, errors = ended[1 - dying]
         (line,) = lines_of(errors)
         assert re.match(rf"error: process {dying} on \S+ has ended; the same command", line)
@@ -105,13 +105,13 @@ def test_one_that_dies_ends_the_other_and_all_go_on(home, tmp_path):
     processes = begin(home, workdir)
     for process in processes:
         process.terminate()
-    for status, _, errors in together.ended(processes, timeout=60):
+    for status, _, errors in together.ended(processes, timeout=120):
         assert status == 128 + signal.SIGTERM
         assert lines_of(errors) == [
             "terminated; the same command goes on after the last finished epoch"
         ]
     expect_success(together.ended(together.start(2, training(home, workdir))))
-    record = pools.config(home) | {"method": "steph", "folds": [0], "epochs": EPOCHS}
+    record = pools.config(home) | {"method": "learned", "folds": [0], "epochs": EPOCHS}
     train.train(record, tmp_path / "one")
     alone = results(tmp_path / "one/fold_0")
     assert len(alone) == 2
