@@ -24,7 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from steph_jax import interrupts
-from steph_jax.hosts import coordinator
+from steph_jax.hosts.coordinator import outliving
 from steph_jax.hosts.discovery import Place, place_of_this_process
 from steph_jax.messages import USER_ERRORS, on_one_line
 
@@ -171,7 +171,7 @@ def _meet(place: Place) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     try:
-        with coordinator.outliving():
+        with outliving():
             jax.distributed.initialize(
                 place.coordinator,
                 place.processes,
