@@ -118,6 +118,12 @@ def test_top_folder_has_only_programs_and_shared_files():
     assert set(ORDER) - files == FOLDERS
 
 
+def test_files_have_350_lines_at_most():
+    lengths = {file: file.read_text(encoding="utf-8").count("\n") for file in ROOT.rglob("*.py")}
+    assert len(lengths) > 200
+    assert not {str(file): length for file, length in lengths.items() if length > 350}
+
+
 @pytest.mark.parametrize("module", sorted(IMPORTS))
 def test_imports_run_one_way(module):
     place = module.split(".")[0]

@@ -317,7 +317,7 @@ def control_verdict(difference: Difference) -> str:
     if not math.isfinite(difference.mean):
         return "not known: the C-index of some fold is undefined"
     if not difference.interval.excludes_zero():
-        return "not distinguishable from the method without its cause"
+        return "whether it is more than without its cause cannot be told"
     return "more than without the cause" if difference.mean > 0 else "less than without the cause"
 
 
