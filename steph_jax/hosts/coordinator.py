@@ -20,6 +20,8 @@ from jaxlib import _jax
 
 #: Seconds in which the other processes have ended after process 0.
 _LINGERS = 5.0
+#: What the service says once it listens; else why it does not.
+_READY = "listening"
 
 
 class _Service:
@@ -35,8 +37,9 @@ class _Service:
             text=True,
         )
         assert self._child.stdout is not None
-        if not self._child.stdout.readline():
-            raise RuntimeError(f"nothing can listen at {address}; is the port in use?")
+        answer = self._child.stdout.readline().strip()
+        if answer != _READY:
+            raise RuntimeError(answer or "the coordination service has not started")
 
     def shutdown(self) -> None:
         """Ends the service; all processes have left it."""
@@ -64,10 +67,14 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     address, processes, silence = sys.argv[1:]
-    service = _jax.get_distributed_runtime_service(
-        address, int(processes), heartbeat_timeout=int(silence)
-    )
-    print("listening", flush=True)
+    try:
+        service = _jax.get_distributed_runtime_service(
+            address, int(processes), heartbeat_timeout=int(silence)
+        )
+    except RuntimeError as error:
+        print(f"no service at {address}: {' '.join(str(error).split())}", flush=True)
+        sys.exit(1)
+    print(_READY, flush=True)
     sys.stdin.read()
     threading.Event().wait(_LINGERS)
     del service
