@@ -7,16 +7,20 @@ The first trains methods one after the other in one process, the second prints w
 reads there, as JSON.
 """
 
+import contextlib
 import json
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pictures
 import pools
+import pytest
 import simulated
 
 from steph_jax import cli, hosts, train
@@ -30,10 +34,12 @@ PATCHES = (3, 9, 4, 4, 12, 1, 7, 2)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free now and that the system gives to no connection of its own accord."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start(number: int, command: Callable[[int], Sequence[str]]) -> list[subprocess.Popen[str]]:
@@ -101,14 +107,16 @@ class CountingBags(InMemoryBags):
 
 
 def train_methods(home: pathlib.Path, out: pathlib.Path, settings: str, methods: list[str]) -> None:
-    """Trains methods on fold 0, one epoch."""
+    """Trains methods on fold 0, one epoch, and draws nothing."""
     values = dict(setting.split("=") for setting in settings.split(",") if setting)
-    for method in methods:
-        record = pools.config(home) | {"method": method, "folds": [0]}
-        for name, value in values.items():
-            section, _, field = name.partition(".")
-            record[section] = record[section] | {field: json.loads(value)}
-        train.train(record, out / method)
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.leave_out(patch)
+        for method in methods:
+            record = pools.config(home) | {"method": method, "folds": [0]}
+            for name, value in values.items():
+                section, _, field = name.partition(".")
+                record[section] = record[section] | {field: json.loads(value)}
+            train.train(record, out / method)
 
 
 def reads() -> dict[str, list[int]]:
