@@ -70,8 +70,8 @@ def parse(texts: Sequence[str], config: Config) -> Grid:
         if name in NOT_SWEPT or name.split(".")[0] in SECTIONS_NOT_SWEPT:
             fixed = join_names([*NOT_SWEPT, *(f"{section}.*" for section in SECTIONS_NOT_SWEPT)])
             raise ValueError(
-                f"--sweep: {name} cannot be swept, as it does not change how a model is fitted; "
-                f"of that kind are {fixed}"
+                f"--sweep: {name} says what a run works on, not how a model is fitted, and "
+                f"cannot be swept; nor can {fixed}"
             )
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=4, cutoff=0.5) or defaults
