@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	$(RUN) scripts/demo.py
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not torch"
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile -m "not torch"
 
 test-torch: $(VENV)/installed-torch
 	$(RUN) -m pytest -q -m torch
