@@ -1,6 +1,7 @@
 """`linear_pool`: which patients it reads, what its controls take away, what is recorded."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -42,7 +43,8 @@ def opened(config):
     config = Config.from_dict(config)
     cohort, pool = experiment.read_cohort(config), Pool(config.pool.root)
     run = experiment.open_experiment(config, cohort, pool)
-    return run, fitting.SplitPatients(run, run.cohort.folds[0])
+    inner = pathlib.Path(config.pool.root).parent / "inner"
+    return run, fitting.SplitPatients(run, 0, run.cohort.folds[0], inner, "fold 0")
 
 
 def numpy_moments(home, dataset, table, rows):
