@@ -10,7 +10,7 @@ hazards are shared, and not where they are not.
 
 OUT/{scenario}-seed_{seed}/compare/   a comparison
 OUT/{scenario}/over_cohorts.*         what it comes to over simulations, with a forest plot
-OUT/positive_control.csv              both scenarios; docs/results.md shows it
+OUT/positive_control.csv              both scenarios
 
 Linear methods need no pool and take seconds; others (`--methods steph_target`) need own models,
 which are trained on the way. Interrupted, it goes on where it was.

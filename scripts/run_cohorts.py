@@ -5,7 +5,7 @@
 docs/results.md says where DATA come from. Builds the bags of RNA-seq of the TCGA cohorts, imports
 the pool of PyTorch checkpoints, trains the own models that it lacks (abmil, every cohort and fold),
 and then, on five folds of every cohort, all methods with their controls: on `--few` training
-patients, drawn anew with each seed, and on all of them with the first seed.
+patients, drawn again with each seed, and on all of them with the first seed.
 
 OUT/pool/                          models of all cohorts and folds
 OUT/{cohort}/patients_{n}/         a comparison (steph_jax.compare)

@@ -1,4 +1,4 @@
-"""Trackers are told of every epoch once; one that fails is left out; each library is tried."""
+"""Trackers log every epoch once; one that fails is left out; each library is tried."""
 
 import importlib.util
 import json
@@ -21,7 +21,7 @@ EXPECTED = {
 
 
 class Recorder:
-    """A tracker that keeps what it is told, across its runs, and fails where it is asked to."""
+    """A tracker that keeps its calls, across its runs, and fails where a test asks for it."""
 
     calls: list[tuple]
     fails_at: str
@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on_under_its_id(recorders, fold):
         ("start", "new", 1),
         ("finish", {"test_c_index": 0.75}),
     ]
-    # One that joins late is told of the epochs before.
+    # One that joins late logs the epochs before.
     assert steps_of(recorders["tensorboard"]) == [(1, 1), (2, 2), (3, 3)]
     assert tuple(recorders["tensorboard"].calls[1][2]) == NAMES
 

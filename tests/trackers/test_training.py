@@ -14,7 +14,7 @@ from steph_jax.training import resume
 
 
 class Recorder:
-    """A tracker that keeps what it is told, across its runs."""
+    """A tracker that keeps its calls, across its runs."""
 
     calls: list[tuple]
     fails = False
@@ -55,7 +55,7 @@ def test_an_interrupted_training_is_tracked_once(home, tmp_path, recorder, monke
 
     def save_and_stop(store, epoch, *rest):
         save(store, epoch, *rest)
-        if epoch == 2:  # before the tracker is told of it
+        if epoch == 2:  # before the tracker logs it
             raise KeyboardInterrupt
 
     monkeypatch.setattr(resume.EpochStore, "save", save_and_stop)
