@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import threading
 
 
 def note(folder: pathlib.Path, name: str) -> None:
@@ -19,3 +20,11 @@ def broken() -> None:
 
 def vanished() -> None:
     os._exit(9)
+
+
+def counted(folder: pathlib.Path, name: str) -> None:
+    """Notes its own start, then waits for a file `go`."""
+    with (folder / name).open("a") as file:
+        file.write(f"{os.environ.get('SLURM_ARRAY_TASK_ID', '')}\n")
+    while not (folder / "go").exists():
+        threading.Event().wait(0.1)
