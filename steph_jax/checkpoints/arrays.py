@@ -6,6 +6,7 @@ which compares all files before anything is parsed.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import logging
@@ -36,8 +37,8 @@ _PLAIN = re.compile(r"(?!/(?:gs|s3|az|hf)/)[\w /.,:;=+@%#~!$&'(){}^-]*")
 #: Trained values hardly shrink; a few KB that claim gigabytes are no model.
 _MOST_EXPANSION, _ALWAYS_ALLOWED = 200, 1 << 26
 _BLOCK = 1 << 20
-#: Seconds in which writes end that were begun when another one failed.
-_END_OF_WRITES = 1.0
+#: What a write says that ends after another one failed.
+_NOBODY_WAITS = "Event loop is closed"
 #: How tensorstore names what the system answered.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 
@@ -92,6 +93,7 @@ def _checkpointer() -> ocp.Checkpointer:
 
 def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> None:
     """Writes a tree; where the disk refuses, the answer of the system is raised."""
+    _silence_late_writes()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -100,11 +102,23 @@ def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> Non
         code = _SYSTEM_ERROR.search(str(error))
         if code is None:
             raise
-        # Its threads go on with the other arrays for a moment, and print what they find.
-        with contextlib.redirect_stderr(printed):
-            threading.Event().wait(_END_OF_WRITES)
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
     sys.stderr.write(printed.getvalue())
+
+
+@functools.cache
+def _silence_late_writes() -> None:
+    """Has tensorstore's threads print nothing about writes that nobody waits for any more.
+
+    When one array cannot be written, they go on with the others for a moment.
+    """
+    print_error = sys.unraisablehook
+
+    def print_others(error: Any) -> None:
+        if str(error.exc_value) != _NOBODY_WAITS:
+            print_error(error)
+
+    sys.unraisablehook = print_others
 
 
 def read(directory: pathlib.Path, like: Any, expected: Checksums | None) -> Any:

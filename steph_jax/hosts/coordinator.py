@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxlib import _jax
@@ -27,7 +27,10 @@ _READY = "listening"
 class _Service:
     """The service as JAX holds it: in a child of this process."""
 
-    def __init__(self, address: str, processes: int, silence: int) -> None:
+    def __init__(
+        self, address: str, processes: int, silence: int, wait_for_others: Callable[[], None]
+    ) -> None:
+        self._wait_for_others = wait_for_others
         command = [sys.executable, __file__, address, str(processes), str(silence)]
         self._child = subprocess.Popen(
             command,
@@ -42,18 +45,23 @@ class _Service:
             raise RuntimeError(answer or "the coordination service has not started")
 
     def shutdown(self) -> None:
-        """Ends the service; all processes have left it."""
+        """Ends the service, after the other processes: JAX aborts one that still hears from it."""
+        self._wait_for_others()
         self._child.kill()
         self._child.communicate()
 
 
 @contextlib.contextmanager
-def outliving() -> Iterator[None]:
-    """Within, `jax.distributed.initialize` starts its service so."""
+def outliving(wait_for_others: Callable[[], None]) -> Iterator[None]:
+    """Within, `jax.distributed.initialize` starts its service so.
+
+    Args:
+        wait_for_others: returns when the other processes have ended.
+    """
     original = _jax.get_distributed_runtime_service
 
     def start(address: str, processes: int, *, heartbeat_timeout: int, **_: Any) -> _Service:
-        return _Service(address, processes, heartbeat_timeout)
+        return _Service(address, processes, heartbeat_timeout, wait_for_others)
 
     _jax.get_distributed_runtime_service = start
     try:

@@ -50,11 +50,16 @@ class _Line:
         self._connection = connection
         self._values: queue.Queue[Any] = queue.Queue()
         self._sending = threading.Lock()
+        self._listener = threading.Thread(target=self._listen, name=f"line {number}", daemon=True)
         _keep_alive(connection.fileno())
 
     def start(self) -> None:
         """Listens from now on."""
-        threading.Thread(target=self._listen, name=f"line {self.number}", daemon=True).start()
+        self._listener.start()
+
+    def wait_for_end(self) -> None:
+        """Returns when the process at the other end has ended, or has not for a while."""
+        self._listener.join(_SILENCE)
 
     def send(self, kind: str, value: Any) -> None:
         """Sends a message; one that cannot be sent is noticed by the thread that listens."""
@@ -171,7 +176,7 @@ def _meet(place: Place) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
     try:
-        with outliving():
+        with outliving(_wait_for_others):
             jax.distributed.initialize(
                 place.coordinator,
                 place.processes,
@@ -211,6 +216,12 @@ def _meet(place: Place) -> None:
         line.start()
 
 
+def _wait_for_others() -> None:
+    """Returns when the processes at the other ends of all lines have ended."""
+    for line in _State.lines.values():
+        line.wait_for_end()
+
+
 def _told(message: bytes) -> bytes:
     """The writer's message of as many bytes, in every process."""
     sent = multihost_utils.broadcast_one_to_all(np.frombuffer(message, np.uint8))
@@ -229,6 +240,8 @@ def _keep_alive(descriptor: int) -> None:
 
 def _lost(reason: str) -> None:
     """Ends this process after another one, unless it ends by itself; in a thread."""
+    if _State.has_ended:
+        return
     threading.Event().wait(_GRACE)
     if not (_State.has_ended or interrupts.received()):
         _end(reason)
