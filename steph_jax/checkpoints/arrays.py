@@ -16,7 +16,6 @@ import pathlib
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from steph_jax.evaluation.fold_files import FoldFiles
 from steph_jax.evaluation.run_metrics import ends
-from steph_jax.evaluation.survival_metrics import DAYS_PER_YEAR
 from steph_jax.survival import censoring, competing
 from steph_jax.survival.calibration import IntervalEstimate
 from steph_jax.survival.competing import COMPETING, EVENT
+from steph_jax.survival.time_bins import DAYS_PER_YEAR
 
 
 def competing_risks(folds: Sequence[FoldFiles], years: Sequence[float]) -> dict[str, Any] | None:

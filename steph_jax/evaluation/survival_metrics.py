@@ -15,11 +15,11 @@ from steph_jax.survival import calibration, censoring
 from steph_jax.survival.calibration import Calibration
 from steph_jax.survival.censoring import CensoringCurve, Estimate
 from steph_jax.survival.significance import WIDENING
+from steph_jax.survival.time_bins import DAYS_PER_YEAR
 
 Floats = NDArray[np.float64]
 
-DAYS_PER_YEAR = 365.0
-#: Horizons at which AUC, Brier scores and calibration are given; edges of the default time bins.
+#: Horizons at which AUC, Brier scores and calibration are given.
 YEARS = (1.0, 3.0, 5.0)
 _MOST_YEARS = 100.0
 

@@ -5,7 +5,7 @@ it to a PNG (whole or not at all) and returns the path. No display, no pyplot an
 matplotlib settings are involved.
 
 Colors are distinct for color-blind readers (Okabe and Ito; cividis; red to blue), times are in
-years of 365.25 days, and a higher risk means a shorter life.
+years of 365 days, and a higher risk means a shorter life.
 """
 
 from steph_jax.plots.calibration import calibration, calibration_figure

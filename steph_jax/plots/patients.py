@@ -16,7 +16,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from steph_jax.plots.style import (
     BLUE,
-    DAYS_PER_YEAR,
     FAINT,
     INK,
     ORANGE,
@@ -29,6 +28,7 @@ from steph_jax.plots.style import (
     styled,
 )
 from steph_jax.survival import metrics
+from steph_jax.survival.time_bins import DAYS_PER_YEAR
 
 
 def risk_groups(

@@ -19,7 +19,6 @@ from steph_jax import files
 from steph_jax.messages import join_names
 
 DPI = 150
-DAYS_PER_YEAR = 365.25
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 #: Colors for categories (Okabe and Ito 2008, without yellow, which is faint on white).

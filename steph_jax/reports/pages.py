@@ -14,6 +14,7 @@ from steph_jax.data.columns import Columns
 from steph_jax.messages import setting_values
 from steph_jax.plots.style import DPI, p_value
 from steph_jax.run_directory import flatten
+from steph_jax.survival.time_bins import DAYS_PER_YEAR
 
 #: What pages call numbers, in their order there.
 _NAMES = {
@@ -43,6 +44,7 @@ def render(template: str, **values: Any) -> str:
         "interval": _interval,
         "percent": _percent,
         "percents": _percents,
+        "years": lambda days: days / DAYS_PER_YEAR,
     }
     return environment.get_template(template).render(**values)
 

@@ -16,13 +16,13 @@ from steph_jax.evaluation import (
     fold_files,
     run_metrics,
     source_share,
-    survival_metrics,
 )
 from steph_jax.evaluation.fold_files import FoldFiles
 from steph_jax.evaluation.run_metrics import ends, or_none
 from steph_jax.reports import provenance, verdicts
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import FoldRisks
+from steph_jax.survival.time_bins import DAYS_PER_YEAR
 
 
 def report_numbers(workdir: pathlib.Path, clinical: ClinicalTable | None = None) -> dict[str, Any]:
@@ -104,9 +104,7 @@ def _participants(folds: Sequence[FoldFiles], record: Mapping[str, Any] | None) 
         "events": int(cohort.event.sum()),
         "event_rate": float(cohort.event.mean()),
         "median_follow_up_years": (
-            float(follow_up.times[below[0]]) / survival_metrics.DAYS_PER_YEAR
-            if len(below)
-            else None
+            float(follow_up.times[below[0]]) / DAYS_PER_YEAR if len(below) else None
         ),
         "tested": _tested(folds),
         "sites": describe_sites(

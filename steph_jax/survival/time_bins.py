@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike
 
 from steph_jax.survival.labels import survival_labels
 
+#: A year of bins, metrics and pictures, whose horizons so are edges of the default bins.
+DAYS_PER_YEAR = 365.0
 #: Ways of cutting time, by the function of this module that does it.
 BIN_KINDS = ("uniform", "quantile", "sqrt_events")
 
@@ -95,7 +97,7 @@ def _event_times(time: ArrayLike, event: ArrayLike) -> Float64[np.ndarray, " M"]
     return days
 
 
-def uniform_bins(num_bins: int = 32, width_days: float = 365.0) -> TimeBins:
+def uniform_bins(num_bins: int = 32, width_days: float = DAYS_PER_YEAR) -> TimeBins:
     """Bins of one width from 0 on; by default the 32 years of the paper.
 
     Raises:

@@ -11,6 +11,7 @@ from steph_jax.data.columns import Columns
 from steph_jax.evaluation import survival_metrics
 from steph_jax.survival.time_bins import (
     BIN_KINDS,
+    DAYS_PER_YEAR,
     TimeBins,
     quantile_bins,
     sqrt_event_bins,
@@ -117,7 +118,7 @@ class Bins:
 
     kind: str = "uniform"
     number: int = 32
-    width_days: float = 365.0
+    width_days: float = DAYS_PER_YEAR
 
     def __post_init__(self) -> None:
         if self.kind not in BIN_KINDS:

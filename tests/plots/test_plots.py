@@ -394,7 +394,7 @@ def test_risk_groups_are_split_at_the_median():
     high = table.risk > table.risk.median()
     for line, group in zip((curves.lines[0], curves.lines[2]), (~high, high), strict=True):
         expected = metrics.kaplan_meier(table.t[group], table.e[group])
-        np.testing.assert_allclose(line.get_xdata(), expected.times / 365.25)
+        np.testing.assert_allclose(line.get_xdata(), expected.times / 365)
         np.testing.assert_allclose(line.get_ydata(), expected.survival)
     p = metrics.logrank_p(table.t, table.e, high.to_numpy())
     c_index = metrics.concordance_index(table.t, table.e, table.risk)
@@ -404,7 +404,7 @@ def test_risk_groups_are_split_at_the_median():
     labels = [t.get_text() for t in curves.texts]
     assert labels[0] == f"Low risk\n30 patients\n{table.e[~high].sum()} events"
     ticks = [x for x in curves.get_xticks() if x <= curves.get_xlim()[1]]
-    expected = [str((table.t[g] >= 365.25 * x).sum()) for g in (~high, high) for x in ticks]
+    expected = [str((table.t[g] >= 365 * x).sum()) for g in (~high, high) for x in ticks]
     assert [t.get_text() for t in numbers.texts] == expected
 
 
@@ -470,7 +470,7 @@ def test_survival_curves_run_from_the_lowest_to_the_highest_risk():
     ordered = table.sort_values("risk")
     bins = ["surv_1", "surv_2", "surv_3", "surv_4"]
     for line, row in zip(curves, (0, 30, 59), strict=True):
-        np.testing.assert_allclose(line.get_xdata(), np.array([0, 100, 300, 600, 1000.5]) / 365.25)
+        np.testing.assert_allclose(line.get_xdata(), np.array([0, 100, 300, 600, 1000.5]) / 365)
         np.testing.assert_allclose(line.get_ydata(), [1, *ordered.iloc[row][bins]])
     whole = metrics.kaplan_meier(table.t, table.e)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), whole.survival)
@@ -482,7 +482,7 @@ def test_survival_curves_run_from_the_lowest_to_the_highest_risk():
 def test_survival_curves_of_patients_without_follow_up():
     figure = plots.survival_curves_figure(predictions(4).drop(columns=["t", "e"]), "t", 365)
     assert len(figure.axes[0].lines) == 4
-    assert figure.axes[0].get_xlim()[1] == pytest.approx(1.02 * 32 * 365 / 365.25)
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(1.02 * 32)
     assert figure.legends == []
 
 
