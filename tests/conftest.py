@@ -27,7 +27,7 @@ jax.config.update(
     "jax_compilation_cache_dir",
     str(pathlib.Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled"),
 )
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
