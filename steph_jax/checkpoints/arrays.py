@@ -16,6 +16,7 @@ import pathlib
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,9 @@ _PLAIN = re.compile(r"(?!/(?:gs|s3|az|hf)/)[\w /.,:;=+@%#~!$&'(){}^-]*")
 #: Trained values hardly shrink; a few KB that claim gigabytes are no model.
 _MOST_EXPANSION, _ALWAYS_ALLOWED = 200, 1 << 26
 _BLOCK = 1 << 20
-#: What a write says that ends after another one failed.
+#: Seconds after which no other write ends, once one has failed.
+_LAST_WRITE = 2.0
+#: What a write says that ends then.
 _NOBODY_WAITS = "Event loop is closed"
 #: How tensorstore names what the system answered.
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
@@ -92,7 +95,7 @@ def _checkpointer() -> ocp.Checkpointer:
 
 def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> None:
     """Writes a tree; where the disk refuses, the answer of the system is raised."""
-    _silence_late_writes()
+    late_writes = _late_writes()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -101,23 +104,37 @@ def _save(checkpointer: ocp.Checkpointer, place: pathlib.Path, tree: Any) -> Non
         code = _SYSTEM_ERROR.search(str(error))
         if code is None:
             raise
+        late_writes.wait()
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
     sys.stderr.write(printed.getvalue())
 
 
-@functools.cache
-def _silence_late_writes() -> None:
-    """Has tensorstore's threads print nothing about writes that nobody waits for any more.
+class _LateWrites:
+    """Writes with which tensorstore's threads go on for a moment when another one has failed.
 
-    When one array cannot be written, they go on with the others for a moment.
+    Nobody waits for them any more, of which each would print a traceback.
     """
-    print_error = sys.unraisablehook
 
-    def print_others(error: Any) -> None:
-        if str(error.exc_value) != _NOBODY_WAITS:
-            print_error(error)
+    def __init__(self) -> None:
+        self._another = threading.Event()
+        self._print_error = sys.unraisablehook
+        sys.unraisablehook = self._note
 
-    sys.unraisablehook = print_others
+    def _note(self, error: "sys.UnraisableHookArgs") -> None:
+        if str(error.exc_value) == _NOBODY_WAITS:
+            self._another.set()
+        else:
+            self._print_error(error)
+
+    def wait(self) -> None:
+        """Returns when none has ended for a while: what they leave can be removed."""
+        while self._another.wait(_LAST_WRITE):
+            self._another.clear()
+
+
+@functools.cache
+def _late_writes() -> _LateWrites:
+    return _LateWrites()
 
 
 def read(directory: pathlib.Path, like: Any, expected: Checksums | None) -> Any:
