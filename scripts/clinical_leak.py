@@ -73,7 +73,7 @@ def one_draw(setting, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng([seed, *map(int, setting)])
     x, patients = draw(setting, setting[0], rng)
     new_x, new = draw(setting, NEW_PATIENTS, rng)
-    fold_of = cox.inner_folds(patients.event, NUM_FOLDS, seed)
+    (fold_of,) = cox.inner_folds(patients.event, NUM_FOLDS, seed)
     risk, of_new = np.empty(len(x)), []
     for fold in range(NUM_FOLDS):
         train = fold_of != fold

@@ -40,7 +40,7 @@ def draw(num_patients: int, num_features: int, signal: float, rng: np.random.Gen
 
 def cross_validated(x, time, event, seed: int) -> list[FoldRisks]:
     """Risks of the two models on the test patients of every fold."""
-    fold_of = cox.inner_folds(event, NUM_FOLDS, seed)
+    (fold_of,) = cox.inner_folds(event, NUM_FOLDS, seed)
     halves = {"first": x[:, ::2], "second": x[:, 1::2]}
     folds = []
     for fold in range(NUM_FOLDS):

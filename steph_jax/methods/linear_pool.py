@@ -74,8 +74,9 @@ def direction(spec: FoldSpec[Options], name: str, patients: FoldPatients) -> np.
         ValueError: its training patients have fewer than two events.
     """
     source = patients.source_moments(name)
-    ridge_cox.expect_events(spec, name, source)
+    ridge_cox.expect_events(spec, name, source.event)
     x = shrinkage.standardize(source.values)(source.values)
+    # One draw: the patients of a source are not few.
     folds = cox.inner_folds(source.event, NUM_INNER_FOLDS, spec.seed)
     penalties = spec.options.linear.ridge(x.shape[1])
     fit = shrinkage.fit_ridge(x, source.time, source.event, folds, penalties)
@@ -106,7 +107,7 @@ def fit(spec: FoldSpec[Options], pool: Pool, patients: FoldPatients) -> SavedMod
     if spec.control == controls.NO_SOURCES:
         return with_metadata(ridge_cox.fit(spec, pool, patients), source_share=0.0)
     own = patients.moments()
-    ridge_cox.expect_events(spec, spec.dataset, own)
+    ridge_cox.expect_events(spec, spec.dataset, own.event)
     standard = shrinkage.standardize(own.values)
     x = standard(own.values)
     sources = directions(spec, pool, patients)
@@ -114,7 +115,7 @@ def fit(spec: FoldSpec[Options], pool: Pool, patients: FoldPatients) -> SavedMod
         x,
         own.time,
         own.event,
-        cox.inner_folds(own.event, NUM_INNER_FOLDS, spec.seed),
+        spec.options.linear.inner_folds(own.event, spec.seed),
         spec.options.linear.ridge(x.shape[1]),
         sources,
         spec.options.linear_pool.grid,

@@ -171,15 +171,21 @@ def _dual(kernel: Float64[np.ndarray, "n n"], order: _Order) -> Float64[np.ndarr
     return in_own_order
 
 
-def inner_folds(event: ArrayLike, number: int, seed: int) -> Int[np.ndarray, " P"]:
-    """[P] number of the inner fold of every patient, events spread evenly."""
+def inner_folds(
+    event: ArrayLike, number: int, seed: int, repeats: int = 1
+) -> Int[np.ndarray, "R P"]:
+    """[R, P] number of the inner fold of every patient, in each of R draws; events spread evenly.
+
+    The first draws are the same whatever R.
+    """
     events = np.asarray(event).astype(bool)
     rng = np.random.default_rng(seed)
-    fold = np.empty(len(events), np.intp)
-    for members in (np.flatnonzero(events), np.flatnonzero(~events)):
-        shuffled = rng.permutation(members)
-        fold[shuffled] = np.arange(len(shuffled)) % number
-    return fold
+    folds = np.empty((repeats, len(events)), np.intp)
+    for fold in folds:
+        for members in (np.flatnonzero(events), np.flatnonzero(~events)):
+            shuffled = rng.permutation(members)
+            fold[shuffled] = np.arange(len(shuffled)) % number
+    return folds
 
 
 def held_out_likelihood(
@@ -188,25 +194,26 @@ def held_out_likelihood(
     ],
     time: ArrayLike,
     event: ArrayLike,
-    folds: Int[np.ndarray, " P"],
+    folds: Int[np.ndarray, "R P"],
 ) -> Float64[np.ndarray, " J"]:
-    """Partial likelihood per event of the held-out patients of every inner fold.
+    """Partial likelihood per event of the held-out patients of every inner fold of every draw.
 
     Args:
         predict: (rows to train on, rows held out) -> log risks of the latter.
         time, event: [P].
-        folds: [P] of `inner_folds`.
+        folds: [R, P] of `inner_folds`.
 
     Returns:
-        [J]; NaN for a fold without an event.
+        [J] R times the number of folds; NaN for a fold without an event.
     """
     times, events = survival_labels(time, event)
     scores = []
-    for fold in np.unique(folds):
-        train, rest = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        deaths = int(events[rest].sum())
-        value = log_partial_likelihood(times[rest], events[rest], predict(train, rest))
-        scores.append(value / deaths if deaths else math.nan)
+    for fold_of in folds:
+        for fold in np.unique(fold_of):
+            train, rest = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            deaths = int(events[rest].sum())
+            value = log_partial_likelihood(times[rest], events[rest], predict(train, rest))
+            scores.append(value / deaths if deaths else math.nan)
     return np.asarray(scores)
 
 

@@ -60,7 +60,7 @@ def fit_ridge(
     features: Float64[np.ndarray, "P K"],
     time: ArrayLike,
     event: ArrayLike,
-    folds: Int[np.ndarray, " P"],
+    folds: Int[np.ndarray, "R P"],
     penalties: Sequence[float],
 ) -> RidgeFit:
     """The ridge Cox model with the penalty that is best on inner folds.
@@ -68,7 +68,7 @@ def fit_ridge(
     Args:
         features: [P, K] standardized.
         time, event: [P].
-        folds: [P] of `cox.inner_folds`.
+        folds: [R, P] of `cox.inner_folds`.
         penalties: a to choose from, each above 0.
 
     Raises:
@@ -85,7 +85,7 @@ def _scores(
     kernel: Float64[np.ndarray, "P P"],
     time: ArrayLike,
     event: ArrayLike,
-    folds: Int[np.ndarray, " P"],
+    folds: Int[np.ndarray, "R P"],
 ) -> Float64[np.ndarray, " J"]:
     """[J] held-out partial likelihood per event of the model with a kernel X A^-1 X'."""
     times, events = np.asarray(time), np.asarray(event)
@@ -142,7 +142,7 @@ def fit_pooled(
     features: Float64[np.ndarray, "P K"],
     time: ArrayLike,
     event: ArrayLike,
-    folds: Int[np.ndarray, " P"],
+    folds: Int[np.ndarray, "R P"],
     penalties: Sequence[float],
     directions: Float64[np.ndarray, "S K"],
     grid: PooledGrid,

@@ -18,6 +18,7 @@ from steph_jax.data.tables import read_table, table_path
 from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import predictions
 from steph_jax.heatmaps import patches
+from steph_jax.methods import ridge_cox
 from steph_jax.methods.base import PatientMoments
 from steph_jax.methods.moments import MomentsModel, linear_architecture
 from steph_jax.methods.registry import find_method
@@ -116,12 +117,25 @@ def test_a_fold_of_the_fitted_model(home, tmp_path):
 
 def test_penalties_are_those_of_the_config(home, tmp_path):
     config = pools.config(home) | {"method": "ridge_cox", "folds": [0]}
-    train.train(config | {"linear": {"penalties": [50.0]}}, tmp_path)
+    train.train(config | {"linear": {"penalties": [50.0], "inner_repeats": 2}}, tmp_path)
     written = json.loads((tmp_path / "fold_0" / "metrics.json").read_text())
     assert written["penalty"] == pytest.approx(50.0)
     for values in ([], [0.0], [-1.0]):
         with pytest.raises(ValueError, match=r"linear.penalties are numbers above 0, one or more"):
-            Config.from_dict(config | {"linear": {"penalties": values}})
+            Config.from_dict(config | {"linear": {"penalties": values, "inner_repeats": 1}})
+    with pytest.raises(
+        ValueError, match=r"linear.inner_repeats is a whole number from 1 .*found 0"
+    ):
+        Config.from_dict(config | {"linear": {"penalties": [1.0], "inner_repeats": 0}})
+
+
+def test_inner_folds_are_drawn_as_often_as_the_config_says():
+    event = np.arange(40) < 15
+    linear = ridge_cox.Linear(inner_repeats=3)
+    np.testing.assert_array_equal(
+        linear.inner_folds(event, 7), cox.inner_folds(event, 3, 7, repeats=3)
+    )
+    assert len(ridge_cox.Linear().inner_folds(event, 7)) == 1
 
 
 def test_a_linear_model_needs_no_pool(home, tmp_path):

@@ -102,10 +102,13 @@ def test_bad_input_is_named():
 
 def test_inner_folds_spread_the_events():
     event = np.arange(50) < 12
-    folds = cox.inner_folds(event, 3, seed=5)
-    assert np.bincount(folds).tolist() == [17, 17, 16]
-    assert np.bincount(folds[event]).tolist() == [4, 4, 4]
-    np.testing.assert_array_equal(folds, cox.inner_folds(event, 3, seed=5))
+    draws = cox.inner_folds(event, 3, seed=5, repeats=4)
+    assert draws.shape == (4, 50)
+    for folds in draws:
+        assert np.bincount(folds).tolist() == [17, 17, 16]
+        assert np.bincount(folds[event]).tolist() == [4, 4, 4]
+    assert len(np.unique(draws, axis=0)) == 4
+    np.testing.assert_array_equal(draws[:1], cox.inner_folds(event, 3, seed=5))
 
 
 def test_held_out_likelihood_is_per_event():
@@ -119,7 +122,7 @@ def test_held_out_likelihood_is_per_event():
 
     scores = cox.held_out_likelihood(predict, time, event, folds)
     for fold, score in enumerate(scores):
-        rows = np.flatnonzero(folds == fold)
+        rows = np.flatnonzero(folds[0] == fold)
         expected = slow_likelihood(time[rows], event[rows], x[rows, 0]) / event[rows].sum()
         assert score == pytest.approx(expected)
     assert all(not train & rest and len(train | rest) == 80 for train, rest in trained)

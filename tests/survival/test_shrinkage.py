@@ -1,5 +1,6 @@
 """Penalties chosen on inner folds, and models shrunk to other cancers, against slow formulas."""
 
+import itertools
 import math
 
 import lifelines
@@ -46,15 +47,15 @@ def test_standardized_columns_have_mean_0_and_deviation_1():
 def test_ridge_equals_lifelines_at_the_penalty_of_the_best_held_out_likelihood():
     x, time, event = draw()
     x = shrinkage.standardize(x)(x)
-    folds = cox.inner_folds(event, 3, seed=1)
+    folds = cox.inner_folds(event, 3, seed=1, repeats=2)
     fit = shrinkage.fit_ridge(x, time, event, folds, PENALTIES)
-    expected = np.zeros((len(PENALTIES), 3))
+    expected = np.zeros((len(PENALTIES), 6))
     for i, penalty in enumerate(PENALTIES):
-        for fold in range(3):
-            train, rest = folds != fold, folds == fold
+        for place, (draw_of, fold) in enumerate(itertools.product(folds, range(3))):
+            train, rest = draw_of != fold, draw_of == fold
             beta = fitted_by_lifelines(x[train], time[train], event[train], penalty)
             likelihood = cox.log_partial_likelihood(time[rest], event[rest], x[rest] @ beta)
-            expected[i, fold] = likelihood / event[rest].sum()
+            expected[i, place] = likelihood / event[rest].sum()
     np.testing.assert_allclose(fit.scores, expected, atol=2e-4)
     assert fit.penalty == PENALTIES[int(expected.mean(axis=1).argmax())]
     np.testing.assert_allclose(
@@ -89,6 +90,38 @@ def test_pooled_coefficients_are_those_of_a_model_with_the_pool_as_columns():
     pool, delta = np.linalg.norm(columns @ beta[12:]), np.linalg.norm(beta[:12])
     assert fit.share == pytest.approx(pool / (pool + delta))
     assert fit.share > 0.5
+
+
+def test_the_pool_is_weighed_on_all_draws_of_inner_folds():
+    """Against held-out likelihoods of `cox.ridge_cox` on [X, X b], and the rule written out."""
+    x, time, event = draw(45, 8, seed=9, truth=(0.8,))
+    x = shrinkage.standardize(x)(x)
+    folds = cox.inner_folds(event, 3, seed=2, repeats=4)
+    directions = shrinkage.unit(np.array([1.0, 0.6, *np.zeros(6)]))[None]
+    column = x @ directions.T
+    wide = np.concatenate([x, column / column.std(axis=0)], axis=1)
+    strengths, scores = (np.inf, 100.0, 1.0), []
+    for strength in strengths:
+        penalties = [40.0] * 8 + [strength]
+        scores.append([])
+        for draw_of, fold in itertools.product(folds, range(3)):
+            train, rest = draw_of != fold, draw_of == fold
+            beta = cox.ridge_cox(wide[train], time[train], event[train], penalties)
+            likelihood = cox.log_partial_likelihood(time[rest], event[rest], wide[rest] @ beta)
+            scores[-1].append(likelihood / event[rest].sum())
+    best = int(np.argmax(np.mean(scores, axis=1)))
+    differences = [np.subtract(scores[best], score) for score in scores]
+    within = [d.mean() <= d.std(ddof=1) / np.sqrt(12) for d in differences[:best]]
+    expected = strengths[within.index(True) if any(within) else best]
+    chosen = [
+        shrinkage.fit_pooled(
+            *(x, time, event, draws, (40.0,), directions),
+            PooledGrid(common=(100.0, 1.0), own=(math.inf,)),
+        ).common_penalty
+        for draws in (folds, folds[:1])
+    ]
+    assert chosen[0] == expected
+    assert chosen[1] != expected
 
 
 def test_a_pool_that_does_not_help_is_not_used():
