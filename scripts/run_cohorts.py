@@ -11,31 +11,34 @@ OUT/pool/                          models of all cohorts and folds
 OUT/{cohort}/patients_{n}/         a comparison (steph_jax.compare)
 OUT/patients_{n}/over_cohorts.*    what it comes to over cohorts, with a forest plot
 OUT/learning_curve.*, compare.csv  both numbers of patients side by side
+OUT/{cohort}/compare.csv           the same of one cohort, and its learning curve
 
-Interrupted, it goes on where it was when the same command is given again. `--jobs 2` does two runs
-at a time, each in a process of its own (extra `jobs`); `--cohorts` and `--methods` do a part.
+These are whole when all is done; scripts/cohort_tables.py makes tables and pictures of what is
+finished at any time. Interrupted, it goes on where it was when the same command is given again.
+`--jobs 2` does two runs at a time, each in a process of its own (extra `jobs`); `--cohorts` and
+`--methods` do a part.
 """
 
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tcga_rna
 from absl import flags, logging
+from cohort_tables import PRIMARY
 
 from steph_jax import train
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.compare import compare_datasets, with_controls
-from steph_jax.evaluation import over_cohorts
+from steph_jax.evaluation import learning_curve, over_cohorts
+from steph_jax.evaluation.comparison import Comparison
 from steph_jax.jobs.launch import Launcher
 
 METHODS = (
     *("abmil", "mean_pool", "ridge_cox", "linear_pool"),
     *("rescaled", "roupkt", "steph", "steph_target"),
 )
-#: Named before the runs: do linear models of other cancers know something of this one?
-PRIMARY = "linear_pool+permuted"
 
 
 def main() -> int:
@@ -61,9 +64,26 @@ def main() -> int:
             launcher=launcher,
             primary=primary,
         )
-    over_cohorts.write_all(out, results, command, primary, by_number=True)
+    write_both(out, results, command, primary)
     print(f"written to {out}")
     return 0
+
+
+def write_both(
+    out: pathlib.Path, results: Mapping[int, Mapping[str, Comparison]], command: str, primary: str
+) -> None:
+    """Writes what both numbers of patients show together; each wrote what it shows alone.
+
+    Args:
+        out: where to.
+        results: comparisons by number of patients (0 = all), by cohort.
+        command: that made them.
+        primary: see `over_cohorts.expect_primary`; "" for none.
+    """
+    for cohort in next(iter(results.values())):
+        of_cohort = {number: by_cohort[cohort] for number, by_cohort in results.items()}
+        learning_curve.write(out / cohort, of_cohort, command)
+    over_cohorts.write_all(out, results, command, primary, by_number=True)
 
 
 def complete_pool(

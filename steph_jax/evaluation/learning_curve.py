@@ -138,7 +138,7 @@ def markdown(
             for (method, against), rows in gains.groupby(["method", "against"], sort=False)
         ]
         lines += ["", *words(comparisons)]
-    return "\n".join([*lines, "", "## Notes", "", *notes(first), ""])
+    return "\n".join([*lines, "", "## Notes", "", *notes(comparisons), ""])
 
 
 def words(comparisons: Comparisons) -> list[str]:
@@ -172,11 +172,14 @@ def _sentence(gains: Mapping[str, Difference]) -> str:
     return f"{'; '.join(parts)}; {'within the noise with the others' if rest else 'no other'}."
 
 
-def notes(result: Comparison) -> list[str]:
+def notes(comparisons: Comparisons) -> list[str]:
     """How the numbers were made."""
-    seeds = ", ".join(map(str, result.seeds))
+    seeds = {_title(*one): ", ".join(map(str, one[1].seeds)) for one in comparisons.items()}
+    text = "; ".join(f"{numbers} with {title}" for title, numbers in seeds.items())
+    if len(set(seeds.values())) == 1:
+        text = next(iter(seeds.values()))
     return [
-        f"- Seeds {seeds}. The seed draws the training patients of a fold: a larger number holds "
+        f"- Seeds {text}. The seed draws the training patients of a fold: a larger number holds "
         "the patients of a smaller one, and events are spread evenly. All methods have the same. "
         "Test patients are those of the folds, whatever the number.",
         "- The target's own model, which merging methods start from, is fitted again on these "

@@ -251,35 +251,53 @@ def markdown(
     comparisons: Comparisons, table: pd.DataFrame, command: str, pictures: Sequence[str]
 ) -> str:
     """C-indices by cohort and gains over cohorts, as a page of Markdown."""
-    names = list(comparisons)
-    labels = next(iter(comparisons.values())).methods
-    lines = [f"# Methods on {len(names)} cohorts", "", f"    {on_one_line(command)}", ""]
-    lines += ["## C-index", "", f"| method | {' | '.join(map(markup.markdown, names))} | mean |"]
-    lines += ["| --- |" + " ---: |" * (len(names) + 1)]
-    for label in labels:
-        scores = [float(result.c_index[label].mean()) for result in comparisons.values()]
-        cells = [number(score, 4) for score in [*scores, float(np.mean(scores))]]
-        lines.append(f"| {markup.markdown(label)} | {' | '.join(cells)} |")
-    lines += ["", "## Gains over cohorts", ""]
+    lines = [f"# Methods on {len(comparisons)} cohorts", "", f"    {on_one_line(command)}", ""]
+    lines += ["## C-index", "", *c_index_lines(comparisons), "", "## Gains over cohorts", ""]
     if len(table):
-        titles = ["method less", "cohorts", "better in", "mean [95 %]", "tau", "p", "p corrected"]
-        lines += [f"| {' | '.join([*titles, 'p Wilcoxon'])} |", "| --- |" + " ---: |" * 7]
-        names_of_row = [str(name) for name in table]
-        rows = [dict(zip(names_of_row, row, strict=True)) for row in table.itertuples(index=False)]
-        lines += [_row(row) for row in rows]
-        lines += ["", *(f"![{name}]({name})" for name in pictures), ""]
-        lines += [
-            f"- {_pair(row)}: {signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]: "
-            f"{verdict(row)}{' (the primary comparison)' if row['primary'] else ''}."
-            for row in rows
-        ]
+        lines += [*gain_lines(table), "", *(f"![{name}]({name})" for name in pictures), ""]
+        lines += map(_sentence, _rows(table))
     else:
         lines += ["No comparison is defined on two cohorts or more."]
     return "\n".join([*lines, "", "## Notes", "", *notes(table), ""])
 
 
-def _pair(row: Mapping[str, Any]) -> str:
-    return f"{markup.code(row['method'])} less {markup.code(row['against'])}"
+def c_index_lines(comparisons: Comparisons) -> list[str]:
+    """A table of Markdown: the C-index of every method on every cohort, and the means.
+
+    A method that some cohort lacks has no mean.
+    """
+    names = list(comparisons)
+    lines = [f"| method | {' | '.join(map(markup.markdown, names))} | mean |"]
+    lines += ["| --- |" + " ---: |" * (len(names) + 1)]
+    labels = dict.fromkeys(label for result in comparisons.values() for label in result.methods)
+    for label in labels:
+        scores = [
+            float(result.c_index[label].mean()) if label in result.methods else math.nan
+            for result in comparisons.values()
+        ]
+        cells = [number(score, 4) for score in [*scores, float(np.mean(scores))]]
+        lines.append(f"| {markup.markdown(label)} | {' | '.join(cells)} |")
+    return lines
+
+
+def gain_lines(table: pd.DataFrame) -> list[str]:
+    """A table of Markdown, of a `total_table` with a row or more."""
+    titles = ["method less", "cohorts", "better in", "mean [95 %]", "tau", "p", "p corrected"]
+    lines = [f"| {' | '.join([*titles, 'p Wilcoxon'])} |", "| --- |" + " ---: |" * 7]
+    return [*lines, *map(_row, _rows(table))]
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table by the names of its columns."""
+    names = [str(name) for name in table]
+    return [dict(zip(names, row, strict=True)) for row in table.itertuples(index=False)]
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    pair = f"{markup.code(row['method'])} less {markup.code(row['against'])}"
+    mean = f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]"
+    primary = " (the primary comparison)" if row["primary"] else ""
+    return f"- {pair}: {mean}: {verdict(row)}{primary}."
 
 
 def _row(row: Mapping[str, Any]) -> str:
