@@ -12,14 +12,15 @@ OUT/{scenario}-seed_{seed}/compare/   a comparison
 OUT/{scenario}/over_cohorts.*         what it comes to over simulations, with a forest plot
 OUT/positive_control.csv              both scenarios
 
-Linear methods need no pool and take seconds; others (`--methods steph_target`) need own models,
-which are trained on the way. Interrupted, it goes on where it was.
+Linear methods need no pool and take a minute a simulation; others (`--methods steph_target`) need
+own models, which are trained on the way. Tables are written after every simulation, from the second
+one of a scenario on. Interrupted, it goes on where it was.
 """
 
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,7 @@ from scripts.simulated_truth import SCENARIOS, Study
 from steph_jax import cli, files, train
 from steph_jax.compare import compare, with_controls
 from steph_jax.evaluation import over_cohorts
+from steph_jax.evaluation.comparison import Comparison
 from steph_jax.methods.registry import find_method
 from steph_jax.simulate import simulate
 from steph_jax.training.config import as_dict
@@ -69,23 +71,35 @@ def run(
     """
     labels = [REFERENCE, *with_controls(methods)]
     command = shlex.join(["python", *sys.argv])
-    tables = []
-    for scenario in SCENARIOS:
-        results = {}
-        name = scenario.replace(" ", "_")
-        for seed in seeds:
-            home = out / f"{name}-seed_{seed}"
+    results: dict[str, dict[str, Comparison]] = {scenario: {} for scenario in SCENARIOS}
+    table = pd.DataFrame()
+    for seed in seeds:
+        for scenario, finished in results.items():
+            home = out / f"{folder_of(scenario)}-seed_{seed}"
             record = prepared(study, scenario, seed, methods, home)
-            results[f"simulation {seed}"] = compare(
+            finished[f"simulation {seed}"] = compare(
                 record, labels, [_TRAINING_SEED], home / "compare", command, reference=REFERENCE
             )
-        gains = over_cohorts.write(out / name, results, command)
-        tables.append(over_cohorts.total_table(gains).assign(scenario=scenario))
-    table = pd.concat(tables, ignore_index=True)
-    columns = ["scenario", "method", "against", "cohorts", "better", "mean", "low", "high", "p"]
-    table = table[[*columns, "p_corrected"]].round(5)
-    files.write_table(out / "positive_control.csv", table)
+            if len(finished) > 1:
+                over_cohorts.write(out / folder_of(scenario), finished, command)
+        table = total_table(results)
+        files.write_table(out / "positive_control.csv", table)
     return table
+
+
+def folder_of(scenario: str) -> str:
+    """What the folders of a scenario are called."""
+    return scenario.replace(" ", "_")
+
+
+def total_table(results: Mapping[str, Mapping[str, Comparison]]) -> pd.DataFrame:
+    """A row per scenario and comparison, of comparisons by scenario and simulation."""
+    tables = [
+        over_cohorts.total_table(over_cohorts.gains_of(finished)).assign(scenario=scenario)
+        for scenario, finished in results.items()
+    ]
+    columns = ["scenario", "method", "against", "cohorts", "better", "mean", "low", "high", "p"]
+    return pd.concat(tables, ignore_index=True)[[*columns, "p_corrected"]].round(5)
 
 
 def prepared(

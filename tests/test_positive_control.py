@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -58,6 +59,21 @@ def test_a_row_for_each_comparison_and_scenario(tmp_path, monkeypatch):
     np.testing.assert_allclose(table["mean"], [0.055] * 3 + [0.0] * 3)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "positive_control.csv"), table)
     assert (tmp_path / "shared/forest.png").is_file()
+
+
+def test_what_is_finished_is_written_before_the_next_simulation(tmp_path, monkeypatch):
+    def ends_at_the_third(record, labels, seeds, workdir, command, reference):
+        if workdir.parent.name == "shared-seed_3":
+            raise KeyboardInterrupt
+        return stand_in(record, labels, seeds, workdir, command, reference)
+
+    monkeypatch.setattr(positive_control, "compare", ends_at_the_third)
+    monkeypatch.setattr(positive_control.over_cohorts, "plots", types.SimpleNamespace(forest=print))
+    with pytest.raises(KeyboardInterrupt):
+        positive_control.run(TINY, [1, 2, 3], ["linear_pool"], tmp_path)
+    table = pd.read_csv(tmp_path / "positive_control.csv")
+    assert table["cohorts"].tolist() == [2] * 6
+    assert (tmp_path / "not_shared/over_cohorts.csv").is_file()
 
 
 @pytest.mark.parametrize(("method", "trained"), [("linear_pool", []), ("average", "bca")])
