@@ -116,12 +116,16 @@ def get_config() -> ConfigDict:
     config.roupkt.balance_weight = 0.01
     config.roupkt.z_weight = 0.01
 
-    # --- ridge_cox and linear_pool (steph_jax/methods); inner folds choose ---
+    # --- ridge_cox, linear_pool, clinical_cox (steph_jax/methods); inner folds choose ---
     config.linear = ConfigDict()
     config.linear.penalties = (0.1, 0.3, 1.0, 3.0, 10.0)  # of coefficients, per feature
+    config.linear.inner_repeats = 1  # draws of the inner folds; choices rest on all of them
     config.linear_pool = ConfigDict()
     config.linear_pool.common = (100.0, 10.0, 1.0)  # penalties of the sources' mean direction
     config.linear_pool.own = (30.0,)  # and of each source's; not to use them is always a choice
+
+    config.clinical_cox = ConfigDict()
+    config.clinical_cox.columns = ()  # of the survival table, as ('age', 'stage')
 
     # --- rescaled and mean_pool (steph_jax/methods); inner folds choose ---
     config.rescaled = ConfigDict()

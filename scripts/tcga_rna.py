@@ -1,6 +1,7 @@
 """Real patients for the experiments of this folder: bags of RNA-seq, and a pool of models.
 
-docs/results.md says where the data come from, and how their folder is laid out.
+docs/results.md says where the data come from, and how their folder is laid out. Each gene is ranked
+within each cohort over all its patients, test patients included.
 """
 
 import pathlib

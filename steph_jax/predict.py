@@ -25,8 +25,9 @@ from tqdm import tqdm
 from steph_jax import cli, files, run_directory
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
-from steph_jax.data import tables
+from steph_jax.data import clinical, tables
 from steph_jax.data.bags import OnDiskBags
+from steph_jax.data.clinical import ClinicalTable
 from steph_jax.data.columns import Columns
 from steph_jax.data.features import lookalikes
 from steph_jax.data.features.open import open_features
@@ -34,11 +35,11 @@ from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.features.store import INDEX
 from steph_jax.engine.loader import DeviceLoader
 from steph_jax.evaluation import fold_votes, predictions
-from steph_jax.evaluation.evaluator import Predictor
+from steph_jax.evaluation.evaluator import Predictor, clinical_predictors
 from steph_jax.evaluation.predictions import Predictions
 from steph_jax.formats import hub_folder
 from steph_jax.messages import join_names, naming_flags
-from steph_jax.methods.registry import load_model
+from steph_jax.methods.registry import find_method, load_model
 from steph_jax.training.protocol import MOST_PATIENTS_A_STEP
 from steph_jax.training.sections import Precision
 
@@ -71,6 +72,7 @@ def main(more_files: Sequence[str]) -> int:
     )
     check_outputs(outputs, files_of(source, features))
     columns = Columns(patient=arguments.patient_column, slide=arguments.slide_column)
+    clinical_table = read_clinical(models, arguments.table, columns.patient)
     if arguments.table:
         slides_of = tables.read_slides(arguments.table, columns)
     elif columns != Columns():
@@ -78,6 +80,7 @@ def main(more_files: Sequence[str]) -> int:
     else:
         slides_of = {slide: (slide,) for slide in sorted(source.slide_ids)}
     patients = Patients.open(source, slides_of, arguments.batch_size, arguments.compute_dtype)
+    patients = dataclasses.replace(patients, clinical=clinical_table)
     by_model = [patients.predict(model) for model in models]
     predicted = by_model[0]
     if arguments.merge_weights:
@@ -134,6 +137,26 @@ def expect_merge_weights(path: pathlib.Path, models: Sequence[SavedModel]) -> No
         )
 
 
+def read_clinical(
+    models: Sequence[SavedModel], table: pathlib.Path | None, id_column: str
+) -> ClinicalTable | None:
+    """The clinical columns that models read, of a table; None where they read none.
+
+    Raises:
+        FileNotFoundError, ValueError: as `clinical.read` does; no table is given.
+    """
+    codings = [coding for m in models for coding in find_method(m.kind).codings(m)]
+    names = list(dict.fromkeys(coding.column for coding in codings))
+    if not names:
+        return None
+    if table is None:
+        raise ValueError(
+            f"a model of kind {models[0].kind} reads the clinical columns {join_names(names)}; "
+            "give a --table that has them"
+        )
+    return clinical.read(table, id_column, names)
+
+
 def check_outputs(outputs: Sequence[pathlib.Path], inputs: Sequence[pathlib.Path]) -> None:
     """Checks that what is written takes the place of no input, and of nothing but a plain file.
 
@@ -168,12 +191,14 @@ class Patients:
         loader: of their bags.
         filled: numbers of those with patches.
         precision: of products over patches.
+        clinical: columns that models read; None where they read none.
     """
 
     names: list[str]
     loader: DeviceLoader
     filled: list[int]
     precision: Precision
+    clinical: ClinicalTable | None = None
 
     @classmethod
     def open(
@@ -213,7 +238,10 @@ class Patients:
 
     def predict(self, model: SavedModel) -> Predictions:
         """Predictions of a model of any kind."""
-        predictor = Predictor.load(model, self.loader, self.precision.operands)
+        predictors = clinical_predictors(model, self.clinical, self.names)
+        predictor = Predictor.load(
+            model, self.loader, self.precision.operands, predictors=predictors
+        )
 
         def progress(batches: Any, total: int) -> Any:
             return tqdm(batches, total=total, desc="predict", disable=not sys.stderr.isatty())

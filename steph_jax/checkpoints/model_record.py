@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from steph_jax import records
+from steph_jax.data import clinical_coding
 from steph_jax.models import roupkt, steph
 from steph_jax.models.abmil import Architecture
 from steph_jax.models.hypernetworks import WEIGHT_OUTPUTS
@@ -101,6 +102,7 @@ _METADATA: dict[str, Kind] = {
     "merge_weight": NUMBER,
     "mix_weight": NUMBER,
     "weight_output": records.one_of(*WEIGHT_OUTPUTS),
+    "clinical": clinical_coding.RECORDS,
     "provenance": records.record(
         {}, {"sha256": TEXT, "requested": records.mapping(records.ANYTHING)}
     ),
@@ -111,6 +113,7 @@ _OPTIONS: dict[str, Any] = {"steph": steph.Options, "roupkt": roupkt.Options}
 _NEEDED: dict[str, dict[str, Kind]] = {
     "steph": {"sources": _SOURCES, "options": records.fields_of(_OPTIONS["steph"])},
     "roupkt": {"sources": _SOURCES, "options": records.fields_of(_OPTIONS["roupkt"])},
+    "clinical_cox": {"clinical": clinical_coding.RECORDS},
     "learned": {"sources": _SOURCES, "merge_weight": NUMBER},
     "fix": {"sources": _SOURCES, "weights": records.list_of(NUMBER, 1)},
     "dynamic": {

@@ -3,13 +3,14 @@
 import math
 import pathlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steph_jax.data import cells, csv_files
+from steph_jax.data.columns import Columns
 from steph_jax.messages import join_names
 
 #: Categories of fewer patients are joined, and a column has at most so many categories.
@@ -27,6 +28,16 @@ class ClinicalTable(NamedTuple):
 
     path: pathlib.Path
     columns: dict[str, dict[str, str]]
+
+    def of_patients(self, patients: Iterable[str]) -> "ClinicalTable":
+        """The cells of some patients."""
+        order = list(patients)
+        return self._replace(
+            columns={
+                name: {patient: column[patient] for patient in order if patient in column}
+                for name, column in self.columns.items()
+            }
+        )
 
 
 class Variable(NamedTuple):
@@ -108,45 +119,78 @@ def variables(table: ClinicalTable, patients: Sequence[str]) -> list[Variable]:
 
 
 def _variables(path: pathlib.Path, name: str, texts: Sequence[str]) -> list[Variable]:
-    where = f"{path}, column {name!r}"
     counts = Counter(texts)
     if len(counts) < 2:
         raise ValueError(
-            f"{where}: expected values that differ, found {join_names(counts) or 'none'} in all "
-            f"{len(texts)} patients; leave the column out"
+            f"{path}, column {name!r}: expected values that differ, found "
+            f"{join_names(counts) or 'none'} in all {len(texts)} patients; leave the column out"
         )
+    if not is_numeric(path, name, counts):
+        (label, _), *others = groups(counts)
+        cells_of = np.asarray(texts)
+        return [
+            Variable(name, f"{title} against {label}", np.isin(cells_of, members).astype(float))
+            for title, members in others
+        ]
+    values = np.array([cells.number(text) for text in texts])
+    sd = float(values.std(ddof=1))
+    if sd == 0:
+        raise ValueError(
+            f"{path}, column {name!r}: expected values that differ; leave the column out"
+        )
+    unit = f"per {sd:.3g} (one standard deviation)"
+    return [Variable(name, unit, (values - values.mean()) / sd)]
+
+
+def is_numeric(path: pathlib.Path, name: str, counts: Mapping[str, int]) -> bool:
+    """Whether a column with these cells holds numbers; two different ones are categories.
+
+    Raises:
+        ValueError: too many different cells for categories; names file and column.
+    """
     numbers = {text: cells.number(text) for text in counts}
     if len(counts) > 2 and all(map(math.isfinite, numbers.values())):
-        values = np.array([numbers[text] for text in texts])
-        sd = float(values.std(ddof=1))
-        if sd == 0:
-            raise ValueError(f"{where}: expected values that differ; leave the column out")
-        unit = f"per {sd:.3g} (one standard deviation)"
-        return [Variable(name, unit, (values - values.mean()) / sd)]
+        return True
     if len(counts) > MOST_CATEGORIES:
         odd = [text for text, number in numbers.items() if not math.isfinite(number)]
         hint = "; write decimals with a point" if any(map(cells.has_comma, odd)) else ""
         raise ValueError(
-            f"{where}: expected numbers, or at most {MOST_CATEGORIES} categories; found "
-            f"{len(counts)} different cells, no numbers such as {join_names(odd, 3)}{hint}"
+            f"{path}, column {name!r}: expected numbers, or at most {MOST_CATEGORIES} categories; "
+            f"found {len(counts)} different cells, no numbers such as {join_names(odd, 3)}{hint}"
         )
-    return _categories(name, texts, counts)
+    return False
 
 
-def _categories(name: str, texts: Sequence[str], counts: Counter[str]) -> list[Variable]:
-    """A predictor for each category but the reference."""
-    ordered = sorted(counts, key=lambda text: (-counts[text], text))
-    reference, *rest = ordered
+def groups(counts: Mapping[str, int]) -> list[tuple[str, list[str]]]:
+    """Categories as they are compared: the reference first, each with a title and its members.
+
+    The reference is the most frequent one. Those of fewer than `FEWEST_PATIENTS` are joined, with
+    the reference if they are still as few.
+
+    Args:
+        counts: patients by category, one category or more.
+    """
+    reference, *rest = sorted(counts, key=lambda text: (-counts[text], text))
     rare = [text for text in rest if counts[text] < FEWEST_PATIENTS]
-    groups = {text: [text] for text in rest if text not in rare}
-    label = reference
-    if sum(counts[text] for text in rare) >= FEWEST_PATIENTS or not groups:
-        if rare:
-            groups[rare[0] if len(rare) == 1 else f"{_OTHER} ({', '.join(sorted(rare))})"] = rare
+    others = {text: [text] for text in rest if text not in rare}
+    first = (reference, [reference])
+    if rare and (sum(counts[text] for text in rare) >= FEWEST_PATIENTS or not others):
+        others[rare[0] if len(rare) == 1 else f"{_OTHER} ({', '.join(sorted(rare))})"] = rare
     elif rare:
-        label = f"{reference} (and {', '.join(sorted(rare))})"
-    cells_of = np.asarray(texts)
-    return [
-        Variable(name, f"{title} against {label}", np.isin(cells_of, members).astype(np.float64))
-        for title, members in sorted(groups.items())
-    ]
+        first = (f"{reference} (and {', '.join(sorted(rare))})", [reference, *rare])
+    return [first, *sorted(others.items())]
+
+
+def expect_no_outcome(names: Sequence[str], columns: Columns, what: str) -> None:
+    """Raises ValueError where one of some clinical columns is the outcome that is to be predicted.
+
+    Args:
+        names: of the clinical columns.
+        columns: of the survival table.
+        what: named them, for the message.
+    """
+    for name in (columns.time, columns.event, columns.competing):
+        if name and name in names:
+            raise ValueError(
+                f"{what}: {name} is the outcome itself (data.columns); name what was known before"
+            )

@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
-from steph_jax.data import tables
+from steph_jax.data import clinical, tables
 from steph_jax.data.bags import BagReader, ConcatBags
 from steph_jax.data.columns import Columns
 from steph_jax.data.persons import person_keys
@@ -130,6 +131,32 @@ def load_cohort(root: pathlib.Path, dataset: str, folds: Sequence[int], columns:
         },
         file,
     )
+
+
+def with_clinical(cohort: Cohort, columns: Columns, names: Sequence[str], setting: str) -> Cohort:
+    """The cohort with clinical columns of its survival table.
+
+    Args:
+        cohort: as `load_cohort` reads it.
+        columns: of the table.
+        names: of the clinical columns.
+        setting: that names them, for messages.
+
+    Raises:
+        ValueError: a column that is missing, is the outcome, has no cell of these patients, or has
+            cells that cannot be used.
+    """
+    clinical.expect_no_outcome(names, columns, setting)
+    table = cohort.table
+    read = clinical.read(table.path, columns.patient, names).of_patients(table.patients)
+    for name, column in read.columns.items():
+        if not column:
+            raise ValueError(
+                f"{table.path}, column {name!r}: expected values of the patients in the splits, "
+                f"found none; leave it out of {setting}"
+            )
+        clinical.is_numeric(table.path, name, Counter(column.values()))
+    return dataclasses.replace(cohort, table=dataclasses.replace(table, clinical=read))
 
 
 def take(table: SurvivalTable, rows: Sequence[int]) -> SurvivalTable:

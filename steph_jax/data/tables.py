@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steph_jax.data import cells, persons
+from steph_jax.data.clinical import ClinicalTable
 from steph_jax.data.columns import DAYS_PER_UNIT, Columns, usable_cells
 from steph_jax.messages import join_names
 from steph_jax.survival.labels import survival_labels
@@ -34,6 +35,7 @@ class SurvivalTable:
         left_out: slide ids, by id, of patients that are not here, for want of time or event.
         competing: [P] True where a patient without the event died of something else; None where
             the table does not tell.
+        clinical: cells of clinical columns; None where a run reads none.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class SurvivalTable:
     slides: tuple[tuple[str, ...], ...]
     left_out: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     competing: NDArray[np.bool_] | None = None
+    clinical: ClinicalTable | None = None
 
     def __len__(self) -> int:
         return len(self.patients)

@@ -59,7 +59,7 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
         return np.zeros((1, len(models), architecture.embed_dim), np.float32)
 
     method = find_method(model.kind)
-    labels = method.patient_inputs(model, represent)
+    labels = method.patient_inputs(model, represent, no_predictors(model, 1))
     bag_model, trainable, frozen = method.restore(model, None)
     flops = _flops_of_slide(bag_model, trainable, frozen, num_patches, labels)
     if not bag_model.embed_parts:
@@ -67,6 +67,12 @@ def flops_per_slide(model: SavedModel, num_patches: int) -> int:
         merge = partial(bag_model.merge, bags=BagMeans({}, 1, None))
         flops -= _flops(merge, trainable, frozen)
     return for_sources + flops
+
+
+def no_predictors(model: SavedModel, number: int) -> np.ndarray:
+    """[number, K] zeros in the place of the clinical predictors of a model; K may be 0."""
+    codings = find_method(model.kind).codings(model)
+    return np.zeros((number, sum(coding.width for coding in codings)), np.float32)
 
 
 def _flops_of_slide(
@@ -135,12 +141,13 @@ def seconds_per_slide(
     slide = InMemoryBags.of([features.astype(dtype)], size, dtype)
     bags = ConcatBags([slide] * batch_size)
     loader = DeviceLoader.open(bags, batch_size)
-    predictor = Predictor.load(model, loader, compute_dtype)
+    predictors = no_predictors(model, batch_size)
+    predictor = Predictor.load(model, loader, compute_dtype, None, predictors)
 
     def once() -> float:
         began = time.perf_counter()
         inputs = find_method(model.kind).patient_inputs(
-            model, Representations(loader, compute_dtype)
+            model, Representations(loader, compute_dtype), predictors
         )
         dataclasses.replace(predictor, labels=inputs)(range(batch_size))
         return time.perf_counter() - began

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from steph_jax.checkpoints.saved_model import SavedModel, stored_objective
+from steph_jax.data import clinical_coding
+from steph_jax.data.clinical import ClinicalTable
 from steph_jax.data.tables import SurvivalTable
 from steph_jax.engine.bag_model import BagModel, LossFunction
 from steph_jax.engine.frozen_encoders import Representations
@@ -91,6 +93,7 @@ class Predictor:
         loader: DeviceLoader,
         compute_dtype: Any = None,
         represent: Represent | None = None,
+        predictors: np.ndarray | None = None,
     ) -> "Predictor":
         """Brings a model to the devices, and computes its inputs other than patches.
 
@@ -99,10 +102,15 @@ class Predictor:
             loader: of the bags.
             compute_dtype: of products over patches; None for float32.
             represent: the bags as frozen models see them, where several models share it.
+            predictors: clinical ones of all bags, for a model that reads some.
+
+        Raises:
+            ValueError: there are none, and the model reads some.
         """
         method = find_method(model.kind)
         loaded = method.restore(model, compute_dtype)
-        inputs = method.patient_inputs(model, represent or Representations(loader, compute_dtype))
+        represent = represent or Representations(loader, compute_dtype)
+        inputs = method.patient_inputs(model, represent, predictors)
         trainable, frozen = replicate(loader.mesh, (loaded.trainable, loaded.frozen))
         return cls(loaded.model, trainable, frozen, loader, inputs)
 
@@ -123,6 +131,20 @@ class Predictor:
         return predictions.run(
             self.model, parameters, self.frozen, self.loader, bags, self.labels, progress
         )
+
+
+def clinical_predictors(
+    model: SavedModel, table: ClinicalTable | None, patients: Sequence[str]
+) -> np.ndarray | None:
+    """[P, K] predictors that a model makes of clinical columns; None without table or columns.
+
+    Raises:
+        ValueError: as `clinical_coding.values` does.
+    """
+    codings = find_method(model.kind).codings(model)
+    if table is None or not codings:
+        return None
+    return clinical_coding.values(codings, table, patients)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +176,8 @@ class Evaluator:
             model, loader, compute_dtype, represent: as in `Predictor.load`.
             table: of the patients whose bags they are, in the same order.
         """
-        predict = Predictor.load(model, loader, compute_dtype, represent)
+        predictors = clinical_predictors(model, table.clinical, table.patients)
+        predict = Predictor.load(model, loader, compute_dtype, represent, predictors)
         labels = cohort_labels(table, TimeBins.from_json(model.metadata["bins"]))
         predict = dataclasses.replace(predict, labels=labels | predict.labels)
         return cls(predict, table, stored_objective(model))

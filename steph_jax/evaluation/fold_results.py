@@ -1,10 +1,9 @@
 """The directory of a fold: who its patients are, and what training and evaluation leave there."""
 
 import json
-import math
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from steph_jax import files, plots, records, run_directory
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.evaluation import predictions, source_share, survival_metrics
+from steph_jax.evaluation import patient_cells, predictions, source_share, survival_metrics
 from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.messages import join_names
@@ -23,11 +22,8 @@ from steph_jax.survival.time_bins import TimeBins
 
 PATIENTS, PREDICTIONS = "patients.csv", "predictions_test.csv"
 WEIGHTS = "merge_weights_test.csv"
-_PARTS = ("train", "test", "validation")
-_MOST_DAYS = 1e9
 _ADVICE = "restore the file, or remove the directory of the fold to train it again"
 
-_SLIDES = records.list_of(records.NAME, 1)
 _SCORES = records.record({"c_index": records.or_null(records.within(0, 1))})
 #: What is read again of a fold's training, and of its metrics.
 _NOTED = {
@@ -64,6 +60,7 @@ def write_patients(directory: pathlib.Path, table: SurvivalTable, fold: Fold) ->
                 "e": table.event[rows].astype(int),
                 **({} if table.competing is None else {"competing": table.competing[rows] + 0}),
                 "slides": [json.dumps(table.slides[i]) for i in rows],
+                **patient_cells.clinical_cells(table, [table.patients[i] for i in rows]),
             }
         )
         for part, rows in parts.items()
@@ -78,8 +75,10 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
         FileNotFoundError, ValueError: it is missing or damaged; names the file, row and column.
     """
     path = directory / PATIENTS
-    whole = _read_table(path, tuple(_CELLS))
-    kinds = _CELLS | ({"competing": _event} if "competing" in whole else {})
+    whole = _read_table(path, tuple(patient_cells.READERS))
+    kinds = dict(patient_cells.READERS)
+    if "competing" in whole:
+        kinds["competing"] = patient_cells.event
     rows = whole[list(kinds)]
     values: dict[str, list[Any]] = {name: [] for name in kinds}
     for number, row in enumerate(rows.itertuples(index=False), 2):
@@ -101,60 +100,13 @@ def read_patients(directory: pathlib.Path) -> tuple[SurvivalTable, Fold]:
         event=np.array(values["e"], bool),
         slides=tuple(map(tuple, values["slides"])),
         competing=np.array(values["competing"], bool) if "competing" in values else None,
+        clinical=patient_cells.clinical_table(path, whole),
     )
     part = np.array(values["part"], np.str_)
     missing = [name for name in ("train", "test") if name not in part]
     if missing:
         raise ValueError(f"{path}: expected {missing[0]} patients, found none; {_ADVICE}")
-    return table, Fold(*(np.flatnonzero(part == p) for p in _PARTS))
-
-
-def _name(cell: str) -> str:
-    if not cell:
-        raise ValueError("expected an id")
-    return cell
-
-
-def _part(cell: str) -> str:
-    if cell not in _PARTS:
-        raise ValueError(f"expected one of {', '.join(_PARTS)}")
-    return cell
-
-
-def _days(cell: str) -> float:
-    try:
-        days = float(cell)
-    except ValueError:
-        days = math.nan
-    if not 0 <= days <= _MOST_DAYS:
-        raise ValueError("expected days, 0 or more")
-    return days
-
-
-def _event(cell: str) -> bool:
-    if cell not in ("0", "1"):
-        raise ValueError("expected 0 or 1")
-    return cell == "1"
-
-
-def _slides(cell: str) -> list[str]:
-    try:
-        slides: list[str] = json.loads(cell)
-    except (ValueError, RecursionError):
-        slides = []
-    if _SLIDES.problem("", slides):
-        raise ValueError(f"expected {_SLIDES.expected}")
-    return slides
-
-
-#: How a cell of each column is read; raises ValueError with what was expected.
-_CELLS: dict[str, Callable[[str], Any]] = {
-    "patient_id": _name,
-    "part": _part,
-    "t": _days,
-    "e": _event,
-    "slides": _slides,
-}
+    return table, Fold(*(np.flatnonzero(part == p) for p in patient_cells.PARTS))
 
 
 def _read_table(path: pathlib.Path, columns: Sequence[str], advice: str = _ADVICE) -> pd.DataFrame:

@@ -54,6 +54,11 @@ def merged_model(model: SavedModel) -> LoadedModel:
             "has no attention of its own; heatmaps are of models that merge parameters, and of "
             "single ones"
         )
+    if method.codings(model):
+        raise ValueError(
+            f"a model of kind {model.kind} reads clinical columns and no slides, so it has no "
+            "heatmap; use a model with attention (model.pooling=gated)"
+        )
     loaded = method.restore(model, None)
     if not loaded.model.has_encoder:
         raise ValueError(

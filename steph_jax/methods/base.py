@@ -14,7 +14,10 @@ import numpy as np
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
+from steph_jax.data.clinical import ClinicalTable
+from steph_jax.data.clinical_coding import Coding
 from steph_jax.engine.bag_model import BagModel
+from steph_jax.messages import join_names
 from steph_jax.models.abmil import Architecture, Params
 
 
@@ -85,6 +88,22 @@ class PatientMoments(NamedTuple):
     event: np.ndarray
 
 
+class PatientColumns(NamedTuple):
+    """Clinical columns of n patients, and their outcomes.
+
+    Attributes:
+        table: cells, of all patients of the cohort.
+        patients: [n] ids.
+        time: [n] days.
+        event: [n] True where death was seen.
+    """
+
+    table: ClinicalTable
+    patients: Sequence[str]
+    time: np.ndarray
+    event: np.ndarray
+
+
 class HeldOut(Protocol):
     """The held-out patients of an inner fold, as `Method.fit` reads them.
 
@@ -120,6 +139,9 @@ class FoldPatients(Protocol):
 
     def source_moments(self, dataset: str) -> PatientMoments:
         """Of the fold-0 training patients of a cohort that the method joins, none the target's."""
+
+    def clinical(self) -> PatientColumns:
+        """Of the training patients, the columns that `Method.columns` names."""
 
     def held_out_parts(self) -> Sequence[HeldOut]:
         """The inner folds of the training patients."""
@@ -162,6 +184,9 @@ class Method:
             source's model that is not trained on ranks patients in part as theta_0 does.
         inputs: (a stored model, embeddings by frozen models) -> arrays [n, ...] of all patients,
             which `BagModel.head` finds by name among the labels.
+        columns: (options) -> clinical columns of the survival table that the method reads.
+        codings: (a stored model) -> how it reads them; `BagModel.head` finds the predictors [n, K]
+            as "clinical" among the labels.
     """
 
     name: str
@@ -181,10 +206,34 @@ class Method:
     uses_sources: bool = False
     shows_null: bool = False
     inputs: Callable[[SavedModel, Represent], dict[str, np.ndarray]] | None = None
+    columns: Callable[[Any], Sequence[str]] = lambda options: ()
+    codings: Callable[[SavedModel], Sequence[Coding]] = lambda model: ()
 
-    def patient_inputs(self, model: SavedModel, represent: Represent) -> dict[str, np.ndarray]:
-        """The arrays of `inputs`; {} for a method without."""
-        return {} if self.inputs is None else self.inputs(model, represent)
+    def patient_inputs(
+        self, model: SavedModel, represent: Represent, predictors: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """The arrays of `inputs`, and clinical predictors; {} for a method without.
+
+        Args:
+            model: stored.
+            represent: embeddings by frozen models.
+            predictors: [n, K] by `clinical_coding.values`, of a model that has `codings`.
+
+        Raises:
+            ValueError: the model reads clinical columns, and there are no predictors.
+        """
+        arrays = {} if self.inputs is None else self.inputs(model, represent)
+        codings = self.codings(model)
+        if not codings:
+            return arrays
+        if predictors is None:
+            names = join_names(coding.column for coding in codings)
+            raise ValueError(
+                f"a model of kind {model.kind} reads no slides but clinical columns of a table "
+                f"({names}), so it can neither be run without them nor be a function of slides; "
+                "steph_jax.predict reads them from --table"
+            )
+        return {**arrays, "clinical": predictors.astype(np.float32)}
 
 
 def with_trainable(model: SavedModel, trainable: Params) -> SavedModel:

@@ -6,6 +6,7 @@ from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.methods import (
     abmil,
+    clinical_cox,
     dynamic,
     fixed,
     joint,
@@ -27,6 +28,7 @@ METHODS: dict[str, Method] = {
         abmil.METHOD,
         mean_pool.METHOD,
         ridge_cox.METHOD,
+        clinical_cox.METHOD,
         linear_pool.METHOD,
         rescaled.METHOD,
         transfer.ZERO_SHOT,

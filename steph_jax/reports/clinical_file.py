@@ -4,10 +4,8 @@ A later report, as `train` and `compare` write at their end, has the same column
 become of the table that they came from. `--clinical=` without a name takes them out again.
 """
 
-import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -55,9 +53,10 @@ def choose(
         path.unlink(missing_ok=True)
         return
     data = run_directory.load(run)["data"]
-    outcome = _expect_no_outcome(data, names)
+    columns = Columns(**data.get("columns", {}))
+    clinical.expect_no_outcome(names, columns, "--clinical")
     source = table or table_path(data["root"], run_directory.load(run)["dataset"])
-    read_columns = clinical.read(source, outcome["patient"], names)
+    read_columns = clinical.read(source, columns.patient, names)
     patients = dict.fromkeys(
         patient
         for fold in run_directory.finished_folds(run)
@@ -65,19 +64,13 @@ def choose(
             0
         ].patients
     )
-    table_of_run = ClinicalTable(
-        source,
-        {
-            name: {patient: column[patient] for patient in patients if patient in column}
-            for name, column in read_columns.columns.items()
-        },
-    )
+    table_of_run = read_columns.of_patients(patients)
     for name, column in table_of_run.columns.items():
         if not column:
             raise ValueError(
                 f"{source}, column {name!r}: expected values of the run's patients, such as "
                 f"{next(iter(patients))}; found none; are the ids in its column "
-                f"{outcome['patient']!r} those of the survival table?"
+                f"{columns.patient!r} those of the survival table?"
             )
     complete = clinical.complete(table_of_run, patients)
     clinical.variables(table_of_run, complete)  # refuses columns that cannot be used
@@ -86,15 +79,3 @@ def choose(
         for name, column in table_of_run.columns.items()
     }
     files.write_table(path, pd.DataFrame({_ID: list(patients)} | rows))
-
-
-def _expect_no_outcome(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """The names of the survival table's columns; ValueError where the outcome is to predict."""
-    columns = dataclasses.asdict(Columns()) | dict(data.get("columns", {}))
-    outcome = [columns[name] for name in ("time", "event", "competing") if columns[name] in names]
-    if outcome:
-        raise ValueError(
-            f"--clinical: {outcome[0]} is the outcome itself (data.columns); name what was known "
-            "before"
-        )
-    return columns

@@ -12,7 +12,15 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.bags import BagReader
 from steph_jax.data.cache import open_bags, total_bytes
-from steph_jax.data.cohort import Cohort, Fold, joined, load_cohort, other_patients, read_patients
+from steph_jax.data.cohort import (
+    Cohort,
+    Fold,
+    joined,
+    load_cohort,
+    other_patients,
+    read_patients,
+    with_clinical,
+)
 from steph_jax.data.features.open import open_features
 from steph_jax.data.features.source import FeatureSource
 from steph_jax.data.tables import SurvivalTable, table_path
@@ -61,10 +69,15 @@ def read_cohort(config: Config) -> Cohort:
     """The target's patients and folds.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_cohort` and `with_fewer_training_patients`.
+        FileNotFoundError, ValueError: see `load_cohort`, `with_clinical` and
+            `with_fewer_training_patients`.
     """
     data = config.data
     cohort = load_cohort(data.folder, config.dataset, config.folds, data.table_columns)
+    names = config.controlled_method.columns(config.options)
+    if names:
+        setting = f"{config.method}.columns"
+        cohort = with_clinical(cohort, data.table_columns, names, setting)
     if not config.train_patients:
         return cohort
     return with_fewer_training_patients(cohort, config.train_patients, config.seed)

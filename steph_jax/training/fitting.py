@@ -16,7 +16,7 @@ from steph_jax.data.cohort import Fold
 from steph_jax.data.splits import read_split, split_path
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Evaluator, Predictor, cohort_labels, label_rows
-from steph_jax.methods.base import PatientMoments
+from steph_jax.methods.base import PatientColumns, PatientMoments
 from steph_jax.methods.moments import MomentsModel
 from steph_jax.models.abmil import Architecture
 from steph_jax.survival import metrics
@@ -93,6 +93,12 @@ class SplitPatients:
                 f"{dataset}, or all are {cohort.dataset}'s own; leave {dataset} out of `sources`"
             )
         return moments_of(self.run, np.array(rows))
+
+    def clinical(self) -> PatientColumns:
+        table, rows = self.run.cohort.table, self.split.train
+        assert table.clinical is not None, "the method names no columns"
+        patients = [table.patients[row] for row in rows]
+        return PatientColumns(table.clinical, patients, table.time[rows], table.event[rows])
 
     def held_out_parts(self) -> Sequence[HeldOutPatients]:
         run = self.run

@@ -5,6 +5,7 @@ between two of them, the run would mix folds of different data under one mean. W
 what the first fold found, and whatever goes on with the run compares it:
 
     patients    time, event and slides of every patient of the table, joined cohorts included
+    clinical    the clinical columns of every patient, where the method reads some
     splits      the ids of each part, by fold
     features    some rows of every patient's bag, and sizes and times of the files they came from
     models      the parameters of each model of the pool that the method reads
@@ -28,6 +29,7 @@ from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.data.bags import BagReader, ConcatBags, OnDiskBags
 from steph_jax.data.cohort import Cohort
 from steph_jax.data.features.store_plan import file_of
+from steph_jax.data.tables import SurvivalTable
 from steph_jax.messages import join_names
 from steph_jax.training import resume
 from steph_jax.training.experiment import Experiment
@@ -48,7 +50,8 @@ _KIND = records.record(
         "splits": records.mapping(_DIGESTS),
         "features": records.mapping(records.record({"rows": records.TEXT, "files": records.TEXT})),
         "models": _DIGESTS,
-    }
+    },
+    {"clinical": _DIGESTS},
 )
 #: name of an input -> digest, or digests by name.
 Inputs = dict[str, Any]
@@ -118,6 +121,7 @@ def of_run(
                 table.patients, table.time, table.event, table.slides, strict=True
             )
         },
+        "clinical": clinical_digests(table),
         "splits": {
             str(number): {
                 part: _digest(json.dumps([table.patients[i] for i in getattr(fold, part)]))
@@ -127,6 +131,17 @@ def of_run(
         },
         "features": feature_digests(table.patients, bags, before),
         "models": dict(models),
+    }
+
+
+def clinical_digests(table: SurvivalTable) -> dict[str, str]:
+    """A digest of the clinical columns of every patient; {} where a run reads none."""
+    if table.clinical is None:
+        return {}
+    columns = table.clinical.columns.items()
+    return {
+        patient: _digest(json.dumps({name: column.get(patient) for name, column in columns}))
+        for patient in table.patients
     }
 
 
@@ -158,6 +173,7 @@ def expect_same(stored: Inputs, now: Inputs, where: pathlib.Path) -> None:
     """
     changes = [
         *_changed("time, event or slides of", stored["patients"], now["patients"]),
+        *_changed("the clinical columns of", stored.get("clinical", {}), now["clinical"]),
         *_changed("the splits of fold", stored["splits"], now["splits"]),
         *_changed("the features of", _rows_of(stored["features"]), _rows_of(now["features"])),
         *_changed("the pool's model", stored["models"], now["models"]),
@@ -172,7 +188,7 @@ def expect_same(stored: Inputs, now: Inputs, where: pathlib.Path) -> None:
 
 def _merged(stored: Inputs, now: Inputs) -> Inputs:
     return {
-        name: {**stored[name], **value} if isinstance(value, dict) else value
+        name: {**stored.get(name, {}), **value} if isinstance(value, dict) else value
         for name, value in now.items()
     }
 

@@ -277,7 +277,7 @@ def test_a_head_of_another_meaning_is_refused_where_it_is_to_be_used(tmp_path, o
 
 
 def test_every_method_is_among_those_tested_here():
-    linear = {"ridge_cox", "linear_pool"}  # need no model of the pool
+    linear = {"ridge_cox", "clinical_cox", "linear_pool"}  # need no model of the pool
     assert set(METHODS) == {*OF_SOURCES, *linear, "abmil", "joint", "mean_pool", "rescaled"}
 
 

@@ -26,6 +26,7 @@ OF_METHODS = (
     "roupkt",
     "linear",
     "linear_pool",
+    "clinical_cox",
     "rescaled",
     "mean_pool",
 )
