@@ -188,19 +188,21 @@ def page(
     parts: Sequence[Part], gains: Mapping[int, Sequence[Gain]], pictures: Mapping[str, str]
 ) -> str:
     """The tables and pictures as a page of Markdown."""
-    lines = ["# Eight cohorts", "", "    python scripts/run_cohorts.py --shared DATA --out OUT"]
-    lines += ["    python scripts/cohort_tables.py --out OUT --into docs", ""]
-    lines += [
-        "Each gene is ranked within each cohort over all its patients, test patients included"
+    cohorts = dict.fromkeys(cohort for part in parts for cohort in part.missing)
+    lines = [
+        *(f"# {len(cohorts)} cohorts", ""),
+        "    python scripts/run_cohorts.py --shared DATA --out OUT",
+        *("    python scripts/cohort_tables.py --out OUT --into docs", ""),
+        "C-index of test patients, mean of five folds. Each gene is ranked within each cohort over",
+        *("all its patients, test patients included ([data](results.md#data)).", ""),
     ]
-    lines += ["([data](results.md#data)). C-index of test patients, mean of five folds.", ""]
     for part in parts:
         lines += [f"## With {part.title}", ""]
         if not part.comparisons:
             lines += ["Nothing is finished yet.", ""]
             continue
         seeds = next(iter(part.comparisons.values())).seeds
-        lines += [f"Seeds {', '.join(map(str, seeds))}.", ""]
+        lines += [f"Seeds: {', '.join(map(str, seeds))}.", ""]
         lines += [*over_cohorts.c_index_lines(part.comparisons), ""]
         table = over_cohorts.total_table(gains[part.number], PRIMARY)
         if len(table):
