@@ -96,6 +96,7 @@ def test_pictures_are_of_real_sources_less_permuted_ones_and_of_gains(parts, tmp
 
 
 def test_a_cohort_keeps_both_numbers_of_patients(parts, tmp_path):
+    (tmp_path / "tcga_a").mkdir()
     results = {part.number: part.comparisons for part in parts}
     run_cohorts.write_both(
         tmp_path, {n: {"tcga_a": by["tcga_a"]} for n, by in results.items()}, "", ""
