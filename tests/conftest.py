@@ -1,10 +1,15 @@
 """Strict JAX settings for every test, and the reference data where they are at hand."""
 
+import importlib.metadata
 import os
 import pathlib
 
 # Tests compile thousands of programs and run each a few times; children inherit it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+# These halve what is left, but XLA ends every process for a flag that a later version lacks.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jaxtyping

@@ -1,5 +1,7 @@
 """ABMIL and STEPH one bag at a time, as docs/method.md writes them: slow, for comparison."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ def bags(sizes=SIZES, dim=DIMS.feature_dim):
     return bag_list, InMemoryBags.of(bag_list, dim, np.dtype(np.float32))
 
 
+@functools.cache
 def models(architecture=DIMS):
     """Random null, target and source models, as a STEPH model stores them."""
     null, target, *sources = (
