@@ -20,6 +20,8 @@ jaxtyping.install_import_hook(
     ["steph_jax.models", "steph_jax.survival"], "shape_checks.arrays_checked"
 )
 
+import pictures  # noqa: E402
+
 from steph_jax import cli  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -49,6 +51,14 @@ def shared() -> pathlib.Path:
 def parity(shared: pathlib.Path) -> pathlib.Path:
     """Arrays and checkpoints written by the published PyTorch program."""
     return shared / "parity"
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Folds and runs draw nothing: that takes most of the time of small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.leave_out(patch)
+        yield
 
 
 @pytest.fixture

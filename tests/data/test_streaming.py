@@ -23,6 +23,8 @@ from steph_jax.data.features.open import open_features
 from steph_jax.training import epoch, experiment, loop, preflight, resume
 from steph_jax.training.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 #: Far below the 40 KB that the patients of sim_a take: a bag or two stay, the others are streamed.
 TINY_GB = 1e-5
 #: Columns of a history that say how fast it went.

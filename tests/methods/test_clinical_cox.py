@@ -9,7 +9,6 @@ import types
 import lifelines
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -27,10 +26,7 @@ from steph_jax.survival import metrics
 from steph_jax.training import experiment, inputs
 from steph_jax.training.config import Config, stored_config
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +48,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(home, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        pictures.leave_out(monkeypatch)
-        train.train(config_of(home), workdir)
+    train.train(config_of(home), workdir)
     return workdir
 
 

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -23,15 +22,12 @@ from steph_jax.survival import cox, shrinkage
 from steph_jax.training import experiment, fitting
 from steph_jax.training.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def config_of(home, **more):

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -15,15 +14,12 @@ from steph_jax.methods.registry import find_method
 from steph_jax.training import compared_runs
 from steph_jax.training.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def config_of(home, rates, **more):

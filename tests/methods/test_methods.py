@@ -8,7 +8,6 @@ from collections import Counter
 import jax
 import numpy as np
 import pandas as pd
-import pictures
 import pytest
 
 from configs import testing
@@ -28,6 +27,8 @@ from steph_jax.models.abmil import Architecture
 from steph_jax.survival import metrics
 from steph_jax.training import experiment, loop
 from steph_jax.training.config import Config, as_dict, stored_config
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 COHORTS = Settings(cohorts=3, patients=20, patches=12, feature_dim=24, two_slides=0.3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -67,11 +68,6 @@ def config(world):
     made.data.features = str(world / "data/features/{dataset}")
     made.pool.root = str(world / "pool")
     return as_dict(made)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def read_json(path):

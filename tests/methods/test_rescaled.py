@@ -6,7 +6,6 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pictures
 import pools
 import pytest
 
@@ -19,15 +18,12 @@ from steph_jax.methods.rescaled import Linearized, Rescaling
 from steph_jax.models import task_vectors
 from steph_jax.training.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 @pytest.fixture

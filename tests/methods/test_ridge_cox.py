@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -27,15 +26,12 @@ from steph_jax.survival import cox, metrics, shrinkage
 from steph_jax.training import experiment
 from steph_jax.training.config import Config, stored_config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def moments(bags, center=None):

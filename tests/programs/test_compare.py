@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -18,6 +17,8 @@ from steph_jax.plots.style import signed
 from steph_jax.reports import comparison_page
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import Interval
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 METHODS, SEEDS = ("abmil", "average", "roupkt"), (1, 2)
 COMMAND = "python -m steph_jax.compare"
@@ -33,18 +34,11 @@ def config(world):
     return pools.config(world)
 
 
-@pytest.fixture(autouse=True)
-def no_pictures_of_runs(monkeypatch):
-    pictures.leave_out(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def compared(world, tmp_path_factory):
     """A finished comparison: (its directory, what was found)."""
     workdir = tmp_path_factory.mktemp("W")
-    with pytest.MonkeyPatch.context() as patch:
-        pictures.leave_out(patch)
-        result = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
+    result = compare.compare(pools.config(world), METHODS, SEEDS, workdir, COMMAND)
     return workdir, result
 
 

@@ -1,12 +1,13 @@
 """A comparison on several datasets in one call."""
 
 import pandas as pd
-import pictures
 import pools
 import pytest
 
 from steph_jax import compare
 from steph_jax.reports import comparison_page
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 COMMAND = "python -m steph_jax.compare"
 
@@ -14,11 +15,6 @@ COMMAND = "python -m steph_jax.compare"
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures_of_runs(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def test_each_dataset_has_a_comparison_and_all_have_one_table(world, tmp_path):

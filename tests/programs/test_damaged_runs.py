@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -18,6 +17,8 @@ from steph_jax.evaluation import fold_files, fold_results, run_summary
 from steph_jax.methods.registry import find_method
 from steph_jax.survival.time_bins import TimeBins
 from steph_jax.training.config import stored_config
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def nested(depth):
@@ -36,17 +37,10 @@ def runs(tmp_path_factory):
     """Directories of finished runs, by method."""
     world = pools.make(tmp_path_factory.mktemp("world"))
     workdirs = {}
-    with pytest.MonkeyPatch.context() as patch:
-        pictures.leave_out(patch)
-        for method in METHODS:
-            workdirs[method] = tmp_path_factory.mktemp(method)
-            train.train(pools.config(world) | {"method": method, "folds": [0]}, workdirs[method])
+    for method in METHODS:
+        workdirs[method] = tmp_path_factory.mktemp(method)
+        train.train(pools.config(world) | {"method": method, "folds": [0]}, workdirs[method])
     return workdirs
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def places(value, at=()):

@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import openslide
 import pandas as pd
-import pictures as no_pictures
 import pools
 import pytest
 import tifffile
@@ -27,6 +26,8 @@ from steph_jax.heatmaps.wsi import Slide
 from steph_jax.methods.base import FoldSpec
 from steph_jax.methods.registry import find_method
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SIZE = 512
 
 
@@ -34,12 +35,10 @@ SIZE = 512
 def world(tmp_path_factory):
     """Cohorts, a pool, and a fold of STEPH after an epoch, in run/fold_0."""
     root = pools.make(tmp_path_factory.mktemp("world"))
-    with pytest.MonkeyPatch.context() as patch:
-        no_pictures.leave_out(patch)
-        config = pools.config(root)
-        config["folds"] = (0,)
-        config["steph"]["top_k"] = 1
-        train.train(config, root / "run")
+    config = pools.config(root)
+    config["folds"] = (0,)
+    config["steph"]["top_k"] = 1
+    train.train(config, root / "run")
     return root
 
 

@@ -6,12 +6,13 @@ import subprocess
 import sys
 
 import pandas as pd
-import pictures
 import pools
 import pytest
 
 from steph_jax import train
 from steph_jax.checkpoints.pool import Pool
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 NAME = "steph[lr=1e-4] \\w*? Größe"
 
@@ -28,8 +29,7 @@ def world(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("world") / NAME)
 
 
-def test_run_resume_evaluate_predict_and_export(world, tmp_path, monkeypatch):
-    pictures.leave_out(monkeypatch)
+def test_run_resume_evaluate_predict_and_export(world, tmp_path):
     workdir = tmp_path / "runs" / NAME
     config = pools.config(world) | {"epochs": 2}
     first = train.train(config, workdir)
@@ -52,8 +52,7 @@ def test_run_resume_evaluate_predict_and_export(world, tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["m[1].safetensors", "p[1].csv"]
 
 
-def test_pool_grows(world, tmp_path, monkeypatch):
-    pictures.leave_out(monkeypatch)
+def test_pool_grows(world, tmp_path):
     config = pools.config(world) | {"method": "abmil", "folds": [1]}
     config["pool"] = {"root": str(tmp_path / "pools" / NAME), "save": True}
     train.train(config, tmp_path / "W")

@@ -10,7 +10,6 @@ import pathlib
 import jax
 import numpy as np
 import pandas as pd
-import pictures
 import pytest
 import simulated
 
@@ -28,6 +27,8 @@ from steph_jax.survival.objectives import Objective, objective_record
 from steph_jax.survival.time_bins import TimeBins, uniform_bins
 from steph_jax.training import epoch, loop, resume
 from steph_jax.training.config import stored_config
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 FEATURE_DIM, PATCHES, PATIENTS = 8, 4, 48
 #: loss.terms and bins.kind: every loss, sums of two, every kind of bins.
@@ -70,11 +71,6 @@ def home(tmp_path_factory) -> pathlib.Path:
         bag[:, :2] += value
         np.save(folder / f"{patient}.npy", bag.astype(np.float32))
     return home
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def config(home, **overrides):

@@ -7,7 +7,6 @@ import shutil
 import h5py
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -17,24 +16,19 @@ from steph_jax.data.bags import OnDiskBags
 from steph_jax.data.features.open import open_features
 from steph_jax.training import inputs
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("world"))
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def run(world, tmp_path_factory):
     """A run of two folds whose process was killed before the second."""
     workdir = tmp_path_factory.mktemp("W")
-    with pytest.MonkeyPatch.context() as patch:
-        pictures.leave_out(patch)
-        train.train(pools.config(world), workdir)
+    train.train(pools.config(world), workdir)
     shutil.rmtree(workdir / "fold_1")
     (workdir / "summary.json").unlink()
     return workdir

@@ -15,6 +15,8 @@ from steph_jax.models import hypernetworks
 from steph_jax.training import epoch, loop, restarts
 from steph_jax.training.history import has_collapsed
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

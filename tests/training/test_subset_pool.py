@@ -5,7 +5,6 @@ import shutil
 import jax
 import numpy as np
 import pandas as pd
-import pictures
 import pools
 import pytest
 
@@ -16,15 +15,12 @@ from steph_jax.evaluation import fold_results
 from steph_jax.training import experiment
 from steph_jax.training.config import Config
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return pools.make(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    pictures.leave_out(monkeypatch)
 
 
 def config(world, **more):

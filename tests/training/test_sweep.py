@@ -11,7 +11,6 @@ import sys
 import jax
 import numpy as np
 import pandas as pd
-import pictures
 import pytest
 import simulated
 
@@ -31,6 +30,8 @@ from steph_jax.survival.objectives import Objective, objective_record
 from steph_jax.training import epoch, experiment, grid, loop
 from steph_jax.training.config import Config
 from steph_jax.training.inner_folds import cut_inner_folds
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 COHORTS = Settings(cohorts=3, patients=30, patches=8, feature_dim=24, two_slides=0.0, seed=3)
 ARCHITECTURE = Architecture(24, 16, 8)
@@ -56,13 +57,6 @@ def moved(params, seed):
     return jax.tree.map(
         lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32), params
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        pictures.leave_out(patch)
-        yield
 
 
 def config_of(home, **overrides):
