@@ -1,10 +1,11 @@
 """How a program ends that is interrupted: one word and status 130, whatever it is doing.
 
-A program is interrupted from the keyboard (SIGINT) or asked to end by the system (SIGTERM, as a
-cluster sends it; status 143). While it works, that is an exception of its main thread, so that what
-is half-written is removed. Where nothing needs removing (imports, flags, the end), where a library
-swallows the exception, and where the end takes longer than a few seconds, the process ends at once:
-whatever it writes is there whole or not at all.
+A program is interrupted from the keyboard (SIGINT) or asked to end: by the system (SIGTERM, status
+143), or by a cluster some time before it takes the job away (SIGUSR1 and SIGUSR2, status 138 and
+140; `sbatch --signal=B:USR1@60` sends the first a minute before). While it works, that is an
+exception of its main thread, so that what is half-written is removed. Where nothing needs removing
+(imports, flags, the end), where a library swallows the exception, and where the end takes longer
+than a few seconds, the process ends at once: whatever it writes is there whole or not at all.
 """
 
 import atexit
@@ -14,17 +15,22 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 #: Seconds that the work may take to end once it is interrupted.
 PATIENCE = 5.0
-_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_WORDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGUSR1: "told to end (SIGUSR1)",
+    signal.SIGUSR2: "told to end (SIGUSR2)",
+}
 
 
 class Terminated(BaseException):
-    """SIGTERM, in the main thread of a program at work."""
+    """A signal other than SIGINT, in the main thread of a program at work."""
 
 
 class _State:
@@ -34,15 +40,31 @@ class _State:
     is_working = False
     resuming = ""
     status: int | None = None
+    before_end: Callable[[signal.Signals], object] | None = None
 
 
-def install() -> None:
-    """Ends this process as above from now on; a signal that is ignored stays so."""
+#: Held by the thread that ends the process.
+_ending = threading.RLock()
+
+
+def install(
+    numbers: Iterable[signal.Signals] = tuple(_WORDS),
+    before_end: Callable[[signal.Signals], object] | None = None,
+) -> None:
+    """Ends this process as above from now on; a signal that is ignored stays so.
+
+    Args:
+        numbers: signals that do.
+        before_end: is called once with the signal, just before the process ends by it.
+    """
+    _State.before_end = before_end
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader,), name="interrupts", daemon=True).start()
-    for number in _WORDS:
+    numbers = frozenset(numbers)
+    watch = threading.Thread(target=_watch, args=(reader, numbers), name="interrupts", daemon=True)
+    watch.start()
+    for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _receive)
     sys.excepthook = _uncaught
@@ -62,7 +84,7 @@ def working(resuming: str = "") -> Iterator[None]:
     """Within, a signal raises KeyboardInterrupt or Terminated; where one came, the process ends.
 
     Args:
-        resuming: what the same command does if it is given again after SIGTERM, for the message.
+        resuming: what the same command does if it is given again, for the message; not of SIGINT.
     """
     _State.is_working, _State.resuming = True, resuming
     try:
@@ -84,15 +106,19 @@ def end() -> NoReturn:
     """Ends the process with the word and status of the signal that it received."""
     number = _State.received or signal.SIGINT
     word = _WORDS[number]
-    if number == signal.SIGTERM and _State.resuming:
+    if number != signal.SIGINT and _State.resuming:
         word += f"; {_State.resuming}"
-    with contextlib.suppress(Exception):
-        sys.stdout.flush()
-    # A progress bar may stand in this line of a terminal.
-    line = f"\n{word}\n" if os.isatty(2) else f"{word}\n"
-    with contextlib.suppress(OSError):
-        os.write(2, line.encode())
-    os._exit(128 + number)
+    with _ending:
+        before_end, _State.before_end = _State.before_end, None
+        if before_end is not None:
+            before_end(number)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        # A progress bar may stand in this line of a terminal.
+        line = f"\n{word}\n" if os.isatty(2) else f"{word}\n"
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
+        os._exit(128 + number)
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
@@ -104,9 +130,9 @@ def _receive(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int, numbers: frozenset[signal.Signals]) -> None:
     """Ends the process where a signal that it received does not."""
-    while (number := os.read(reader, 1)[0]) not in _WORDS:
+    while (number := os.read(reader, 1)[0]) not in numbers:
         pass
     threading.Event().wait(PATIENCE)
     # Where the main thread is within a library all this time, its handler did not run.

@@ -109,16 +109,32 @@ def after_the_work():
 work = globals()[sys.argv[1]]
 interrupts.leave(cli.guarded(work, resuming="the same command goes on"))
 """
+WORDS = {
+    **NUMBERS,
+    "told to end (SIGUSR1)": signal.SIGUSR1,
+    "told to end (SIGUSR2)": signal.SIGUSR2,
+}
 MOMENTS = [line[4:-3] for line in WORK.splitlines() if line.startswith("def ")][1:]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_at_work_is_one_word(moment: str) -> None:
-    for word, number in NUMBERS.items():
+    for word, number in (WORDS if moment == "at_once" else NUMBERS).items():
         ended = run([sys.executable, "-c", WORK, moment, str(int(number))])
-        advice = "; the same command goes on" if word == "terminated" else ""
+        advice = "" if word == "interrupted" else "; the same command goes on"
         assert ended.stderr == f"{word}{advice}\n"
         assert ended.returncode == 128 + number
+
+
+def test_something_is_done_before_the_end() -> None:
+    """Once, though the watch ends the process too, whose patience is over."""
+    own = "interrupts.install((signal.SIGTERM,), before_end=tell)"
+    tell = "def tell(number):\n    threading.Event().wait(1)\n    print(number.name)\n"
+    program = WORK.replace("interrupts.install()", f"\n{tell}{own}")
+    ended = run([sys.executable, "-c", program, "at_once", str(int(signal.SIGTERM))])
+    assert (ended.returncode, ended.stdout) == (143, "SIGTERM\n")
+    ended = run([sys.executable, "-c", program, "at_once", str(int(signal.SIGUSR1))])
+    assert (ended.returncode, ended.stdout) == (-signal.SIGUSR1, "")
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
