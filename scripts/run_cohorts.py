@@ -30,10 +30,11 @@ from cohort_tables import PRIMARY
 
 from steph_jax import train
 from steph_jax.checkpoints.pool import Pool
-from steph_jax.compare import compare_datasets, with_controls
+from steph_jax.compare import compare_datasets, run_jobs, with_controls
 from steph_jax.evaluation import learning_curve, over_cohorts
 from steph_jax.evaluation.comparison import Comparison
-from steph_jax.jobs.launch import Launcher
+from steph_jax.jobs.job import Launcher
+from steph_jax.training.compared_runs import Request
 
 METHODS = (
     *("abmil", "mean_pool", "ridge_cox", "linear_pool"),
@@ -59,11 +60,10 @@ def main() -> int:
     primary = PRIMARY if PRIMARY in labels else ""
     results = {}
     for number, seeds_of_number in ((arguments.few, seeds), (0, seeds[:1])):
-        results |= compare_datasets(
-            *(record, labels, seeds_of_number, out, command, cohorts, [number]),
-            launcher=launcher,
-            primary=primary,
-        )
+        asked = record, labels, seeds_of_number, out, command, cohorts, [number]
+        if launcher is not None:
+            run_jobs(Request(*asked, primary=primary), launcher)
+        results |= compare_datasets(*asked, primary=primary)
     write_both(out, results, command, primary)
     print(f"written to {out}")
     return 0

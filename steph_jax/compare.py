@@ -11,6 +11,9 @@ Calls for other methods may use one W, at the same time as well.
 W/patients_40 and so on, and shows what a gain is worth with how many: W/learning_curve.md, .csv and
 .png, and W/compare.csv with a column train_patients.
 
+`--config.pool.save=true` first adds to the pool what it lacks of the own models of the datasets
+that are compared, in W/pool_runs. `--launcher local` or `slurm` makes every run a job.
+
 `--datasets a,b,c` does either for each of several datasets, in W/a and so on, and shows what a gain
 is over all of them: W/over_cohorts.md, .csv and W/forest.png (in W/patients_40 and so on, with
 numbers of patients), and W/compare.csv with a column dataset. `--primary steph` names the one
@@ -26,7 +29,7 @@ W/compare.png             C-index per fold, mean and interval
 W/differences.png         differences to the reference, per fold and on the whole
 """
 
-import dataclasses
+import itertools
 import pathlib
 import shlex
 import sys
@@ -41,13 +44,18 @@ from steph_jax import cli, hosts, train
 from steph_jax.evaluation import comparison, comparison_report, over_cohorts
 from steph_jax.evaluation import learning_curve as curves
 from steph_jax.evaluation.comparison import Comparison, label_of, run_directory
-from steph_jax.jobs import command_line, launch
-from steph_jax.jobs.comparison_jobs import JOBS, slurm_script, status
-from steph_jax.jobs.launch import Job, Launcher
+from steph_jax.jobs import command_line, comparison_jobs, launch
+from steph_jax.jobs.job import Job, Launcher
+from steph_jax.messages import join_names
 from steph_jax.methods.controls import controls_of
 from steph_jax.methods.registry import find_method
 from steph_jax.reports import comparison_page
-from steph_jax.training.compared_runs import asked_runs, check_methods, check_numbers, is_finished
+from steph_jax.training.compared_runs import (
+    Request,
+    check_methods,
+    check_numbers,
+    missing_runs,
+)
 from steph_jax.training.config import Config, as_dict
 from steph_jax.training.inference import inference_cost
 
@@ -64,42 +72,101 @@ def main() -> int:
         raise ValueError(
             f"--reference is one of --methods, {', '.join(methods)}; found {reference!r}"
         )
-    launcher = launch.chosen(
-        arguments.launcher, arguments.jobs, arguments.workdir / JOBS, arguments.slurm
-    )
-    if launcher is not None and hosts.count() > 1:
-        raise ValueError(
-            f"--launcher {arguments.launcher} starts jobs from one process, but this command was "
-            f"started in {hosts.count()}; start it in one, or leave --launcher out"
-        )
     numbers = whole_numbers(arguments.train_patients or (), "train_patients")
-    if (numbers or arguments.datasets) and (arguments.status or arguments.print):
-        raise ValueError(
-            "--status and --print are of one comparison; give --config.dataset=NAME --workdir "
-            "W/NAME for --datasets, --config.train_patients=40 --workdir W/patients_40 for "
-            "--train_patients"
-        )
-    if arguments.primary and not arguments.datasets:
-        raise ValueError("--primary is the main comparison over cohorts; name them by --datasets")
-    common = methods, seeds, arguments.workdir, command
-    if arguments.datasets:
-        compare_datasets(
-            record, *common, arguments.datasets, numbers, reference, launcher, arguments.primary
-        )
-        return 0
-    if numbers:
-        compare_numbers(record, *common, numbers, reference, launcher)
-        return 0
-    if arguments.status or arguments.print:
-        runs_asked = Config.from_dict(record), methods, seeds, arguments.workdir
-        if arguments.status:
-            print(status(*runs_asked))
-        else:
-            options = launch.parse_options(arguments.slurm)
-            print(slurm_script(*runs_asked, sys.argv[1:], options, arguments.jobs))
-        return 0
-    compare_with_page(record, *common, reference, launcher)
+    launcher = command_line.launcher(arguments.workdir)
+    request = Request(
+        *(record, methods, seeds, arguments.workdir, command),
+        *(arguments.datasets or (), numbers, reference, arguments.primary),
+    )
+    request.check()
+    if arguments.status:
+        print(comparison_jobs.status(request))
+    elif arguments.print:
+        options = launch.parse_options(arguments.slurm)
+        print(comparison_jobs.script(request, sys.argv[1:], options, arguments.jobs))
+    elif arguments.tables:
+        write_tables(request)
+    elif launcher is None:
+        if record["pool"]["save"]:
+            of_the_pool, _ = comparison_jobs.stages(request, train.train, train.beginning)
+            for job in of_the_pool:
+                job.call()
+        compare_all(request)
+    elif not run_jobs(request, launcher):
+        compare_all(request)
+    elif launcher.waits:
+        if not (request.datasets or request.numbers):
+            print(f"\n{(arguments.workdir / 'compare.md').read_text(encoding='utf-8')}")
+        print(f"written to {arguments.workdir}")
+    else:
+        print(f"submitted; the last job writes to {arguments.workdir}, and --status tells how far")
     return 0
+
+
+def compare_all(request: Request) -> None:
+    """Runs what is missing of a request, one run after the other, and writes what it asks for.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compare_datasets` and `compare` do.
+    """
+    record = next(iter(request.comparisons().values()))
+    common = request.methods, request.seeds, request.workdir, request.command
+    numbers, reference = request.numbers, request.reference
+    if request.datasets:
+        compare_datasets(record, *common, request.datasets, numbers, reference, request.primary)
+    elif numbers:
+        compare_numbers(record, *common, numbers, reference)
+    else:
+        compare_with_page(record, *common, reference)
+
+
+def write_tables(request: Request) -> None:
+    """Writes what a request asks for of finished runs, and trains nothing.
+
+    Raises:
+        ValueError: runs are not finished; the comparisons that have them all are written.
+    """
+    unfinished: list[str] = []
+    whole = {}
+    for workdir, record in request.comparisons().items():
+        missing = missing_runs(record, request.methods, request.seeds, workdir)
+        unfinished += [comparison_jobs.name_of(request, directory) for directory in missing]
+        if not missing:
+            whole[workdir] = record
+    if not unfinished:
+        compare_all(request)
+        return
+    for workdir, record in whole.items():
+        compare_with_page(
+            *(record, request.methods, request.seeds, workdir, request.command, request.reference)
+        )
+    raise ValueError(
+        f"not finished: {join_names(unfinished)}; {len(whole)} of {len(request.comparisons())} "
+        "comparisons are written; --status tells what the runs are doing, and the same command "
+        "without --tables goes on with them"
+    )
+
+
+def tables_as_job(request: Request) -> None:
+    """`write_tables` in a process that a launcher has started."""
+    cli.prepare()
+    write_tables(request)
+
+
+def run_jobs(request: Request, launcher: Launcher) -> bool:
+    """Runs what is missing of a request as jobs: of the pool first, then all else.
+
+    Returns:
+        whether a job writes what is asked for; if not, `compare_all` does, and finds all finished.
+
+    Raises:
+        ValueError, FileNotFoundError: as `compare` does; a job that failed.
+    """
+    # By its name, and not as __main__, which jobs cannot import.
+    from steph_jax import compare as program
+
+    stages = comparison_jobs.stages(request, train.train_as_job, train.beginning)
+    return launch.run(stages, launcher, Job("tables", partial(program.tables_as_job, request)))
 
 
 def with_controls(methods: Sequence[str]) -> list[str]:
@@ -131,12 +198,11 @@ def compare_numbers(
     command: str,
     numbers: Sequence[int],
     reference: str = comparison.REFERENCE,
-    launcher: Launcher | None = None,
 ) -> dict[int, Comparison]:
     """A comparison with each of some numbers of training patients, and what they show together.
 
     Args:
-        record, methods, seeds, command, reference, launcher: as of `compare`.
+        record, methods, seeds, command, reference: as of `compare`.
         workdir: where the comparisons are kept.
         numbers: of training patients; 0 for all.
 
@@ -149,7 +215,7 @@ def compare_numbers(
     for number in ordered:
         place = curves.directory(workdir, number)
         results[number] = compare_with_page(
-            record | {"train_patients": number}, methods, seeds, place, command, reference, launcher
+            record | {"train_patients": number}, methods, seeds, place, command, reference
         )
     if hosts.is_writer():
         curves.write(workdir, results, command)
@@ -166,13 +232,12 @@ def compare_datasets(
     datasets: Sequence[str],
     numbers: Sequence[int] = (),
     reference: str = comparison.REFERENCE,
-    launcher: Launcher | None = None,
     primary: str = "",
 ) -> dict[int, dict[str, Comparison]]:
     """A comparison on each of several datasets, and what they show together.
 
     Args:
-        record, methods, seeds, command, reference, launcher: as of `compare`.
+        record, methods, seeds, command, reference: as of `compare`.
         workdir: where the comparisons are kept, each in the folder of its dataset.
         datasets: names; that of the record is not used.
         numbers: of training patients, 0 for all; () for that of the record.
@@ -184,12 +249,9 @@ def compare_datasets(
     Raises:
         ValueError, FileNotFoundError: as `compare_numbers` does; fewer than two datasets.
     """
-    if len(datasets) < 2 or len(set(datasets)) < len(datasets):
-        raise ValueError(
-            f"--datasets are two or more different ones, as a,b; found {','.join(datasets)}"
-        )
-    if primary:
-        over_cohorts.expect_primary(primary, methods, reference)
+    Request(
+        *(record, methods, seeds, workdir, command, datasets, numbers, reference, primary)
+    ).check()
     ordered = curves.in_order(numbers or [record["train_patients"]])
     for dataset in datasets:
         check_numbers(record | {"dataset": dataset}, methods, seeds, ordered)
@@ -198,9 +260,9 @@ def compare_datasets(
         common = methods, seeds, workdir / dataset, command
         of_dataset = record | {"dataset": dataset}
         if numbers:
-            by_number = compare_numbers(of_dataset, *common, numbers, reference, launcher)
+            by_number = compare_numbers(of_dataset, *common, numbers, reference)
         else:
-            by_number = {ordered[0]: compare_with_page(of_dataset, *common, reference, launcher)}
+            by_number = {ordered[0]: compare_with_page(of_dataset, *common, reference)}
         for number, result in by_number.items():
             results[number][dataset] = result
     if hosts.is_writer():
@@ -216,12 +278,9 @@ def compare_with_page(
     workdir: pathlib.Path,
     command: str,
     reference: str,
-    launcher: Launcher | None,
 ) -> Comparison:
-    """`compare`, and its page; jobs have their scripts and logs in a folder of the comparison."""
-    if launcher is not None:
-        launcher = dataclasses.replace(launcher, folder=workdir / JOBS)
-    result = compare(record, methods, seeds, workdir, command, None, reference, launcher)
+    """`compare`, and its page."""
+    result = compare(record, methods, seeds, workdir, command, None, reference)
     if hosts.is_writer():
         print(f"report: {comparison_page.write(workdir, reference)}")
     return result
@@ -235,7 +294,6 @@ def compare(
     command: str,
     tables: pathlib.Path | None = None,
     reference: str = comparison.REFERENCE,
-    launcher: Launcher | None = None,
 ) -> Comparison:
     """Runs what is missing of some methods and writes the comparison.
 
@@ -247,34 +305,16 @@ def compare(
         command: that was given, for the record.
         tables: where tables and pictures go, if not in `workdir`.
         reference: the one of the methods that differences are to.
-        launcher: where runs are jobs; None to do them in this process, one after the other.
 
     Raises:
-        ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used; a
-            job that failed.
+        ValueError, FileNotFoundError: a method, setting, file or directory that cannot be used.
     """
-    config, asked = Config.from_dict(record), asked_runs(record, methods, seeds)
-    missing = {
-        (method, seed): run
-        for (method, seed), run in asked.items()
-        if not hosts.agreed(is_finished(run_directory(workdir, method, seed), run))
-    }
-    check_methods(missing)
-    directories = [run_directory(workdir, method, seed) for method, seed in asked]
-    if launcher is None:
-        for (method, seed), run in missing.items():
-            logging.info("%s, seed %d", method, seed)
-            directory = run_directory(workdir, method, seed)
-            train.train(run.record, directory, command=command, compared=directories)
-    else:
-        launch.run(
-            [
-                Job(path.name, partial(train.train_as_job, run.record, path, command, directories))
-                for (method, seed), run in missing.items()
-                for path in [run_directory(workdir, method, seed)]
-            ],
-            launcher,
-        )
+    config, missing = Config.from_dict(record), missing_runs(record, methods, seeds, workdir)
+    check_methods(missing.values())
+    directories = [run_directory(workdir, *name) for name in itertools.product(methods, seeds)]
+    for directory, run in missing.items():
+        logging.info("%s", directory.name)
+        train.train(run.record, directory, command=command, compared=directories)
     costs = {method: inference_cost(config, workdir, method, seeds[0]) for method in methods}
     result = comparison.compare_runs(
         workdir, config.dataset, methods, seeds, config.folds, reference=reference
@@ -297,6 +337,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("primary", "", "The main comparison over datasets: a method, or a label.")
     flags.DEFINE_list("seeds", None, "Seeds of every method; the config's by default.")
     cli.define_path("workdir", None, "Where runs and tables are kept.")
+    flags.DEFINE_bool("tables", False, "Write the tables of finished runs; train nothing.")
     command_line.define()
     cli.app_run(
         main,

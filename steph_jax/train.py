@@ -6,7 +6,7 @@ Read from top to bottom: config, data, then for every fold the model, the epochs
 run that was interrupted goes on where its last epoch ended when the same command is given again.
 With `--sweep NAME=VALUE,VALUE,...` every fold first selects its values on its training patients
 (see steph_jax/training/sweep.py). `srun -n 2 python -m steph_jax.train ...` trains one model on the
-devices of two hosts (see steph_jax/hosts).
+devices of two hosts (see steph_jax/hosts); `--launcher local` or `slurm` makes each fold a job.
 
 W/summary.json          {"c_index": {"folds", "mean", "sd"}, ...} over all folds that W holds
 W/report.html, .json    the same as a page for people, with intervals and calibration
@@ -24,8 +24,10 @@ W/fold_{k}/             all that `evaluate` and `predict` need:
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import MutableSequence, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags, logging
@@ -41,6 +43,7 @@ from steph_jax.data.cohort import Cohort
 from steph_jax.engine.placement import fetch
 from steph_jax.evaluation import evaluator, run_summary
 from steph_jax.evaluation.comparison import label_of
+from steph_jax.jobs import command_line, fold_jobs, launch
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
 from steph_jax.reports import provenance, run_page
@@ -60,12 +63,75 @@ from steph_jax.training.trained_fold import TrainedFold, write_fold
 def main() -> int:
     """The entry point."""
     arguments = flags.FLAGS
-    workdir = arguments.workdir
-    command = provenance.command_line("train")
-    train(as_dict(arguments.config), workdir, arguments.sweep, arguments.profile, command)
+    workdir, sweeps = arguments.workdir, arguments.sweep
+    record, command = as_dict(arguments.config), provenance.command_line("train")
+    if arguments.status:
+        print(fold_jobs.status(record["folds"], workdir))
+        return 0
+    if arguments.print:
+        options = launch.parse_options(arguments.slurm)
+        folds = list(beginning(record, workdir, sweeps).unfinished)
+        print(fold_jobs.script(folds, workdir, sys.argv[1:], options, arguments.jobs))
+        return 0
+    launcher = command_line.launcher(workdir)
+    if launcher is None:
+        train(record, workdir, sweeps, arguments.profile, command)
+    elif arguments.profile:
+        raise ValueError("--profile is of a run in this process; leave out --launcher")
+    else:
+        # By its name, and not as __main__, which jobs cannot import.
+        from steph_jax import train as program
+
+        call = partial(program.train_as_job, workdir=workdir, command=command, sweeps=sweeps)
+        report = partial(program.report_as_job, workdir)
+        unfinished = beginning(record, workdir, sweeps).unfinished
+        if fold_jobs.run(call, report, record, unfinished, launcher):
+            print(f"report: {workdir / 'report.html'}")
+            return 0
     if hosts.is_writer():
         print(f"report: {run_page.write(workdir)}")
     return 0
+
+
+class Beginning(NamedTuple):
+    """What a run knows before its features are read.
+
+    Attributes:
+        config: of the run.
+        record: of the config, with the values that folds select from.
+        pool: of models.
+        cohort: its patients and folds.
+        grid: the points that folds select from.
+        unfinished: directories of the folds that are not finished, by number.
+        model: of the first of them; None where there is none.
+    """
+
+    config: Config
+    record: dict[str, Any]
+    pool: Pool
+    cohort: Cohort
+    grid: Grid
+    unfinished: dict[int, pathlib.Path]
+    model: SavedModel | None
+
+
+def beginning(
+    record: dict[str, Any], workdir: pathlib.Path, sweeps: Sequence[str] = ()
+) -> Beginning:
+    """Checks a run before its features are read; arguments and errors are those of `train`."""
+    config = Config.from_dict(record)
+    pool = Pool(config.pool.root)
+    cohort = experiment.read_cohort(config)
+    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
+    finished = hosts.agreed([f for f, p in directories.items() if run_directory.is_finished(p)])
+    unfinished = {fold: path for fold, path in directories.items() if fold not in finished}
+    grid = parse(sweeps, config)
+    config_record = record | grid.record()
+    if not grid.values:
+        grid = Grid(config.controlled_method.grid(config.options))
+    # A pool that lacks a model is known at once.
+    model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
+    return Beginning(config, config_record, pool, cohort, grid, unfinished, model)
 
 
 def train(
@@ -90,18 +156,9 @@ def train(
         ValueError, FileNotFoundError: a setting, file or directory that cannot be used; inputs that
             have changed since the first fold of the run, or of one that it is compared with.
     """
-    config = Config.from_dict(record)
-    pool = Pool(config.pool.root)
-    cohort = experiment.read_cohort(config)
-    directories = {fold: run_directory.fold_directory(workdir, fold) for fold in config.folds}
-    finished = hosts.agreed([f for f, p in directories.items() if run_directory.is_finished(p)])
-    unfinished = {fold: path for fold, path in directories.items() if fold not in finished}
-    grid = parse(sweeps, config)
-    config_record = record | grid.record()
-    if not grid.values:
-        grid = Grid(config.controlled_method.grid(config.options))
-    # Before the features are read: a pool that lacks a model is known at once.
-    model = preflight_run(config, cohort, pool, grid, list(unfinished)) if unfinished else None
+    begun = beginning(record, workdir, sweeps)
+    config, pool, cohort, grid = begun.config, begun.pool, begun.cohort, begun.grid
+    model, unfinished, config_record = begun.model, begun.unfinished, begun.record
     # The writer holds the locks for the other processes of the run, if there are any.
     with (
         run_directory.folds_locked(workdir, unfinished)
@@ -145,11 +202,21 @@ def summarize(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
 
 
 def train_as_job(
-    record: dict[str, Any], workdir: pathlib.Path, command: str, compared: Sequence[pathlib.Path]
+    record: dict[str, Any],
+    workdir: pathlib.Path,
+    command: str,
+    compared: Sequence[pathlib.Path] = (),
+    sweeps: Sequence[str] = (),
 ) -> None:
     """`train` in a process that a launcher has started."""
     cli.prepare()
-    train(record, workdir, command=command, compared=compared)
+    train(record, workdir, sweeps, command=command, compared=compared)
+
+
+def report_as_job(workdir: pathlib.Path) -> None:
+    """Writes the report of a run in a process that a launcher has started."""
+    cli.prepare()
+    run_page.write(workdir)
 
 
 def preflight_run(
@@ -269,6 +336,7 @@ if __name__ == "__main__":
         "sweep", [], "NAME=VALUE,VALUE,...: a setting whose value inner folds select; repeatable."
     )
     flags.DEFINE_bool("profile", False, "Leaves a JAX trace of one epoch in WORKDIR/profile.")
+    command_line.define()
     cli.app_run(
         main,
         required=("config", "workdir"),

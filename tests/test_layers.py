@@ -56,6 +56,7 @@ HOMES = {
     "filelock": ("locks",),
     "yaml": ("formats.model_card",),
     "openslide": ("heatmaps.wsi",),
+    "submitit": ("jobs.process",),
     "optax": ("training.epoch",),
     "ml_collections": ("cli", "training.config"),
     "tensorboardX": ("trackers.tensorboard",),

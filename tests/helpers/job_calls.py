@@ -23,8 +23,11 @@ def vanished() -> None:
 
 
 def counted(folder: pathlib.Path, name: str) -> None:
-    """Notes its own start, then waits for a file `go`."""
-    with (folder / name).open("a") as file:
-        file.write(f"{os.environ.get('SLURM_ARRAY_TASK_ID', '')}\n")
+    """Notes each start and its end, between which it waits for a file `go`."""
+    note = folder / name
+    with note.open("a") as file:
+        file.write("start\n")
     while not (folder / "go").exists():
         threading.Event().wait(0.1)
+    with note.open("a") as file:
+        file.write("end\n")

@@ -1,4 +1,8 @@
-"""A Slurm of two nodes on this machine, each with one core; its daemons end with the tests."""
+"""A Slurm of two nodes on this machine, each with one core; its daemons end with the tests.
+
+Jobs of the partition `urgent` take nodes from those of `p`, which have some seconds to end and are
+queued again.
+"""
 
 import contextlib
 import os
@@ -17,6 +21,8 @@ NODES = ("n1", "n2")
 _START = 60.0
 #: A requeued job waits until the credential of its first start has expired; 120 s by default.
 _EXPIRY = 5
+#: Seconds that a preempted job has to end, and one that is cancelled.
+_GRACE = _KILL = 120
 
 
 class Unavailable(Exception):
@@ -114,7 +120,7 @@ def _write_config(folder: pathlib.Path) -> pathlib.Path:
         "SlurmdParameters=config_overrides",
         "AccountingStorageType=accounting_storage/none",
         "ReturnToService=2",
-        "KillWait=5",
+        f"KillWait={_KILL}",
         # Soon, not after some seconds: when jobs end, and when new ones come.
         "SchedulerParameters=sched_min_interval=0,batch_sched_delay=0,sched_interval=2,bf_interval=2",
         f"StateSaveLocation={folder / 'state'}",
@@ -128,7 +134,10 @@ def _write_config(folder: pathlib.Path) -> pathlib.Path:
             "RealMemory=1000"
             for node, port in zip(NODES, ports[1:], strict=True)
         ),
-        f"PartitionName=p Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        f"PartitionName=p Nodes={','.join(NODES)} Default=YES PriorityTier=1 GraceTime={_GRACE}",
+        f"PartitionName=urgent Nodes={','.join(NODES)} PriorityTier=2 PreemptMode=OFF",
     ]
     config = folder / "slurm.conf"
     config.write_text("\n".join(lines) + "\n")

@@ -1,16 +1,14 @@
-"""Writes everything that is written to a folder whose disk is expected to refuse it.
+"""Writes one thing to a folder whose disk is expected to refuse it.
 
-    python tests/helpers/writers.py FOLDER
+    python tests/helpers/writers.py FOLDER NAME
 
-Each writer has a folder of its own in FOLDER; a store is packed from FOLDER/../slides.
+A store is packed from FOLDER/../slides.
 
-Prints {writer: {"message": of its error, "left": names in its folder}} as JSON.
+Prints the message, then the name of everything that is left in the folder, and ends with status 1.
 """
 
-import json
 import pathlib
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -54,11 +52,10 @@ def state(folder: pathlib.Path) -> None:
 
 
 def store(folder: pathlib.Path) -> None:
-    source = open_features(folder.parents[1] / "slides")
+    source = open_features(folder.parent / "slides")
     store_writer.pack(source, list(source.slide_ids), folder / "p.store")
 
 
-#: Everything that writes a file or a directory of its own.
 WRITE = {
     "text": lambda folder: files.write_text(folder / "a.txt", "x" * 300_000),
     "json": lambda folder: files.write_json(folder / "a.json", list(range(60_000))),
@@ -70,26 +67,22 @@ WRITE = {
     "splits": splits,
     "model": lambda folder: saved_model.save_model(folder / "model", model()),
     "state": state,
+    "store": store,
     "pth": lambda folder: export.export(model(), folder / "model.pth"),
     "safetensors": lambda folder: export.export(model(), folder / "model.safetensors"),
-    "store": store,  # the last: it keeps what it has packed
 }
 
 
-def refused(folder: pathlib.Path, write: Callable[[pathlib.Path], object]) -> dict[str, object]:
-    """What a writer says, and what it leaves."""
-    folder.mkdir()
-    try:
-        write(folder)
-    except messages.USER_ERRORS as error:
-        return {"message": str(error), "left": sorted(path.name for path in folder.iterdir())}
-    return {"message": "written", "left": sorted(path.name for path in folder.iterdir())}
-
-
-def main() -> None:
+def main() -> int:
     folder = pathlib.Path(sys.argv[1])
-    print(json.dumps({name: refused(folder / name, write) for name, write in WRITE.items()}))
+    try:
+        WRITE[sys.argv[2]](folder)
+    except messages.USER_ERRORS as error:
+        print(error)
+        print("\n".join(sorted(path.name for path in folder.iterdir())), end="")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,8 +3,8 @@
 import concurrent.futures
 import contextlib
 import csv
+import dataclasses
 import pathlib
-import shlex
 import subprocess
 import sys
 import threading
@@ -20,10 +20,11 @@ import pytest
 import simulated
 import slurm_cluster
 
-from steph_jax import compare
-from steph_jax.jobs import comparison_jobs, launch
-from steph_jax.jobs.launch import Job, Launcher
-from steph_jax.training.config import Config
+from steph_jax import train
+from steph_jax.jobs import comparison_jobs, launch, slurm_script
+from steph_jax.jobs import slurm as slurm_jobs
+from steph_jax.jobs.job import Job, Launcher
+from steph_jax.training.compared_runs import Request
 
 pytestmark = pytest.mark.slurm
 #: Seconds that anything here may take on a busy machine.
@@ -88,66 +89,104 @@ def run(*command: str) -> str:
     return ended.stdout + ended.stderr
 
 
+def jobs_of(folder: pathlib.Path, names: str) -> list[Job]:
+    return [Job(name, partial(job_calls.counted, folder, name)) for name in names]
+
+
+def lines_of(path: pathlib.Path) -> list[str]:
+    return path.read_text().split()
+
+
 def test_an_array_one_of_which_is_cancelled(tmp_path):
-    jobs = [Job(name, partial(job_calls.counted, tmp_path, name)) for name in "abc"]
+    """What waits for all of them is not begun, what waits for their end is."""
     launcher = Launcher("slurm", 2, tmp_path / "jobs")
-    with beside(lambda: launch.run(jobs, launcher)) as work:
+    stages, last = [jobs_of(tmp_path, "abc"), jobs_of(tmp_path, "d")], jobs_of(tmp_path, "e")[0]
+    with beside(lambda: launch.run(stages, launcher, last)) as work:
         until(started(tmp_path / "a", tmp_path / "b"), work)
-        ids = launch.job_ids(launcher.folder)
-        (array,) = {job_id.split("_")[0] for job_id in ids.values()}
-        assert ids == {name: f"{array}_{index}" for index, name in enumerate("abc")}
-        assert launch.queued([ids["c"]]) == {ids["c"]: "PENDING"}  # two at a time
+        ids = until(lambda: (ids := slurm_jobs.job_ids(launcher.folder)).get("e") and ids, work)
+        array = ids["a"].split("_")[0]
+        assert [ids[name] for name in "abc"] == [f"{array}_{index}" for index in range(3)]
+        assert slurm_jobs.queued([ids["c"]]) == {ids["c"]: "PENDING"}  # two at a time
         run("scancel", ids["b"])
-        until(lambda: not launch.queued([ids["b"]]), work)
+        until(lambda: not slurm_jobs.queued([ids["b"]]), work)  # long before it would be killed
         (tmp_path / "go").touch()
-        with pytest.raises(ValueError, match="1 of 3 jobs failed; the same command") as error:
+        with pytest.raises(ValueError, match="2 of 4 jobs failed; the same command") as error:
             work.result(PATIENCE)
-    (line,) = str(error.value).splitlines()[1:]
-    assert line.strip().startswith("b: ended without a result")
-    assert [(tmp_path / name).read_text() for name in "ac"] == ["0\n", "2\n"]
-    assert "CANCELLED" in next(launcher.folder.glob(f"{ids['b']}_0_log.out")).read_text()
+    b, d = map(str.strip, str(error.value).splitlines()[1:])
+    assert b.startswith("b: ended without a result")
+    assert d.startswith("d: was not begun: cancelled, or a job that it needs has failed")
+    assert [lines_of(tmp_path / name) for name in "ace"] == [["start", "end"]] * 3
+    assert "terminated; the same command" in log_of(launcher, "b").read_text()
+
+
+def log_of(launcher: Launcher, name: str) -> pathlib.Path:
+    job_id = slurm_jobs.job_ids(launcher.folder)[name]
+    return launcher.folder / f"{job_id}_0_log.out"
 
 
 def test_a_second_call_waits_for_the_jobs_of_the_first(tmp_path):
-    jobs = [Job("a", partial(job_calls.counted, tmp_path, "a"))]
+    stages, last = [jobs_of(tmp_path, "a"), jobs_of(tmp_path, "b")], jobs_of(tmp_path, "c")[0]
+    launcher = Launcher("slurm", 0, tmp_path / "jobs", waits=False)
+    assert launch.run(stages, launcher, last)
+    ids = slurm_jobs.job_ids(launcher.folder)
+    assert set(slurm_jobs.queued(ids.values())) == set(ids.values())
+    with beside(
+        lambda: launch.run(stages, dataclasses.replace(launcher, waits=True), last)
+    ) as work:
+        until(started(tmp_path / "a"), work)
+        (tmp_path / "go").touch()
+        assert work.result(PATIENCE)
+    assert slurm_jobs.job_ids(launcher.folder) == ids
+    assert [lines_of(tmp_path / name) for name in "abc"] == [["start", "end"]] * 3
+
+
+def test_a_preempted_job_is_queued_again(tmp_path):
+    """It ends as soon as it is told to, not when its grace is over, and begins anew."""
     launcher = Launcher("slurm", 0, tmp_path / "jobs")
-    with beside(lambda: launch.run(jobs, launcher)) as first:
-        until(started(tmp_path / "a"), first)
-        ids = launch.job_ids(launcher.folder)
-        with beside(lambda: launch.run(jobs, launcher)) as second:
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                second.result(1)
-            (tmp_path / "go").touch()
-            second.result(PATIENCE)
-        first.result(PATIENCE)
-    assert launch.job_ids(launcher.folder) == ids
-    assert (tmp_path / "a").read_text().count("\n") == 1
+    with beside(lambda: launch.run([jobs_of(tmp_path, "a")], launcher)) as work:
+        until(started(tmp_path / "a"), work)
+        run("srun", "--partition=urgent", "--nodes=2", "true")
+        (tmp_path / "go").touch()
+        work.result(PATIENCE)
+    assert lines_of(tmp_path / "a") == ["start", "start", "end"]
 
 
-def test_a_comparison_and_then_a_script_for_one_method_more(home, tmp_path):
-    """The script's last line makes the tables, when its array has ended."""
-    words = simulated.flags(home, "--config.folds=(0,)", "--config.epochs=1", "--seeds=1")
-    place = f"--workdir={tmp_path / 'w'}"
-    program = [sys.executable, "-m", "steph_jax.compare", *words, place]
-    run(*program, "--methods=abmil,average", "--launcher=slurm", "--jobs=2")
-    assert set(launch.job_ids(tmp_path / "w/jobs")) == {"abmil-seed_1", "average-seed_1"}
-    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("w/*/fold_0/metrics.json")}
-    assert len(results) == 2
-    assert methods_of(tmp_path / "w") == {"abmil", "average"}
-
-    config = Config.from_dict(pools.config(home) | {"folds": [0]})
-    methods = ("abmil", "average", "learned")
-    words += [place, f"--methods={','.join(methods)}"]
-    options = {"partition": "p"}
-    script = comparison_jobs.slurm_script(
-        config, methods, (1,), tmp_path / "w", words, options, jobs=1
-    )
+def test_a_script_queues_a_job_again_whose_time_is_nearly_over(tmp_path):
+    call = f"import job_calls, pathlib; job_calls.counted(pathlib.Path({str(tmp_path)!r}), 'a')"
+    script = slurm_script.text([[sys.executable, "-c", call]], [], tmp_path / "jobs", 0, {})
     (tmp_path / "script").write_text(script)
-    array = run("sbatch", "--parsable", str(tmp_path / "script")).strip()
-    (line,) = (line for line in script.splitlines() if line.startswith("# sbatch"))
-    last = shlex.split(line.removeprefix("# ").replace("$jobs", array))
-    run(last[0], "--wait", f"--output={tmp_path / 'last.log'}", *last[1:])
-    assert methods_of(tmp_path / "w") == set(methods)
+    (tmp_path / "jobs").mkdir()
+    job = run("sbatch", "--parsable", str(tmp_path / "script")).strip()
+    until(started(tmp_path / "a"))
+    run("scancel", "--batch", "--signal=USR1", job)
+    until(lambda: lines_of(tmp_path / "a") == ["start", "start"])
+    (tmp_path / "go").touch()
+    until(lambda: lines_of(tmp_path / "a") == ["start", "start", "end"])
+
+
+def test_a_comparison_whose_pool_comes_first_and_a_script_for_one_method_more(home, tmp_path):
+    """The first command does not wait: its tables are a job."""
+    words = [
+        *simulated.flags(home, "--config.folds=(0,)", "--config.epochs=1", "--seeds=1"),
+        *(f"--config.pool.root={tmp_path / 'pool'}", "--config.pool.save=true"),
+        f"--workdir={tmp_path / 'w'}",
+    ]
+    program = [sys.executable, "-m", "steph_jax.compare", *words]
+    run(*program, "--methods=abmil", "--launcher=slurm", "--nowait")
+    ids = slurm_jobs.job_ids(tmp_path / "w/jobs")
+    assert set(ids) == {"pool_runs/sim_a", "abmil-seed_1", "tables"}
+    until(lambda: not slurm_jobs.queued(ids.values()))
+    assert methods_of(tmp_path / "w") == {"abmil"}
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.glob("w/**/metrics.json")}
+    assert len(results) == 2
+
+    record = pools.config(home) | {"folds": (0,)}
+    section = record["pool"] | {"root": str(tmp_path / "pool"), "save": True}
+    request = Request(*(record | {"pool": section}, ("abmil", "average"), (1,), tmp_path / "w", ""))
+    script = comparison_jobs.script(request, [*words, "--methods=abmil,average"], {}, 1)
+    (tmp_path / "script").write_text(script)
+    run("sbatch", "--wait", str(tmp_path / "script"))
+    assert methods_of(tmp_path / "w") == {"average"}  # of the job for it; its sbatch makes all
     assert results == {path: path.stat().st_mtime_ns for path in results}
 
 
@@ -158,18 +197,17 @@ def methods_of(workdir: pathlib.Path) -> set[str]:
 
 
 def test_a_requeued_job_goes_on(home, tmp_path):
-    """As when its time is over, or its node is taken for another job."""
-    record = pools.config(home) | {"epochs": EPOCHS}
+    """As when its time is nearly over: the one job of `train` for both folds of a run."""
+    record = pools.config(home) | {"epochs": EPOCHS, "method": "learned"}
     launcher = Launcher("slurm", 0, tmp_path / "jobs")
-    call = partial(compare.compare, record, ("learned",), (1,), tmp_path, "", launcher=launcher)
-    fold_0, fold_1 = (tmp_path / "learned-seed_1" / f"fold_{fold}" for fold in (0, 1))
-    with beside(call) as work:
+    job = Job("run", partial(train.train_as_job, record, tmp_path, ""))
+    fold_0, fold_1 = (tmp_path / f"fold_{fold}" for fold in (0, 1))
+    with beside(lambda: launch.run([[job]], launcher)) as work:
         until(lambda: any(fold_1.glob("checkpoints/epoch_*")), work)
         finished = (fold_0 / "metrics.json").stat().st_mtime_ns
-        (job,) = launch.job_ids(launcher.folder).values()
-        run("scancel", "--signal=USR2", job)
+        run("scancel", "--signal=USR2", slurm_jobs.job_ids(launcher.folder)["run"])
         work.result(PATIENCE)
-    log = next(launcher.folder.glob(f"{job}_0_log.out")).read_text()
+    log = log_of(launcher, "run").read_text()
     assert "fold 1: going on after epoch " in log
     assert log.count(f"fold 0 epoch {EPOCHS}/{EPOCHS}: ") == 1
     assert (fold_0 / "metrics.json").stat().st_mtime_ns == finished

@@ -35,7 +35,7 @@ def run(program: str, *arguments, **environment) -> subprocess.CompletedProcess:
 def test_help_lists_all_flags_of_a_program():
     text = run("compare", "--help").stdout
     flags = {line.split(":")[0].replace("[no]", "") for line in text.splitlines() if "  --" in line}
-    names = "config methods seeds controls reference workdir launcher jobs slurm status print"
+    names = "config methods seeds controls reference workdir launcher jobs slurm status print wait"
     assert {f"  --{name}" for name in names.split()} <= flags
 
 

@@ -206,27 +206,56 @@ def test_a_run_interrupted_after_any_epoch_ends_with_the_same_parameters(
         assert params_of(tmp_path / "w" / f"fold_{fold}") == params_of(steph_run / f"fold_{fold}")
 
 
-def test_killed_run_resumes_with_the_same_numbers(home, steph_run, tmp_path):
-    workdir = tmp_path / "killed"
+def test_a_run_that_is_ended_goes_on_to_the_same_numbers(home, steph_run, tmp_path):
+    """By a cluster that tells it to end, then by one that does not."""
+    workdir = tmp_path / "ended"
     command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(workdir)]
     command += simulated.flags(home, "--config.folds=(0,)")
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.local_device_count())}
-    running = subprocess.Popen(
-        command, cwd=simulated.ROOT, env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if "epoch 2/3" in line:
-            break
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    running.stderr.close()
-    assert not (workdir / "fold_0" / "metrics.json").exists()
+
+    def ended_at(text: str, number: signal.Signals) -> tuple[int, list[str]]:
+        with subprocess.Popen(
+            command, cwd=simulated.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stderr is not None
+            lines = []
+            for line in running.stderr:
+                lines.append(line.strip())
+                if text in line:
+                    running.send_signal(number)
+        assert not (workdir / "fold_0" / "metrics.json").exists()
+        return running.returncode, lines
+
+    status, lines = ended_at("epoch 2/3", signal.SIGUSR1)
+    assert status == 128 + signal.SIGUSR1
+    advice = "the same command goes on after the last finished epoch"
+    assert lines[-1] == f"told to end (SIGUSR1); {advice}"
+    status, lines = ended_at("epoch 3/3", signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert any("going on after epoch" in line for line in lines)
     again = subprocess.run(
         command, cwd=simulated.ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert "going on after epoch" in again.stderr
     assert params_of(workdir / "fold_0") == params_of(steph_run / "fold_0")
+
+
+def test_a_fold_as_a_job_is_that_of_this_process(home, steph_run, tmp_path):
+    """What is left of a run, through the command; what is finished stays as it is."""
+    pytest.importorskip("submitit", reason="extra `jobs` is not installed")
+    workdir = pathlib.Path(shutil.copytree(steph_run, tmp_path / "w"))
+    shutil.rmtree(workdir / "fold_1")
+    before = (workdir / "fold_0" / "metrics.json").stat().st_mtime_ns
+    command = [sys.executable, "-m", "steph_jax.train", "--workdir", str(workdir)]
+    command += simulated.flags(home, "--launcher=local", "--jobs=2")
+    devices = str(jax.local_device_count())
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": devices, "PYTHONPATH": str(simulated.ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout == f"report: {workdir / 'report.html'}\n", ended.stderr
+    assert params_of(workdir / "fold_1") == params_of(steph_run / "fold_1")
+    assert (workdir / "fold_0" / "metrics.json").stat().st_mtime_ns == before
+    summaries = [json.loads((p / "summary.json").read_text()) for p in (workdir, steph_run)]
+    assert summaries[0]["c_index"] == summaries[1]["c_index"]
 
 
 def test_a_finished_fold_is_not_run_again(home, steph_run, monkeypatch):
