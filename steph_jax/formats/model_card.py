@@ -167,9 +167,13 @@ def card(model: SavedModel, origin: Origin) -> str:
 def _what_it_is(model: SavedModel, origin: Origin) -> str:
     a, settings = model.architecture, model.metadata
     encoder = settings.get("encoder") or _UNKNOWN
+    columns = [coding.column for coding in find_method(model.kind).codings(model)]
+    what = "whole-slide images: patch features of a patient's slides"
+    if columns:
+        what = f"clinical columns ({', '.join(map(markdown, columns))}): cells of a patient"
     lines = [
-        "A survival model for whole-slide images: patch features of a patient's slides in, a risk "
-        "out (**higher = shorter life**), and a discrete survival curve where the loss gives one.",
+        f"A survival model for {what} in, a risk out (**higher = shorter life**), and a discrete "
+        "survival curve where the loss gives one.",
         "",
         "| | |",
         "| --- | --- |",
@@ -188,6 +192,8 @@ def _what_it_is(model: SavedModel, origin: Origin) -> str:
 
 
 def _bag_encoder(model: SavedModel) -> str:
+    if find_method(model.kind).codings(model):
+        return "none: no slide is read"
     if not find_method(model.kind).restore(model, None).model.has_encoder:
         return "none: mean and standard deviation of the features"
     return f"ABMIL, {model.architecture.pooling} pooling, E = {model.architecture.embed_dim}"
@@ -218,9 +224,11 @@ def _c_index(model: SavedModel, origin: Origin) -> str:
 def _use(model: SavedModel) -> str:
     is_published = published.has_published_class(model)
     names = "of the published classes" if is_published else "that steph_jax has for them"
+    table = " --table TABLE" if find_method(model.kind).codings(model) else ""
     text = (
         f"## Use\n\nWith steph_jax {steph_jax.__version__}, where FOLDER is this one:\n\n"
-        "    python -m steph_jax.predict --checkpoint FOLDER --features SLIDES --out risk.csv\n\n"
+        f"    python -m steph_jax.predict --checkpoint FOLDER --features SLIDES{table} --out "
+        "risk.csv\n\n"
         "`config.json` has the kind of the model, its architecture, the loss, the time bins and "
         f"the settings; `model.safetensors` the tensors under the names {names}."
     )

@@ -18,7 +18,8 @@ from steph_jax.checkpoints.pool import Pool
 from steph_jax.data.clinical import ClinicalTable
 from steph_jax.data.features.open import open_features
 from steph_jax.data.tables import read_slides
-from steph_jax.formats import stablehlo
+from steph_jax.formats import hub_folder, model_card, stablehlo
+from steph_jax.formats.model_card import Origin
 from steph_jax.heatmaps import patches
 from steph_jax.methods.base import PatientColumns
 from steph_jax.methods.registry import find_method
@@ -158,6 +159,19 @@ def test_columns_that_changed_since_the_first_fold_are_refused(home, trained, tm
     now = stored | {"clinical": inputs.clinical_digests(cohort.table)}
     with pytest.raises(ValueError, match=rf"changed .*: the clinical columns of {patient}\. Put"):
         inputs.expect_same(stored, now, trained)
+
+
+def test_a_folder_for_a_hub_says_what_is_read_and_is_read_back(trained, tmp_path):
+    model = saved_model.load_model(trained / "fold_0" / "model")
+    model_card.write(model, tmp_path / "hub", Origin("clinical", "clinical_cox", {}))
+    text = (tmp_path / "hub/README.md").read_text()
+    assert "A survival model for clinical columns (age, sex): cells of a patient in, a risk" in text
+    assert "| encoder of the bag | none: no slide is read |" in text
+    assert "--features SLIDES --table TABLE --out risk.csv" in text
+    again = hub_folder.read(tmp_path / "hub")
+    assert again.metadata["clinical"] == model.metadata["clinical"]
+    coefficients = model.params["trainable"]["coefficients"]
+    np.testing.assert_array_equal(again.params["trainable"]["coefficients"], coefficients)
 
 
 @pytest.mark.parametrize(
