@@ -1,10 +1,10 @@
 """How the bags of a cohort reach the devices: from a cache there, or prefetched for every step.
 
 A `DeviceLoader` makes the batches of training and evaluation. Where the patches of all bags fit
-into the device cache, they are uploaded once, to every device, and groups of chunks are cut from
-them there: an epoch then uploads nothing but indices of rows. Otherwise a thread reads the patches
-of a batch from memory or files (`data.cache`) and uploads them while the devices compute the batch
-before. All folds of a run share one loader.
+into the device cache, they are uploaded once, to every device or a part to each, and groups of
+chunks are cut from them there: an epoch then uploads nothing but indices of rows. Otherwise a
+thread reads the patches of a batch from memory or files (`data.cache`) and uploads them while the
+devices compute the batch before. All folds of a run share one loader.
 """
 
 import queue
@@ -31,7 +31,7 @@ from steph_jax.data.batches import (
     slots_for,
 )
 from steph_jax.data.chunks import GroupShapes, choose_group_shapes
-from steph_jax.engine.device_cache import DeviceCache, nbytes
+from steph_jax.engine.device_cache import DeviceCache, nbytes, part_nbytes
 from steph_jax.engine.placement import device_mesh, own_part, split_own
 
 #: The most that the groups of a batch of an evaluation may take on the devices, in bytes. Those of
@@ -69,7 +69,8 @@ class DeviceLoader:
         group_shapes: how bags are cut into chunks.
         mesh: devices that share every batch.
         batch_size: bags of a training batch.
-        device_cache_bytes: of each device; used if the patches of all bags fit, on every host.
+        device_cache_bytes: of each device, on every host; used if the patches of all bags fit, or
+            else if a part of them on each device does.
     """
 
     def __init__(
@@ -85,8 +86,11 @@ class DeviceLoader:
         self.mesh = mesh
         self.num_slots = slots_for(batch_size, mesh.size)
         self._device_cache = None
+        part = part_nbytes(bags, group_shapes, mesh.size)
         if all(hosts.of_all(nbytes(bags) <= device_cache_bytes)):
             self._device_cache = DeviceCache(bags, group_shapes, mesh)
+        elif mesh.size > 1 and all(hosts.of_all(part <= device_cache_bytes)):
+            self._device_cache = DeviceCache(bags, group_shapes, mesh, is_split=True)
 
     @classmethod
     def open(cls, bags: BagReader, batch_size: int, device_gb: float = 0.0) -> "DeviceLoader":
@@ -182,7 +186,9 @@ class DeviceLoader:
 
         def with_groups(batch: Batch) -> Batch:
             groups = cast(ChunkGroups, batch.groups)
-            if groups.padded_patches * row_bytes > max_bytes:
+            # Devices exchange what a split cache has of a group, in the order of one thread.
+            is_exchanged = self._device_cache is not None and self._device_cache.is_split
+            if is_exchanged or groups.padded_patches * row_bytes > max_bytes:
                 return batch
             return batch._replace(groups=list(groups))
 

@@ -48,7 +48,8 @@ class Data:
         features: where features are, with {dataset} and {root} in it.
         hdf5_dataset: array in HDF5 and .npz files.
         cache_gb: 10^9 bytes of memory for features; 0 = a quarter of what the job may use.
-        device_gb: 10^9 bytes of each GPU for features; -1 = half of it.
+        device_gb: 10^9 bytes of each GPU for features, which are split over several GPUs if that is
+            the only way to fit; -1 = half of it.
         check_values: whether values that do not fit the cache are read once before training.
         time_unit, event_coding, unlabeled: as in `columns.Columns`.
         columns: names in the survival table.

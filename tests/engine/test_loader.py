@@ -11,7 +11,7 @@ from configs import default
 from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.batches import make_batch
 from steph_jax.data.chunks import GroupShapes
-from steph_jax.engine.device_cache import DeviceCache, nbytes
+from steph_jax.engine.device_cache import DeviceCache, nbytes, part_nbytes
 from steph_jax.engine.loader import DeviceLoader, device_cache_bytes
 from steph_jax.engine.placement import device_mesh
 
@@ -69,6 +69,33 @@ def test_device_cache_is_uploaded_in_parts(num_devices):
     chosen = [5, 0, 1, 3, 2]
     batch = make_batch(store, GROUP_SHAPES, chosen, {}, 5, num_devices, cache.group)
     assert_patches(batch, store, chosen, num_devices)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("upload_bytes", [1 << 20, 200])
+def test_patches_split_over_devices(dtype, upload_bytes):
+    store, mesh = bags(dtype), device_mesh(jax.devices()[:2])
+    cache = DeviceCache(store, GROUP_SHAPES, mesh, is_split=True, upload_bytes=upload_bytes)
+    chosen = [5, 0, 1, 3, 2]
+    batch = make_batch(store, GROUP_SHAPES, chosen, {}, 5, 2, cache.group)
+    assert_patches(batch, store, chosen, 2)
+    assert all(len(group.features.sharding.device_set) == 2 for group in batch.groups)
+
+
+def test_cache_that_fits_no_device_is_split_over_them():
+    shapes = GroupShapes(((2, 3),))
+    store, mesh = bags(), device_mesh(jax.devices()[:2])
+    part = part_nbytes(store, shapes, 2)
+    assert part == (-(-sum(NUM_PATCHES) // 2) + 3) * DIM * 4
+    assert part < nbytes(store)
+    loader = DeviceLoader(store, shapes, mesh, 4, part)
+    assert loader.uses_device_cache
+    for batch, chosen in zip(loader.batches([[5, 0], [1, 3]], {}), ([5, 0], [1, 3]), strict=True):
+        assert_patches(batch, store, chosen, 2)
+    assert not DeviceLoader(store, shapes, mesh, 4, part - 1).uses_device_cache
+    assert not DeviceLoader(
+        store, shapes, device_mesh(jax.devices()[:1]), 4, part
+    ).uses_device_cache
 
 
 def test_device_cache_is_used_if_all_patches_fit():

@@ -26,6 +26,7 @@ import simulated
 from steph_jax import cli, hosts, train
 from steph_jax.data.bags import InMemoryBags
 from steph_jax.data.chunks import GroupShapes
+from steph_jax.engine.device_cache import part_nbytes
 from steph_jax.engine.loader import DeviceLoader
 from steph_jax.engine.placement import device_mesh, fetch
 
@@ -127,7 +128,7 @@ def reads() -> dict[str, list[int]]:
     shapes = GroupShapes(((2, 3),))
     order = [list(range(len(PATCHES)))]
     sums, numbers = [], []
-    for cache in (0, 10**6):
+    for cache in (0, 10**6, part_nbytes(bags, shapes, 2)):
         bags.numbers.clear()
         loader = DeviceLoader(bags, shapes, device_mesh(), len(PATCHES), cache)
         (batch,) = loader.batches(order, {})
@@ -137,7 +138,7 @@ def reads() -> dict[str, list[int]]:
         sums.append(float(np.concatenate(rows).astype(np.float64).sum()))
     expected = float(np.concatenate(patches).astype(np.float64).sum())
     np.testing.assert_allclose(sums, expected)
-    return {"batch": numbers[0], "cache": numbers[1]}
+    return {"batch": numbers[0], "cache": numbers[1], "split_cache": numbers[2]}
 
 
 def main() -> None:
