@@ -117,7 +117,11 @@ def c_indices(
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row per number of patients and draws: means over cohorts, and the worst of these."""
+    """A row per number of patients and draws: means over cohorts, and the worst of these.
+
+    Args:
+        table: cohort, patients, seed, and C-index of {method}_{draws}.
+    """
     rows = []
     for number, runs in table.groupby("patients"):
         for repeats in REPEATS:
@@ -126,7 +130,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             by_cohort = gain.groupby(runs["cohort"]).mean()
             error = by_cohort.std() / np.sqrt(len(by_cohort))
             rows.append(
-                (number, repeats, ridge.mean(), gain.mean(), error, by_cohort.min(), gain.min())
+                (
+                    *(number, repeats, ridge.groupby(runs["cohort"]).mean().mean()),
+                    *(by_cohort.mean(), error, by_cohort.min(), gain.min()),
+                )
             )
     names = ["patients", "draws", "ridge_cox", "gain", "error", "worst_cohort", "worst_run"]
     return pd.DataFrame(rows, columns=names).round(4)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "scripts"))
+import inner_repeats
 import tcga_rna
 import variants
 
@@ -56,6 +57,42 @@ def test_instances_are_dealt_to_the_slides_of_a_patient(tmp_path):
     np.testing.assert_array_equal(source.read("p1"), bags[0][0::2])
     np.testing.assert_array_equal(source.read("p2"), bags[0][1::2])
     np.testing.assert_array_equal(source.read("q1"), bags[1])
+
+
+def test_draws_of_inner_folds_see_the_moments_of_bags(tmp_path):
+    """As `ridge_cox` reads them, of the training patients of fold 0."""
+    cohort = tmp_path / "tcga_x"
+    cohort.mkdir()
+    rng = np.random.default_rng(0)
+    member = rng.random((5, 6)) < 0.5
+    member[:, 0] = True
+    profiles = rng.normal(size=(3, 6)).astype(np.float32)
+    np.savez(tmp_path / "pathways.npz", member=member)
+    np.savez(cohort / "expression.npz", patient_id=np.array(["p", "q", "r"]), rna=profiles)
+    rows = "p,p1,5,1\nq,q1,6,0\nr,r1,7,1\n"
+    (cohort / "tcga_x_survival.csv").write_text(f"patient_id,pathology_id,t,e\n{rows}")
+    (cohort / "splits_0.csv").write_text("train,test\nr,q\np,\n")
+    actual = inner_repeats.read_patients(tmp_path, "tcga_x")
+    bags = [tcga_rna.bag_of_profile(profile, member)[:, :6] for profile in profiles[[2, 0]]]
+    expected = [[*bag.mean(axis=0), *bag.std(axis=0)] for bag in bags]
+    np.testing.assert_allclose(actual.moments, expected, rtol=1e-5, atol=1e-6)
+    assert (actual.time.tolist(), actual.event.tolist()) == ([7, 5], [True, True])
+
+
+def test_draws_of_inner_folds_are_compared_over_cohorts():
+    rows = [
+        ("a", 40, 1, 0.60, 0.62, 0.61, 0.60),
+        ("a", 40, 2, 0.60, 0.64, 0.61, 0.60),
+        ("b", 40, 1, 0.70, 0.69, 0.71, 0.75),
+    ]
+    names = ["cohort", "patients", "seed"]
+    names += [f"{method}_{k}" for k in (1, 10) for method in ("ridge_cox", "linear_pool")]
+    one, ten = inner_repeats.summary(pd.DataFrame(rows, columns=names)).to_dict("records")
+    assert (one["draws"], ten["draws"]) == (1, 10)
+    assert one["gain"] == pytest.approx((0.03 - 0.01) / 2)
+    assert one["error"] == pytest.approx(0.02)  # of +0.03 and -0.01
+    assert (one["worst_cohort"], one["worst_run"]) == (-0.01, -0.01)
+    assert ten["worst_run"] == -0.01
 
 
 def test_variants_are_compared_within_inner_folds():
