@@ -1,8 +1,9 @@
 """The processes of a run on several hosts, and the lines between them.
 
 Beside JAX's connections each process has a plain one to process 0, its line. A line that closes
-means that a process has ended, which collectives of GPUs would notice after minutes, if at all; and
-messages over it have no time limit, as collectives do, while the writer draws its pictures.
+means that a process has ended, one that is silent that its host is off, or the network is; which
+collectives of GPUs would notice after minutes, if at all, and JAX by an abort. Messages over a line
+have no time limit, as collectives do, while the writer draws its pictures.
 """
 
 import contextlib
@@ -11,7 +12,6 @@ import logging
 import os
 import platform
 import queue
-import socket
 import sys
 import threading
 import traceback
@@ -28,8 +28,13 @@ from steph_jax.hosts.coordinator import outliving
 from steph_jax.hosts.discovery import Place, place_of_this_process
 from steph_jax.messages import USER_ERRORS, on_one_line
 
-#: Seconds until all processes must have met, and in which a dead host is noticed at the latest.
-_MEETING, _SILENCE = 300, 60
+#: Seconds until all processes must have met.
+_MEETING = 300
+#: Seconds between signs of life over a line, and how many may be missing: a minute in all. What
+#: stops all processes for a while, as Slurm's suspension does, lets one or two be missed.
+_BEAT, _MOST_MISSED = 5.0, 12
+#: Seconds after which JAX notices the same.
+_JAX_SILENCE = 600
 #: Seconds that a process may take to end by itself, by its own error or signal.
 _GRACE = 1.0
 _KEY_BYTES = 32
@@ -51,15 +56,15 @@ class _Line:
         self._values: queue.Queue[Any] = queue.Queue()
         self._sending = threading.Lock()
         self._listener = threading.Thread(target=self._listen, name=f"line {number}", daemon=True)
-        _keep_alive(connection.fileno())
 
     def start(self) -> None:
-        """Listens from now on."""
+        """Listens from now on, and gives signs of life."""
         self._listener.start()
+        threading.Thread(target=self._beat, name=f"beat {self.number}", daemon=True).start()
 
     def wait_for_end(self) -> None:
         """Returns when the process at the other end has ended, or has not for a while."""
-        self._listener.join(_SILENCE)
+        self._listener.join(_BEAT * _MOST_MISSED)
 
     def send(self, kind: str, value: Any) -> None:
         """Sends a message; one that cannot be sent is noticed by the thread that listens."""
@@ -71,19 +76,33 @@ class _Line:
         """The next value that was sent, which is waited for."""
         return self._values.get()
 
+    def _beat(self) -> None:
+        while self._listener.is_alive():
+            self.send("alive", None)
+            self._listener.join(_BEAT)
+
     def _listen(self) -> None:
+        advice = "the same command, given to all, goes on after the last finished epoch"
+        missed = 0
         while True:
             try:
+                if not self._connection.poll(_BEAT):
+                    missed += 1
+                    if missed > _MOST_MISSED:
+                        silence = f"has been silent for {_BEAT * _MOST_MISSED:.0f} seconds"
+                        _lost(f"process {self.number} on {self.host} {silence}; {advice}")
+                        return
+                    continue
                 kind, value = json.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
-                advice = "the same command, given to all, goes on after the last finished epoch"
                 _lost(f"process {self.number} on {self.host} has ended; {advice}")
                 return
+            missed = 0
             if kind == "value":
                 self._values.put(value)
             elif kind == "failed":
                 _lost(value)
-            else:  # the writer has told why
+            elif kind == "end":  # the writer has told why
                 _leave()
 
 
@@ -184,8 +203,8 @@ def _meet(place: Place) -> None:
                 place.local_devices,
                 cluster_detection_method="deactivate",
                 initialization_timeout=_MEETING,
-                heartbeat_timeout_seconds=_SILENCE,
-                shutdown_timeout_seconds=_SILENCE,
+                heartbeat_timeout_seconds=_JAX_SILENCE,
+                shutdown_timeout_seconds=_JAX_SILENCE,
             )
     except RuntimeError as error:
         raise ValueError(
@@ -226,16 +245,6 @@ def _told(message: bytes) -> bytes:
     """The writer's message of as many bytes, in every process."""
     sent = multihost_utils.broadcast_one_to_all(np.frombuffer(message, np.uint8))
     return np.asarray(sent).astype(np.uint8).tobytes()
-
-
-def _keep_alive(descriptor: int) -> None:
-    """Closes a line whose other end has fallen silent: its host is off, or the network is."""
-    with socket.socket(fileno=os.dup(descriptor)) as line:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        options = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 5}
-        for name, value in options.items():
-            if hasattr(socket, name):
-                line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _lost(reason: str) -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import multiprocessing
 import pathlib
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 
 import hosts_of_a_run as together
@@ -14,6 +16,7 @@ import pytest
 import simulated
 
 from steph_jax import train
+from steph_jax.hosts import processes
 
 RESULTS = ("predictions_test.csv", "merge_weights_test.csv")
 #: One that merges, and one with inputs from frozen models.
@@ -141,3 +144,23 @@ def test_jobs_are_started_by_one_process(home, tmp_path):
         "error: --launcher local starts jobs from one process, but this command was started in 2; "
         "start it in one, or leave --launcher out"
     ]
+
+
+def test_a_silent_host_is_lost(monkeypatch):
+    lost = []
+    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(processes, "_MOST_MISSED", 10**9)
+    monkeypatch.setattr(processes, "_lost", lost.append)
+    here, there = multiprocessing.Pipe()
+    line = processes._Line(here, 3, "node7")
+    line.start()
+    there.send_bytes(b'["alive", null]')
+    there.send_bytes(b'["value", 5]')
+    assert line.value() == 5
+    assert lost == []
+    monkeypatch.setattr(processes, "_MOST_MISSED", 3)
+    line.wait_for_end()
+    while not lost:
+        threading.Event().wait(0.01)
+    assert lost[0].startswith("process 3 on node7 has been silent for ")
+    assert there.recv_bytes() == b'["alive", null]'
