@@ -25,8 +25,9 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from steph_jax import cli, files, plots, run_directory
 from steph_jax.evaluation import comparison, learning_curve, over_cohorts
-from steph_jax.evaluation.comparison import Comparison, parts_of
+from steph_jax.evaluation.comparison import Comparison
 from steph_jax.evaluation.over_cohorts import Gain
+from steph_jax.methods.controls import parts_of
 
 #: Named before the runs: do linear models of other cancers know something of this one?
 PRIMARY = "linear_pool+permuted"

@@ -43,11 +43,11 @@ from ml_collections import config_flags
 from steph_jax import cli, hosts, train
 from steph_jax.evaluation import comparison, comparison_report, over_cohorts
 from steph_jax.evaluation import learning_curve as curves
-from steph_jax.evaluation.comparison import Comparison, label_of, run_directory
+from steph_jax.evaluation.comparison import Comparison, run_directory
 from steph_jax.jobs import command_line, comparison_jobs, launch
 from steph_jax.jobs.job import Job, Launcher
 from steph_jax.messages import join_names
-from steph_jax.methods.controls import controls_of
+from steph_jax.methods.controls import controls_of, label_of
 from steph_jax.methods.registry import find_method
 from steph_jax.reports import comparison_page
 from steph_jax.training.compared_runs import (
@@ -299,7 +299,7 @@ def compare(
 
     Args:
         record: the config as `config.as_dict` gives it; its method and seed are not used.
-        methods: values of `config.method`, or labels of controls (`comparison.label_of`).
+        methods: values of `config.method`, or labels of controls (`controls.label_of`).
         seeds: every method is run with each.
         workdir: where the runs are kept.
         command: that was given, for the record.

@@ -9,12 +9,14 @@ import pathlib
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from steph_jax import locks
+
+if TYPE_CHECKING:  # every program imports this file, and few write tables before they work
+    import pandas as pd
 
 #: Names of standard output where a file is expected.
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -185,7 +187,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         raise OSError(f"{path}: cannot be written ({reason}){advice}") from error
 
 
-def write_output(path: pathlib.Path, table: pd.DataFrame) -> None:
+def write_output(path: pathlib.Path, table: "pd.DataFrame") -> None:
     """As `write_table`, to standard output where `path` names it."""
     if is_stdout(path):
         sys.stdout.write(_csv(table))
@@ -194,12 +196,12 @@ def write_output(path: pathlib.Path, table: pd.DataFrame) -> None:
         write_table(path, table)
 
 
-def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
+def write_table(path: pathlib.Path, table: "pd.DataFrame") -> None:
     """Writes a CSV whole or not at all; float32 values read back as they were."""
     write_text(path, _csv(table))
 
 
-def _csv(table: pd.DataFrame) -> str:
+def _csv(table: "pd.DataFrame") -> str:
     text: str = table.to_csv(index=False, float_format="%.9g")
     return text
 

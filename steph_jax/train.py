@@ -41,12 +41,12 @@ from steph_jax.checks.findings import Status, sentence
 from steph_jax.checks.models import check_pool
 from steph_jax.data.cohort import Cohort
 from steph_jax.engine.placement import fetch
-from steph_jax.evaluation import evaluator, run_summary
-from steph_jax.evaluation.comparison import label_of
+from steph_jax.evaluation import evaluator
 from steph_jax.jobs import command_line, fold_jobs, launch
 from steph_jax.methods import abmil
 from steph_jax.methods.base import with_metadata
-from steph_jax.reports import provenance, run_page
+from steph_jax.methods.controls import label_of
+from steph_jax.reports import provenance
 from steph_jax.trackers.protocol import TrackedFold
 from steph_jax.trackers.track import Track, expect_installed, tracked
 from steph_jax.training import experiment, inputs, preflight, sweep
@@ -57,7 +57,6 @@ from steph_jax.training.pool_growth import check_can_add, saves_to_pool
 from steph_jax.training.restarts import train_split
 from steph_jax.training.subset_pool import SUBSET, with_subset_pool
 from steph_jax.training.sweep import SweepResult
-from steph_jax.training.trained_fold import TrainedFold, write_fold
 
 
 def main() -> int:
@@ -89,7 +88,9 @@ def main() -> int:
             print(f"report: {workdir / 'report.html'}")
             return 0
     if hosts.is_writer():
-        print(f"report: {run_page.write(workdir)}")
+        from steph_jax.training import run_results
+
+        print(f"report: {run_results.write_report(workdir)}")
     return 0
 
 
@@ -191,14 +192,9 @@ def train(
                 selection = sweep.select(run, grid, fold, directory)
                 at_point = sweep.with_point(run, selection.point)
                 train_fold(at_point, fold, directory, selection, trackers)
-        return hosts.agreed(summarize(workdir, config) if hosts.is_writer() else {})
+        from steph_jax.training import run_results  # here: no training waits for it
 
-
-def summarize(workdir: pathlib.Path, config: Config) -> dict[str, Any]:
-    """Writes and returns the summary of the finished folds of a run."""
-    with run_directory.locked(workdir, run_directory.TURN_SECONDS):
-        folds = run_directory.finished_folds(workdir)
-        return run_summary.write(workdir, config.dataset, config.method, config.seed, folds)
+        return hosts.agreed(run_results.summarize(workdir, config) if hosts.is_writer() else {})
 
 
 def train_as_job(
@@ -215,8 +211,10 @@ def train_as_job(
 
 def report_as_job(workdir: pathlib.Path) -> None:
     """Writes the report of a run in a process that a launcher has started."""
+    from steph_jax.training import run_results
+
     cli.prepare()
-    run_page.write(workdir)
+    run_results.write_report(workdir)
 
 
 def preflight_run(
@@ -309,6 +307,8 @@ def finish_fold(
     model, evaluate = result.start, result.evaluate
 
     # --- results ---
+    from steph_jax.training.trained_fold import TrainedFold, write_fold
+
     parts = {
         "train": evaluate(split.train, result.trainable),
         "test": evaluate(split.test, result.trainable),

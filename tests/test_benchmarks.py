@@ -1,8 +1,10 @@
 """The benchmarks on tiny models: what they write, and that they run what they say."""
 
+import collections
 import dataclasses
 import pathlib
 import sys
+import time
 
 import jax
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 import memory
 import scaling
+import start
+import start_probe
 import step
 import workload
 from engine import Engine
@@ -137,6 +141,44 @@ def test_memory_of_training_and_prediction(tmp_path, monkeypatch):
     for row in result.values():
         assert row["patches"] == 100
         assert row["peak_bytes"] >= row["peak_anonymous_bytes"] > 0
+
+
+def test_start_of_a_command(tmp_path):
+    commands = start.Commands(tmp_path, start.QUICK)
+    words = "import sys, time; print('a', file=sys.stderr, flush=True); time.sleep(0.2)"
+    to_line = commands.seconds("-c", words, until="a")
+    to_end = commands.seconds("-c", words)
+    assert 0 < to_line < to_end
+    assert to_end > 0.2
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        commands.seconds("-c", "1 / 0")
+    with pytest.raises(RuntimeError, match="ended with 0"):
+        commands.seconds("-c", words, until="b")
+    began = time.perf_counter()
+    parts = commands.parts("pool", ["--list", str(tmp_path / "cohort" / "pool")])
+    assert set(parts) == {"to_mark", "after"}
+    assert parts["after"] == {}
+    assert parts["to_mark"]["imports"] > 0.1
+    assert sum(parts["to_mark"].values()) < time.perf_counter() - began
+    assert commands.train() != commands.train()
+    assert str(tmp_path / "run_2" / "fold_0") in commands.predict()
+
+
+def test_parts_of_a_start():
+    def frame(*names):
+        return None if not names else Frame(Code(names[0]), frame(*names[1:]))
+
+    Frame = collections.namedtuple("Frame", "f_code f_back")
+    Code = collections.namedtuple("Code", "co_filename")
+    part_of = start_probe.part_of
+    assert part_of(frame("/x/jax/_src/pjit.py", "/y/steph_jax/engine/step.py")) == (
+        "tracing and compilation"
+    )
+    assert part_of(frame("<frozen importlib._bootstrap>", "/y/steph_jax/plots/style.py")) == (
+        "imports"
+    )
+    assert part_of(frame("/y/steph_jax/checks/models.py", "/y/steph_jax/train.py")) == "checks"
+    assert part_of(frame("/y/steph_jax/cli.py")) == part_of(None) == "the rest"
 
 
 def test_a_worker_that_fails_is_an_error():

@@ -11,6 +11,9 @@ import os
 import pathlib
 import re
 
+import jax
+import numpy as np
+
 from steph_jax import files, locks
 from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.saved_model import SavedModel
@@ -19,6 +22,8 @@ from steph_jax.models.abmil import Architecture
 NULL = "null"
 #: Seconds to wait for another process that adds a model.
 _TURN_SECONDS = 60.0
+#: Bytes of parameters that a pool keeps in memory: those of 50 models of the published size.
+_MOST_KEPT = 1 << 28
 _MEMBER = re.compile(r"(?P<dataset>.+)-fold_(?P<fold>\d+)")
 
 
@@ -36,12 +41,18 @@ def member_of(name: str) -> tuple[str, int] | None:
 class Pool:
     """Models in a directory, which need not exist before the first is added.
 
+    A run reads every model several times: to check it, to take its fingerprint, to start each fold.
+    Models are therefore kept in memory, up to `_MOST_KEPT` bytes, for as long as their files stay
+    as they are; their arrays are read-only.
+
     Args:
         root: the directory.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = pathlib.Path(root)
+        self._models: dict[str, tuple[object, SavedModel]] = {}
+        self._kept_bytes = 0
 
     def names(self) -> list[str]:
         """Names of all models, sorted.
@@ -74,6 +85,22 @@ class Pool:
         """Datasets that can be sources, sorted: those with a fold-0 model."""
         return tuple(dataset for dataset, folds in self.members().items() if 0 in folds)
 
+    def model(self, name: str) -> SavedModel:
+        """The model of a name, of any kind; raises as `saved_model.load_model`."""
+        path = self.root / name
+        state = saved_model.state_of_files(path)
+        if name in self._models and self._models[name][0] == state:
+            return self._models[name][1]
+        model = saved_model.load_model(path)
+        arrays = [leaf for leaf in jax.tree.leaves(model.params) if isinstance(leaf, np.ndarray)]
+        size = sum(array.nbytes for array in arrays)
+        if name not in self._models and self._kept_bytes + size <= _MOST_KEPT:
+            self._kept_bytes += size
+            for array in arrays:
+                array.flags.writeable = False
+            self._models[name] = state, model
+        return model
+
     def has_null(self) -> bool:
         """Whether the pool exists and holds theta_0."""
         return saved_model.exists(self.root / NULL)
@@ -86,7 +113,7 @@ class Pool:
             ValueError: it is damaged, or no ABMIL model.
         """
         self._expect_null()
-        return _abmil(self.root / NULL)
+        return self._abmil(NULL)
 
     def member(self, dataset: str, fold: int) -> SavedModel:
         """theta of a dataset, fitted on the training patients of a fold.
@@ -96,7 +123,8 @@ class Pool:
             ValueError: it is damaged, no ABMIL model, or of other dimensions than theta_0.
         """
         self._expect_null()
-        path = self.root / member_name(dataset, fold)
+        name = member_name(dataset, fold)
+        path = self.root / name
         if not (path.is_dir() or saved_model.exists(path)):
             raise FileNotFoundError(
                 f"{self.root}: no model of {dataset!r} for fold {fold}; it holds "
@@ -104,7 +132,7 @@ class Pool:
                 f'--config.pool.save=true --config.folds="({fold},)"`, or import it with '
                 "convert_torch_ckpt.py"
             )
-        model = _abmil(path)
+        model = self._abmil(name)
         _expect_same(path, model.architecture, self.root / NULL)
         return model
 
@@ -144,8 +172,15 @@ class Pool:
         elif member_of(name) and self.has_null():
             _expect_same(path, architecture, self.root / NULL)
 
+    def _abmil(self, name: str) -> SavedModel:
+        model = self.model(name)
+        if model.kind != "abmil":
+            path = self.root / name
+            raise ValueError(f"{path}: expected an ABMIL model, found one of kind {model.kind!r}")
+        return model
+
     def _expect_null(self) -> None:
-        if NULL not in self.names():
+        if not self.has_null() and NULL not in self.names():
             raise FileNotFoundError(
                 f"{self.root}: a pool without null model (no {NULL}/), from which its members were "
                 "trained; import the released Null_model with convert_torch_ckpt.py, or train a "
@@ -160,13 +195,6 @@ class Pool:
             f"{dataset} ({'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))})"
             for dataset, folds in members.items()
         )
-
-
-def _abmil(path: pathlib.Path) -> SavedModel:
-    model = saved_model.load_model(path)
-    if model.kind != "abmil":
-        raise ValueError(f"{path}: expected an ABMIL model, found one of kind {model.kind!r}")
-    return model
 
 
 def differing_dims(one: Architecture, other: Architecture) -> list[str]:

@@ -7,6 +7,7 @@ was saved.
 """
 
 import dataclasses
+import functools
 import glob
 import json
 import os
@@ -115,6 +116,16 @@ def names_in(folder: pathlib.Path) -> list[str]:
     visible = {name for name in names if not name.startswith(".")}
     hidden = {name[1:] for name in names - visible if name.endswith(_REPLACED)}
     return sorted(visible | {name.removesuffix(_REPLACED) for name in hidden})
+
+
+def state_of_files(path: str | os.PathLike[str]) -> object:
+    """What differs once a file of a model is another: places, sizes and times of all of them.
+
+    Raises:
+        FileNotFoundError: no such directory.
+    """
+    stats = [(str(file), file.stat()) for file in sorted(_existing(path).rglob("*"))]
+    return [(name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def load_header(path: str | os.PathLike[str]) -> Header:
@@ -264,9 +275,7 @@ def _check_architecture(model: SavedModel, where: str) -> None:
         trees = {"params": model.params}
     if not trees:
         return
-    expected = _shapes(
-        jax.eval_shape(lambda: abmil.init(jax.random.key(0), model.architecture)), ""
-    )
+    expected = _expected_shapes(model.architecture)
     for part, tree in trees.items():
         shapes = _shapes(tree, "")
         if shapes != expected:
@@ -276,6 +285,13 @@ def _check_architecture(model: SavedModel, where: str) -> None:
                 f"{where}: parameters ({part}) that are not those of its architecture; parameter: "
                 f"expected | found; {'; '.join(rows[:_MOST_ROWS])}"
             )
+
+
+@functools.cache  # models of a pool are alike
+def _expected_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """The shapes of the parameters of an ABMIL, by name."""
+    tree = jax.eval_shape(lambda: abmil.init(jax.random.key(0), architecture))
+    return _shapes(tree, "")
 
 
 def _shapes(tree: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from steph_jax.checkpoints import saved_model
 from steph_jax.checkpoints.pool import NULL, Pool, differing_dims, member_name
 from steph_jax.checks import findings
 from steph_jax.checks.findings import Finding, Status
@@ -89,7 +88,7 @@ def check_pool(
     members = []
     for name in every:
         is_used = name in used
-        member, problem = _member(pool.root / name, null.architecture, theta_0, encoder)
+        member, problem = _member(pool, name, null.architecture, theta_0, encoder)
         if member and feature_encoder and member.feature_encoder:
             problem = _other_encoder(member, feature_encoder)
         if problem:
@@ -133,11 +132,12 @@ def _flat(theta: Params, encoder: str) -> np.ndarray:
 
 
 def _member(
-    path: pathlib.Path, expected: Architecture, theta_0: np.ndarray, encoder: str
+    pool: Pool, name: str, expected: Architecture, theta_0: np.ndarray, encoder: str
 ) -> tuple[Member | None, Finding | None]:
     """A member, or what is wrong with it."""
+    path = pool.root / name
     problems: list[Finding] = []
-    model = findings.attempt(CHECK, problems, lambda: saved_model.load_model(path))
+    model = findings.attempt(CHECK, problems, lambda: pool.model(name))
     if model is None:
         return None, problems[0]
     if model.kind != "abmil":

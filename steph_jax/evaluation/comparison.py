@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from steph_jax.evaluation import fold_results
+from steph_jax.methods.controls import label_of, parts_of
 from steph_jax.run_directory import fold_directory
 from steph_jax.survival import metrics, significance
 from steph_jax.survival.significance import FoldRisks, Interval
@@ -21,17 +22,6 @@ from steph_jax.survival.significance import FoldRisks, Interval
 #: The method that differences are to, unless another is named.
 REFERENCE = "abmil"
 LEVEL = 0.05
-
-
-def label_of(method: str, control: str) -> str:
-    """What a comparison calls a method under a control: "steph", or "steph+permuted"."""
-    return method if control == "none" else f"{method}+{control}"
-
-
-def parts_of(label: str) -> tuple[str, str]:
-    """Method and control of a label."""
-    method, _, control = label.partition("+")
-    return method, control or "none"
 
 
 def run_directory(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:

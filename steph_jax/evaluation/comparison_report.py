@@ -10,6 +10,7 @@ from steph_jax import files, plots
 from steph_jax.evaluation import comparison, markup
 from steph_jax.evaluation.comparison import Comparison
 from steph_jax.messages import on_one_line
+from steph_jax.methods.controls import parts_of
 from steph_jax.plots.style import number, p_value, signed
 from steph_jax.survival import significance
 
@@ -153,7 +154,7 @@ def control_words(result: Comparison) -> list[str]:
     if not result.control_differences:
         return []
     return ["", "Controls take the cause of a gain away (steph_jax/methods/controls.py):", ""] + [
-        f"- {markup.code(comparison.parts_of(label)[0])} less {markup.code(label)}: "
+        f"- {markup.code(parts_of(label)[0])} less {markup.code(label)}: "
         f"{signed(difference.mean)} [{signed(difference.interval.low)}, "
         f"{signed(difference.interval.high)}], {p_value(difference.p)}: "
         f"{comparison.control_verdict(difference)}."

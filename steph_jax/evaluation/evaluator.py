@@ -57,7 +57,7 @@ def loss_function(objective: Objective) -> LossFunction:
 
 def label_rows(labels: dict[str, np.ndarray], rows: np.ndarray) -> Labels:
     """The labels of some patients."""
-    return batch_labels({name: jnp.asarray(values[rows]) for name, values in labels.items()})
+    return batch_labels({name: values[rows] for name, values in labels.items()})
 
 
 def cohort_labels(table: SurvivalTable, bins: TimeBins) -> dict[str, np.ndarray]:

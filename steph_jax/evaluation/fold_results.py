@@ -10,11 +10,17 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from steph_jax import files, plots, records, run_directory
+from steph_jax import files, records, run_directory
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data.cohort import Fold
 from steph_jax.data.tables import SurvivalTable
-from steph_jax.evaluation import patient_cells, predictions, source_share, survival_metrics
+from steph_jax.evaluation import (
+    drawing,
+    patient_cells,
+    predictions,
+    source_share,
+    survival_metrics,
+)
 from steph_jax.evaluation.evaluator import SplitScores
 from steph_jax.evaluation.survival_metrics import FoldPredictions, Labels
 from steph_jax.messages import join_names
@@ -146,7 +152,7 @@ def write_results(
         numbers: further entries of metrics.json ("dataset", "method", "fold" among them).
         years: horizons of AUC and Brier scores.
     """
-    test = parts["test"]
+    plots, test = drawing.pictures(), parts["test"]
     time, event = table.time[test.rows], table.event[test.rows]
     test_table = predictions.predictions_table(test.predicted, time, event)
     files.write_table(directory / PREDICTIONS, test_table)

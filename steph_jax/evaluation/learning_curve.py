@@ -17,6 +17,7 @@ from steph_jax import files, plots
 from steph_jax.evaluation import comparison, markup
 from steph_jax.evaluation.comparison import Comparison, Difference
 from steph_jax.messages import on_one_line
+from steph_jax.methods.controls import parts_of
 from steph_jax.plots.style import number, signed
 
 #: Comparisons by `train_patients`, in the order of the numbers; 0, all patients, comes last.
@@ -91,10 +92,10 @@ def table(comparisons: Comparisons) -> pd.DataFrame:
         pairs = [
             (label, result.reference, difference)
             for label, difference in result.differences.items()
-            if comparison.parts_of(label)[1] == "none"
+            if parts_of(label)[1] == "none"
         ]
         pairs += [
-            (comparison.parts_of(label)[0], label, difference)
+            (parts_of(label)[0], label, difference)
             for label, difference in result.control_differences.items()
         ]
         rows += [
@@ -147,10 +148,10 @@ def words(comparisons: Comparisons) -> list[str]:
     for train_patients, result in comparisons.items():
         title = _title(train_patients, result)
         for label, gain in result.differences.items():
-            if comparison.parts_of(label)[1] == "none":
+            if parts_of(label)[1] == "none":
                 by_pair.setdefault((label, result.reference), {})[title] = gain
         for label, gain in result.control_differences.items():
-            by_pair.setdefault((comparison.parts_of(label)[0], label), {})[title] = gain
+            by_pair.setdefault((parts_of(label)[0], label), {})[title] = gain
     return [
         f"- {markup.code(method)} less {markup.code(against)}: {_sentence(gains)}"
         for (method, against), gains in by_pair.items()

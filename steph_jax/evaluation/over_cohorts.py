@@ -19,11 +19,11 @@ import pandas as pd
 
 from steph_jax import files, plots
 from steph_jax.evaluation import comparison, learning_curve, markup
-from steph_jax.evaluation.comparison import LEVEL, Comparison, Difference, parts_of
+from steph_jax.evaluation.comparison import LEVEL, Comparison, Difference
 from steph_jax.messages import on_one_line
+from steph_jax.methods.controls import parts_of
 from steph_jax.plots.style import number, p_value, signed
 from steph_jax.survival import meta_analysis
-from steph_jax.survival.meta_analysis import OverCohorts
 
 #: Comparisons by dataset.
 Comparisons = Mapping[str, Comparison]
@@ -47,7 +47,7 @@ class Gain(NamedTuple):
     against: str
     by_cohort: dict[str, Difference]
     errors: np.ndarray
-    total: OverCohorts | None
+    total: meta_analysis.OverCohorts | None
 
 
 def expect_primary(primary: str, methods: Sequence[str], reference: str) -> None:

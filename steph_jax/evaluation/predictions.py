@@ -1,12 +1,11 @@
 """From a model to predictions, numbers and tables of some patients."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
 from steph_jax.data.batches import Batch
 from steph_jax.engine.bag_model import BagModel
@@ -15,8 +14,11 @@ from steph_jax.engine.placement import fetch
 from steph_jax.engine.step import Outputs, evaluate
 from steph_jax.models.abmil import Params
 from steph_jax.survival import cox, metrics
-from steph_jax.survival.objectives import LOG_RISK, Labels, Objective
+from steph_jax.survival.objectives import LOG_RISK, Labels, Objective, Output
 from steph_jax.survival.time_bins import TimeBins
+
+if TYPE_CHECKING:  # imported by what makes tables, so that training starts without it
+    import pandas as pd
 
 
 class Predictions(NamedTuple):
@@ -95,12 +97,19 @@ def predictions_of(
     objective: Objective,
 ) -> Predictions:
     """Risk and survival curves from a model's outputs [n, T]."""
-    output = objective.output
-    risk = np.asarray(output.risk(jnp.asarray(outputs)))
-    survival = (
-        None if output.survival is None else np.asarray(output.survival(jnp.asarray(outputs)))
-    )
+    risk, survival = jax.device_get(_risk_and_survival(objective.output, outputs))
     return Predictions(list(patients), outputs, risk, survival, aux)
+
+
+# Both are compiled as one program each: operation by operation they would take dozens.
+@partial(jax.jit, static_argnums=0)
+def _risk_and_survival(output: Output, outputs: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    return output.risk(outputs), None if output.survival is None else output.survival(outputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _loss(objective: Objective, outputs: jax.Array, labels: Labels) -> jax.Array:
+    return objective(outputs, labels)
 
 
 def with_curves(predicted: Predictions, settings: dict[str, Any]) -> Predictions:
@@ -132,14 +141,16 @@ def c_index_and_nll(
     if objective.output is LOG_RISK:
         nll = -cox.gain_per_event(time, event, predicted.risk)
     else:
-        nll = float(objective(jnp.asarray(predicted.outputs), labels))
+        nll = float(_loss(objective, predicted.outputs, labels))
     return {"c_index": metrics.concordance_index(time, event, predicted.risk), "nll": nll}
 
 
 def predictions_table(
     predicted: Predictions, time: np.ndarray | None = None, event: np.ndarray | None = None
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Columns patient_id, t and e (where known), risk (higher = worse), surv_1 .. surv_T."""
+    import pandas as pd
+
     columns: dict[str, Any] = {"patient_id": predicted.patients}
     if time is not None and event is not None:
         columns |= {"t": time, "e": np.asarray(event, int)}
@@ -152,7 +163,7 @@ def predictions_table(
 
 def merge_weights_table(
     predicted: Predictions, sources: Sequence[str], dataset: str
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """What every source adds to the merged model of every patient.
 
     Args:
@@ -166,6 +177,8 @@ def merge_weights_table(
         vector, and source_coefficient, that of the source's own (0 and 1 times the weight for
         methods that do not mix; equation 13 of docs/method.md).
     """
+    import pandas as pd
+
     aux = predicted.aux
     n, s = aux["weight"].shape
     table = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from steph_jax import files, plots, run_directory
-from steph_jax.evaluation import fold_files, fold_results, run_metrics
+from steph_jax import files, run_directory
+from steph_jax.evaluation import drawing, fold_files, fold_results, run_metrics
 from steph_jax.messages import setting_values
 from steph_jax.survival import metrics
 
@@ -25,6 +25,7 @@ def write(
         seed: of the run.
         folds: numbers of the finished ones.
     """
+    plots = drawing.pictures()
     directories = [run_directory.fold_directory(workdir, fold) for fold in folds]
     metrics_of_folds = [fold_results.read_metrics(directory) for directory in directories]
     values = [_or_nan(record["test"]["c_index"]) for record in metrics_of_folds]
@@ -85,7 +86,7 @@ def plot_mean_weights(workdir: pathlib.Path, folds: Sequence[int], title: str) -
     }
     table = pd.DataFrame(means).rename_axis("Source").rename_axis("Fold", axis="columns")
     label = "Mean coefficient, test patients"
-    plots.matrix(table, workdir / "source_weights.png", title, label)
+    drawing.pictures().matrix(table, workdir / "source_weights.png", title, label)
 
 
 def _or_nan(value: float | None) -> float:

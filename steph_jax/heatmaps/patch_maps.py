@@ -8,7 +8,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import rankdata
 
 from steph_jax.heatmaps.patches import PatchOutputs
 from steph_jax.survival.objectives import Output
@@ -74,4 +73,6 @@ def risk_and_slope(logits: np.ndarray, output: Output) -> tuple[float, np.ndarra
 
 def percentiles(values: np.ndarray) -> np.ndarray:
     """[N] in percent: how many of the values are smaller, with half of those that are equal."""
+    from scipy.stats import rankdata  # here: it takes a second, and every report imports this
+
     return np.asarray((rankdata(values) - 0.5) * (100 / len(values)))

@@ -31,6 +31,17 @@ NONE, PERMUTED, NO_SOURCES, LONGER = "none", "permuted", "no_sources", "longer"
 CONTROLS = (NONE, PERMUTED, NO_SOURCES, LONGER)
 
 
+def label_of(method: str, control: str) -> str:
+    """What a comparison calls a method under a control: "steph", or "steph+permuted"."""
+    return method if control == NONE else f"{method}+{control}"
+
+
+def parts_of(label: str) -> tuple[str, str]:
+    """Method and control of a label."""
+    method, _, control = label.partition("+")
+    return method, control or NONE
+
+
 def controls_of(method: Method) -> tuple[str, ...]:
     """The controls that a method has: none without sources, no epochs without any to compare."""
     if not method.uses_sources:

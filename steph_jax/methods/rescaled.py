@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import minimize
 
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.checkpoints.saved_model import SavedModel
@@ -179,6 +178,8 @@ def penalized_coefficients(parts: Sequence[Linearized], spread: float) -> np.nda
         return float(value), np.asarray(gradient, np.float64)
 
     num_sources = parts[0].slopes.shape[-1]
+    from scipy.optimize import minimize  # here, since every program imports every method
+
     result = minimize(both, np.zeros(num_sources), jac=True, method="L-BFGS-B", options=_STEPS)
     return np.asarray(result.x, np.float64)
 

@@ -204,6 +204,7 @@ class Abmil(nn.Module):
         return self.head(z), jax.nn.softmax(flat, where=mask)
 
 
+@partial(jax.jit, static_argnums=1)  # without it, every layer is compiled to be run once
 def init(key: Key[Array, ""], architecture: Architecture) -> Params:
     """Random float32 parameters of an ABMIL model, as torch would start it.
 

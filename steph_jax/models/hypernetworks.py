@@ -10,6 +10,7 @@ Equations 9 to 11 of docs/method.md:
 who may hold the bag in chunks.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -122,6 +123,7 @@ class Hypernetworks(nn.Module):
         return self(summary)[0]
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3, 4, 5, 6))  # as `abmil.init`
 def init(
     key: Key[Array, ""],
     feature_dim: int,

@@ -15,6 +15,7 @@ penalties keep the router from settling on one expert and from growing without b
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -110,6 +111,7 @@ def mixture(experts: Params, z: Float[Array, "B S E"], routing: Routing) -> Floa
     return jnp.sum(weights[:, :, None] * z, axis=1)
 
 
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))  # as `abmil.init`
 def init(
     key: Key[Array, ""], architecture: Architecture, num_sources: int, num_outputs: int, expert: str
 ) -> Params:

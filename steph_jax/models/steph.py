@@ -11,6 +11,7 @@ pred_head is new.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -108,6 +109,7 @@ class SourceWeights(NamedTuple):
     selected: Bool[Array, "B S"]
 
 
+@partial(jax.jit, static_argnums=3)  # one program, not one for each tensor and source
 def merge_stack(
     base: Params, target_task_vector: Params, source_task_vectors: Params, merged: str
 ) -> Params:

@@ -126,6 +126,7 @@ def mixup_coefficients(
     return weights_in_k * ratios, weights_in_k * (1 - ratios)
 
 
+@jax.jit
 def cosine_matrix(stacked: Params) -> Float[Array, "S S"]:
     """Cosine similarity [S, S] between the stacked task vectors, all tensors together.
 

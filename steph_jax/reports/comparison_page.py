@@ -9,6 +9,7 @@ import pandas as pd
 from steph_jax import files, records, run_directory
 from steph_jax.evaluation import comparison, run_metrics
 from steph_jax.evaluation.comparison import REFERENCE, Comparison
+from steph_jax.methods.controls import parts_of
 from steph_jax.reports import clinical_file, pages, run_numbers, run_page, verdicts
 from steph_jax.survival import metrics
 
@@ -133,7 +134,7 @@ def subject_of(methods: Sequence[str], reference: str) -> str:
         methods: labels in the order in which they were named.
         reference: what differences are to.
     """
-    subjects = [name for name in methods if comparison.parts_of(name)[1] == "none"]
+    subjects = [name for name in methods if parts_of(name)[1] == "none"]
     others = [name for name in subjects if name != reference]
     return [*methods[:1], *subjects, *others][-1]
 

@@ -7,6 +7,7 @@ from typing import Any
 from steph_jax.evaluation import comparison
 from steph_jax.evaluation.comparison import Comparison, Difference
 from steph_jax.evaluation.source_share import in_words
+from steph_jax.methods.controls import parts_of
 from steph_jax.reports.pages import number, signed
 
 OWN_METHOD = "abmil"
@@ -76,7 +77,7 @@ def of_comparison(result: Comparison, runs: Mapping[str, Mapping[str, Any]]) -> 
         else:
             first = f"{_capitalized(_untold(label, result.reference))} ({words})"
         sentences = [f"{first}: {_size(difference)} in the C-index."]
-        is_control = comparison.parts_of(label)[1] != "none"
+        is_control = parts_of(label)[1] != "none"
         if runs[label]["merges"] and runs[label]["sources"] is not None and not is_control:
             sentences.append(f"{_capitalized(in_words(runs[label]['source_share']))}.")
         null = result.null_c_index(label)
@@ -94,9 +95,9 @@ def of_comparison(result: Comparison, runs: Mapping[str, Mapping[str, Any]]) -> 
 def _against_controls(result: Comparison, label: str) -> list[str]:
     """Whether other cancers had a part in what a method came to; empty without controls of it."""
     controls = {
-        comparison.parts_of(other)[1]: against
+        parts_of(other)[1]: against
         for other, against in result.control_differences.items()
-        if comparison.parts_of(other)[0] == label
+        if parts_of(other)[0] == label
     }
     if not controls:
         return []

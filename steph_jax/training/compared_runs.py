@@ -11,7 +11,8 @@ from steph_jax import run_directory as runs
 from steph_jax.checkpoints.pool import Pool
 from steph_jax.evaluation import comparison, over_cohorts
 from steph_jax.evaluation import learning_curve as curves
-from steph_jax.evaluation.comparison import parts_of, run_directory
+from steph_jax.evaluation.comparison import run_directory
+from steph_jax.methods.controls import label_of, parts_of
 from steph_jax.training import experiment, preflight
 from steph_jax.training.config import MAY_CHANGE_ON_RESUME, Config, defaults
 
@@ -23,7 +24,7 @@ class Request:
     Attributes:
         record: the config as `config.as_dict` gives it; its method and seed are not used, nor what
             other attributes name.
-        methods: values of `config.method`, or labels of controls (`comparison.label_of`).
+        methods: values of `config.method`, or labels of controls (`controls.label_of`).
         seeds: every method is run with each.
         workdir: where the runs are kept.
         command: that was given, for the record.
@@ -154,7 +155,7 @@ def check_methods(configs: Iterable[Config], pool_grows: bool = False) -> None:
                 "pool.save is for `steph_jax.train`: a comparison uses the pool as it is, so that "
                 "no method depends on those run before it; make the pool first"
             )
-        label = comparison.label_of(config.method, config.control)
+        label = label_of(config.method, config.control)
         if label in checked:
             continue
         checked.add(label)

@@ -78,9 +78,10 @@ def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransf
     )
 
 
+@partial(jax.jit, static_argnums=1)
 def initial_state(trainable: Params, optimizer: optax.GradientTransformation) -> State:
     """The state before the first update."""
-    trainable = jax.tree.map(jnp.array, trainable)
+    trainable = jax.tree.map(jnp.copy, trainable)
     return State(trainable, optimizer.init(trainable), jnp.zeros((), jnp.int32))
 
 

@@ -54,6 +54,7 @@ class HeldOutPatients:
     def loss(self, model: SavedModel, outputs: jax.Array) -> jax.Array:
         bins = TimeBins.from_json(model.metadata["bins"])
         labels = label_rows(cohort_labels(self.run.cohort.table, bins), self.cut.held_out)
+        labels = jax.tree.map(jnp.asarray, labels)
         return stored_objective(model)(outputs, labels) * len(self.cut.held_out)
 
 

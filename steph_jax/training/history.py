@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from steph_jax.engine.placement import fetch
 from steph_jax.evaluation import predictions
 from steph_jax.evaluation.evaluator import Evaluator, score_outputs
 from steph_jax.training.epoch import Epoch
+
+if TYPE_CHECKING:  # as in `evaluation.predictions`
+    import pandas as pd
 
 #: Sum of the weights of all sources below which the sources hardly change the model; trainings
 #: that did not collapse had 0.04 and more in their first epoch on real patients.
@@ -78,6 +80,8 @@ def training_numbers(history: list[dict[str, float]], other_seconds: float) -> d
         other_seconds: duration of the epochs of starts before it, whose weights collapsed, or of
             a fit without epochs.
     """
+    import pandas as pd
+
     return {
         "epochs": len(history),
         "train_seconds": other_seconds + sum(row["seconds"] for row in history),
@@ -85,12 +89,14 @@ def training_numbers(history: list[dict[str, float]], other_seconds: float) -> d
     }
 
 
-def history_table(history: list[dict[str, float]]) -> pd.DataFrame:
+def history_table(history: list[dict[str, float]]) -> "pd.DataFrame":
     """A row per epoch; the columns alone where nothing was trained."""
+    import pandas as pd
+
     return pd.DataFrame(history, columns=None if history else ["epoch", "learning_rate"])
 
 
-def median_speed(history: pd.DataFrame) -> float:
+def median_speed(history: "pd.DataFrame") -> float:
     """Slides per second of the median epoch, without the first, which compiles, if it can be."""
     speeds = history["slides_per_second"].iloc[1 if len(history) > 1 else 0 :]
     return float(speeds.median())

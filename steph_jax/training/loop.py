@@ -141,7 +141,7 @@ def fit(
     config, loader = run.config, run.loader
     steps, last = len(job.patients) // config.batch_size, config.epochs
     schedule = learning_rates(config.learning_rate, config.warmup_epochs * steps, last * steps)
-    optimizer = adamw(schedule, config.weight_decay)
+    optimizer, rate_at = adamw(schedule, config.weight_decay), jax.jit(schedule)
     early_stopping = config.validation
     state = replicate(loader.mesh, initial_state(trainable, optimizer))
     initial = TrainCheckpoint(state, copy_of(trainable) if early_stopping.is_on else ())
@@ -181,7 +181,7 @@ def fit(
                 partial(progress_bar, total=steps, label=epoch_label),
             )
         _check_finite(epoch_result, epoch_label, config.learning_rate)
-        row = {"epoch": epoch + 1, "learning_rate": float(schedule((epoch + 1) * steps - 1))}
+        row = {"epoch": epoch + 1, "learning_rate": float(rate_at((epoch + 1) * steps - 1))}
         row |= epoch_row(epoch_result, evaluate, job.model.metadata.get("sources", []))
         for part, rows in parts.items():
             scores = evaluate(rows, state.trainable).scores

@@ -12,7 +12,8 @@ from absl import logging
 from tqdm import tqdm
 
 from steph_jax import files, hosts
-from steph_jax.checkpoints.pool import Pool
+from steph_jax.checkpoints import saved_model
+from steph_jax.checkpoints.pool import Pool, member_name
 from steph_jax.checkpoints.saved_model import SavedModel
 from steph_jax.data import finite_check
 from steph_jax.data.cohort import Cohort
@@ -89,7 +90,8 @@ def expect_encoder_of_members(
         ValueError: one was fitted on features of another encoder.
     """
     for member in {m for fold in folds for m in members(config, cohort, pool, fold)}:
-        member_encoder = str(pool.member(*member).metadata.get("encoder", ""))
+        header = saved_model.load_header(pool.root / member_name(*member))
+        member_encoder = str(header.metadata.get("encoder", ""))
         names = [lookalikes.same_encoder(name) for name in (encoder, member_encoder) if name]
         if len(set(names)) > 1:
             raise ValueError(

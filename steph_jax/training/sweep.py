@@ -24,10 +24,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from absl import logging
 
-from steph_jax import files, hosts, messages, plots, records
+from steph_jax import files, hosts, messages, records
 from steph_jax.checkpoints.pool import NULL, Pool, member_name
 from steph_jax.data.cohort import Cohort
 from steph_jax.training import preflight, resume
@@ -145,6 +144,10 @@ def select(run: Experiment, grid: Grid, fold: int, directory: pathlib.Path) -> S
     title = f"{config.dataset}, {config.method}, fold {fold}: sweep over inner folds"
 
     def write() -> None:
+        import pandas as pd  # here: neither is needed to start
+
+        from steph_jax import plots
+
         files.write_table(directory / "sweep.csv", pd.DataFrame(rows))
         plots.folds(labels, directory / "sweep.png", title, patients="held-out training patients")
 

@@ -47,6 +47,17 @@ def test_members(pool):
     )
 
 
+def test_a_model_is_read_once_until_its_files_change(pool, monkeypatch):
+    first = pool.member("tcga_b", 0)
+    assert pool.member("tcga_b", 0) is first
+    assert not first.params["pred_head"]["bias"].flags.writeable
+    pool.add("tcga_b-fold_0", model(7))
+    assert pool.member("tcga_b", 0).metadata == {"seed": 7}
+    monkeypatch.setattr("steph_jax.checkpoints.pool._MOST_KEPT", 1)
+    small = Pool(pool.root)
+    assert small.null() is not small.null()
+
+
 def test_model_of_a_writer_killed_while_replacing_it(pool):
     names = pool.names()
     for name in ("null", "tcga_b-fold_0"):

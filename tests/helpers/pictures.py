@@ -2,7 +2,7 @@
 
 import pytest
 
-from steph_jax.evaluation import fold_results, run_summary
+from steph_jax.evaluation import drawing
 
 
 class _Nothing:
@@ -12,5 +12,4 @@ class _Nothing:
 
 def leave_out(patch: pytest.MonkeyPatch) -> None:
     """No fold and no run draws anything while `patch` lasts."""
-    for module in (fold_results, run_summary):
-        patch.setattr(module, "plots", _Nothing())
+    patch.setattr(drawing, "pictures", _Nothing)

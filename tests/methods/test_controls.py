@@ -133,8 +133,8 @@ def test_labels_of_controls():
         "fix+no_sources",
         "fix+longer",
     ]
-    assert comparison.parts_of("fix+permuted") == ("fix", "permuted")
-    assert comparison.parts_of("fix") == ("fix", "none")
+    assert controls.parts_of("fix+permuted") == ("fix", "permuted")
+    assert controls.parts_of("fix") == ("fix", "none")
     table = pd.DataFrame({"method": ["a", "a", "b"], "control": ["none", "permuted", "none"]})
     assert comparison.labels_of(table) == ["a", "a+permuted", "b"]
     assert comparison.labels_of(table.drop(columns="control")) == ["a", "b"]

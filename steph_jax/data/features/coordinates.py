@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from steph_jax.data.features import lookalikes
 from steph_jax.data.features.slide import BadFeatures
@@ -76,6 +75,8 @@ def spacing(xy: np.ndarray) -> float:
     places = np.unique(xy, axis=0)
     if len(places) < 2:
         raise ValueError("a single patch has no neighbor to find the size of patches by")
+    from scipy.spatial import KDTree  # here: it takes half a second that no start should
+
     distances, _ = KDTree(places).query(places, k=2, p=np.inf)
     return float(np.median(distances[:, 1]))
 
