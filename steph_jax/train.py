@@ -160,6 +160,7 @@ def train(
     begun = beginning(record, workdir, sweeps)
     config, pool, cohort, grid = begun.config, begun.pool, begun.cohort, begun.grid
     model, unfinished, config_record = begun.model, begun.unfinished, begun.record
+    hosts.barrier()  # a mistake that one process finds leaves no files of another
     # The writer holds the locks for the other processes of the run, if there are any.
     with (
         run_directory.folds_locked(workdir, unfinished)

@@ -727,7 +727,9 @@ def test_another_null_model(tmp_path):
 def test_nonfinite_parameters(tmp_path):
     pool = make_pool(tmp_path)
     model = pool.member("sim_b", 0)
-    model.params["feat_proj"]["layers_0"]["bias"][0] = np.nan
+    params = jax.tree.map(np.array, model.params)
+    params["feat_proj"]["layers_0"]["bias"][0] = np.nan
+    model = dataclasses.replace(model, params=params)
     pool.add("sim_b-fold_0", model)
     results = models.check_pool(pool, ("sim_b-fold_0",), None)
     assert "sim_b-fold_0" in having(results, "NaN or infinity").message
