@@ -69,7 +69,7 @@ def test_commands_of_an_image(bare_root, of_image) -> None:
     network = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy") or "PIP_" in k}
     for command in commands:
         ended = subprocess.run(
-            ["chroot", str(bare_root), "sh", "-ec", command],
+            [shutil.which("chroot") or "chroot", str(bare_root), "sh", "-ec", command],
             capture_output=True,
             text=True,
             env=network | own,
