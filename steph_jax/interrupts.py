@@ -38,6 +38,7 @@ class _State:
 
     received: signal.Signals | None = None
     is_working = False
+    is_ending = False
     resuming = ""
     status: int | None = None
     before_end: Callable[[signal.Signals], object] | None = None
@@ -109,6 +110,7 @@ def end() -> NoReturn:
     if number != signal.SIGINT and _State.resuming:
         word += f"; {_State.resuming}"
     with _ending:
+        _State.is_ending = True
         before_end, _State.before_end = _State.before_end, None
         if before_end is not None:
             before_end(number)
@@ -122,6 +124,8 @@ def end() -> NoReturn:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
+    if _State.is_ending:
+        return  # another one, as srun sends it too, must not cut off what is done before the end
     again = received()
     _State.received = _State.received or signal.Signals(number)
     logging.disable(logging.CRITICAL)  # what fails from here on fails because of the signal

@@ -127,9 +127,10 @@ def test_a_signal_at_work_is_one_word(moment: str) -> None:
 
 
 def test_something_is_done_before_the_end() -> None:
-    """Once, though the watch ends the process too, whose patience is over."""
+    """Once and whole, though the watch ends the process too, and the signal comes again."""
     own = "interrupts.install((signal.SIGTERM,), before_end=tell)"
-    tell = "def tell(number):\n    threading.Event().wait(1)\n    print(number.name)\n"
+    again = "signal.raise_signal(number)\n    threading.Event().wait(1)"
+    tell = f"def tell(number):\n    {again}\n    print(number.name)\n"
     program = WORK.replace("interrupts.install()", f"\n{tell}{own}")
     ended = run([sys.executable, "-c", program, "at_once", str(int(signal.SIGTERM))])
     assert (ended.returncode, ended.stdout) == (143, "SIGTERM\n")
